@@ -1,0 +1,1 @@
+"""How people get at it: report, live display, alert follower."""

@@ -1,0 +1,1 @@
+"""The Data Backbone: Butler, L1 database, alert archive, journal, and the Kafka edges."""

@@ -1,0 +1,1 @@
+"""Raw pixels of one detector in, alert-ready DIASources out."""

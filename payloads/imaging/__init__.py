@@ -1,0 +1,1 @@
+"""Kernels that every payload shares: background, PSF, WCS, warp, convolution, detection, measurement."""

@@ -1,0 +1,1 @@
+"""Contracts: events, identity, images, tables, instruments, clock and errors. Imports nothing of ours."""

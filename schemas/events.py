@@ -1,0 +1,239 @@
+"""Events are facts: small, frozen, typed. They name pixels and tables by `DatasetId`; they never carry them.
+
+An event's id is computed from its kind and the fields that `identity` names, so that the same fact told twice
+is one row in the journal. When it was told is the journal's business, not the fact's.
+"""
+
+import hashlib
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.identity import DatasetId
+from schemas.image import Observation
+
+
+class Event(BaseModel):
+    """Base of all events. `group` is the visit's name from before it has a number; "" if it concerns none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    identity: ClassVar[tuple[str, ...]] = ("group",)
+    group: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The class's name."""
+        return type(self).__name__
+
+    @property
+    def event_id(self) -> str:
+        """32 hex digits, the same for the same fact."""
+        text = "|".join([self.kind, *(str(getattr(self, name)) for name in self.identity)])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+# --- from the observatory -------------------------------------------------------------------------------------
+
+
+class NextVisit(Event):
+    """The OCS will observe here (SAL `ScriptQueue_logevent_nextVisit`). Angles deg ICRS, times TAI s."""
+
+    instrument: str
+    ra: float
+    dec: float
+    rotation: float
+    filters: str
+    start_time: float
+    duration: float
+    n_images: int
+    survey: str = ""
+    announced: float = 0.0
+
+
+class NextVisitCanceled(Event):
+    """The OCS will not (SAL `ScriptQueue_logevent_nextVisitCanceled`)."""
+
+
+class IntegrationStarted(Event):
+    """The shutter opened (SAL `MTCamera_logevent_startIntegration`)."""
+
+    identity: ClassVar = ("exposure",)
+    instrument: str
+    exposure: int
+    image_name: str
+    snap: int
+    n_snaps: int
+    exposure_time: float
+    started: float
+
+
+class ReadoutEnded(Event):
+    """The last pixel of an exposure was read (SAL `MTCamera_logevent_endReadout`): the 60 s begin."""
+
+    identity: ClassVar = ("exposure",)
+    instrument: str
+    exposure: int
+    image_name: str
+    snap: int
+    n_snaps: int
+    exposure_time: float
+    started: float
+    readout_ended: float
+
+
+class InputRefused(Event):
+    """A message from outside could not be used; it is kept as it came (`payload`, base64) in the dead letters."""
+
+    identity: ClassVar = ("topic", "partition", "offset")
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    payload: str
+
+
+# --- a visit's life ---------------------------------------------------------------------------------------------
+
+
+class VisitAssigned(Event):
+    """A detector is to be processed for a visit: whoever gets this loads what it will need."""
+
+    identity: ClassVar = ("group", "detector")
+    detector: int
+    visit_plan: NextVisit
+    band: str
+
+
+class VisitRefused(Event):
+    """A visit cannot be processed at all."""
+
+    reason: str
+
+
+class DetectorReadOut(Event):
+    """A detector's pixels of one snap wait in the camera's DAQ."""
+
+    identity: ClassVar = ("observation_key", "detector")
+    detector: int
+    observation: Observation
+
+    @property
+    def observation_key(self) -> int:
+        """The exposure."""
+        return self.observation.exposure
+
+
+class RawReady(Event):
+    """A raw was assembled and checked. `raw`: its dataset, in the pixel store now and in the archive later."""
+
+    identity: ClassVar = ("raw",)
+    detector: int
+    observation: Observation
+    raw: DatasetId
+    sha256: str
+
+
+class RawArchived(Event):
+    """A raw is on disk, checksummed."""
+
+    identity: ClassVar = ("raw",)
+    raw: DatasetId
+    uri: str
+    sha256: str
+
+
+class DiaSourcesReady(Event):
+    """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    observation: Observation
+    count: int
+    products: DatasetId
+    stages: dict[str, float]
+    summary: dict[str, float]
+
+
+class AssociationDue(Event):
+    """All earlier visits of this sky are associated or given up: this visit-detector's turn."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    sources: DiaSourcesReady
+
+
+class AlertsReady(Event):
+    """Sources, objects and the alert file's name are committed, in one transaction. `outcome`: Added or Exists."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    readout_ended: float
+    dia_sources: int
+    new_dia_objects: int
+    alerts: int
+    path: str
+    stages: dict[str, float]
+
+
+class AlertsSent(Event):
+    """The broker's answer to every alert of a visit-detector. Times TAI s; `failed`: reason -> how many."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    made: int
+    sent: int
+    acknowledged: int
+    failed: dict[str, int]
+    readout_ended: float
+    last_acknowledged: float
+
+
+class DetectorFailed(Event):
+    """A visit-detector is given up, and why."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int | None
+    detector: int
+    stage: str
+    reason: str
+
+
+class DetectorManifest(BaseModel):
+    """What became of one detector of a visit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    detector: int
+    raws: int = 0
+    dia_sources: int = 0
+    alerts_made: int = 0
+    alerts_sent: int = 0
+    alerts_acknowledged: int = 0
+    failed: dict[str, int] = {}
+    gave_up: str = ""
+
+
+class VisitDone(Event):
+    """Every assigned detector has a result; the manifest says which."""
+
+    visit: int | None
+    detectors: tuple[DetectorManifest, ...]
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        NextVisit, NextVisitCanceled, IntegrationStarted, ReadoutEnded, InputRefused, VisitAssigned, VisitRefused,
+        DetectorReadOut, RawReady, RawArchived, DiaSourcesReady, AssociationDue, AlertsReady, AlertsSent,
+        DetectorFailed, VisitDone,
+    )
+}  # fmt: skip
+"""By kind: how the journal and the bus read them back."""
+
+
+def read_event(kind: str, payload: str | bytes) -> Event:
+    """An event from its kind and JSON. Raises KeyError or pydantic's ValidationError for what is none."""
+    return EVENTS[kind].model_validate_json(payload)

@@ -1,0 +1,94 @@
+"""Names and numbers of things: exposures, visits, datasets, sources.
+
+Ids are computed from what they name, never drawn from a counter: a retry gives the same ones.
+"""
+
+import datetime
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.errors import BadData
+
+_IMAGE_NAME = re.compile(r"^(?P<source>[A-Z]{2})_(?P<controller>[A-Z])_(?P<day_obs>\d{8})_(?P<seq_num>\d{6})$")
+_FIRST_DAY = datetime.date(2010, 1, 1).toordinal()
+_SEQ_BITS, _DETECTOR_BITS, _NUMBER_BITS = 17, 8, 22
+
+MAX_SEQ_NUM = 99_999
+MAX_SOURCES = 1 << (_NUMBER_BITS - 1)
+"""How many DIASources, and as many forced sources, one visit-detector can hold."""
+
+
+def exposure_id(day_obs: int, seq_num: int) -> int:
+    """Exposure id `YYYYMMDDNNNNN`, as the Data Butler's LSSTCam has it. A visit's id is its first exposure's.
+
+    Raises BadData if `seq_num` is not in 0..99999.
+    """
+    if not 0 <= seq_num <= MAX_SEQ_NUM:
+        raise BadData(f"sequence number {seq_num} of {day_obs} is not in 0..{MAX_SEQ_NUM}")
+    return day_obs * 100_000 + seq_num
+
+
+def image_name(day_obs: int, seq_num: int, source: str = "MC", controller: str = "O") -> str:
+    """The camera's image name, `MC_O_20250422_000250`."""
+    return f"{source}_{controller}_{day_obs:08d}_{seq_num:06d}"
+
+
+def parse_image_name(name: str) -> tuple[int, int]:
+    """(day_obs, seq_num) of an image name. Raises BadData if it is none."""
+    match = _IMAGE_NAME.match(name)
+    if match is None:
+        raise BadData(f"{name!r} is not an image name such as MC_O_20250422_000250")
+    return int(match["day_obs"]), int(match["seq_num"])
+
+
+def dia_source_id(visit: int, detector: int, number: int) -> int:
+    """64-bit id of the `number`-th DIASource of a visit-detector: day | seq_num | detector | number."""
+    return _pack(visit, detector, number)
+
+
+def dia_forced_source_id(visit: int, detector: int, number: int) -> int:
+    """64-bit id of the `number`-th DIAForcedSource of a visit-detector; shares no value with `dia_source_id`."""
+    return _pack(visit, detector, MAX_SOURCES + number)
+
+
+def visit_detector_of(dia_source: int) -> tuple[int, int]:
+    """(visit, detector) that made an id."""
+    packed = dia_source >> _NUMBER_BITS
+    detector = packed & ((1 << _DETECTOR_BITS) - 1)
+    seq_num = (packed >> _DETECTOR_BITS) & ((1 << _SEQ_BITS) - 1)
+    day = datetime.date.fromordinal(_FIRST_DAY + (packed >> (_DETECTOR_BITS + _SEQ_BITS)))
+    return exposure_id(int(day.strftime("%Y%m%d")), seq_num), detector
+
+
+def _pack(visit: int, detector: int, number: int) -> int:
+    if not 0 <= number % MAX_SOURCES < MAX_SOURCES or not 0 <= number < 2 * MAX_SOURCES:
+        raise BadData(f"source number {number} of visit {visit} detector {detector} does not fit an id")
+    day_obs, seq_num = divmod(visit, 100_000)
+    day = datetime.date(day_obs // 10_000, day_obs // 100 % 100, day_obs % 100).toordinal() - _FIRST_DAY
+    packed = (day << _SEQ_BITS) | seq_num
+    return (((packed << _DETECTOR_BITS) | detector) << _NUMBER_BITS) | number
+
+
+class DatasetId(BaseModel):
+    """The name of anything kept or passed: a dataset type and what distinguishes one dataset from the next."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_type: str
+    instrument: str | None = None
+    exposure: int | None = None
+    visit: int | None = None
+    detector: int | None = None
+    band: str | None = None
+    physical_filter: str | None = None
+    tract: int | None = None
+    patch: int | None = None
+
+    def data_id(self) -> dict[str, int | str]:
+        """The distinguishing values that are set, by dimension name (as the Data Butler takes them)."""
+        return self.model_dump(exclude={"dataset_type"}, exclude_none=True)
+
+    def __str__(self) -> str:
+        """`raw/LSSTCam/2026070500004/94`, for file names, logs and keys."""
+        return "/".join([self.dataset_type, *(str(v) for v in self.data_id().values())])

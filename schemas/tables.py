@@ -1,0 +1,69 @@
+"""Tables as NumPy structured arrays, with the official column names and types of `apdb.yaml` (lsst-sdm-schemas).
+
+What SQL or Avro calls null is NaN in a floating point column, 0 in a nullable integer one (no id is 0), "" in a
+text one. Booleans are never null.
+"""
+
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from schemas.instrument import BANDS
+
+Table = NDArray[np.void]
+"""A one-dimensional structured array."""
+
+_KINDS = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f8", "boolean": "?", "timestamp": "f8"}
+
+REFCAT_DTYPE = np.dtype(
+    [("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("pm_ra", "f4"), ("pm_dec", "f4"), ("variable", "?")]
+    + [(f"{band}_flux", "f4") for band in BANDS]
+    + [(f"{band}_fluxErr", "f4") for band in BANDS]
+)
+"""Reference catalogue: deg ICRS at epoch J2016.0, proper motion mas/yr (pm_ra with cos dec), fluxes nJy."""
+
+EPHEMERIS_DTYPE = np.dtype(
+    [("ssObjectId", "i8"), ("designation", "U16")]
+    + [(name, "f8") for name in ("ra", "dec", "rate_ra", "rate_dec", "v_mag", "topo_range", "helio_range", "phase_angle")]
+    + [("radius", "f8")]
+)
+"""Predicted Solar System objects of a visit: deg ICRS at its midpoint, rates deg/day (with cos dec), mag, au, deg;
+`radius`: match radius, arcsec."""
+
+
+@lru_cache(maxsize=1)
+def apdb_schema() -> dict[str, dict[str, dict[str, object]]]:
+    """table -> column -> its felis description, in order."""
+    text = (resources.files("lsst.sdm.schemas") / "apdb.yaml").read_text(encoding="utf-8")
+    document = yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the C loader of SafeLoader
+    return {table["name"]: {c["name"]: c for c in table["columns"]} for table in document["tables"]}
+
+
+@lru_cache(maxsize=None)
+def dtype_of(table: str) -> np.dtype[np.void]:
+    """The structured dtype of an `apdb.yaml` table (`DiaSource`, `DiaObject`, ...), columns in official order."""
+    return np.dtype([(name, _kind(column)) for name, column in apdb_schema()[table].items()])
+
+
+def _kind(column: dict[str, object]) -> str:
+    datatype = str(column["datatype"])
+    if datatype in _KINDS:
+        return _KINDS[datatype]
+    return f"U{column.get('length', 64)}"
+
+
+def empty(table: str, rows: int) -> Table:
+    """`rows` rows of a table, every value null: NaN, 0, False or ""."""
+    return nulls(dtype_of(table), rows)
+
+
+def nulls(dtype: np.dtype[np.void], rows: int) -> Table:
+    """`rows` rows of a dtype, every value null: NaN, 0, False or ""."""
+    table = np.zeros(rows, dtype)
+    for name in dtype.names or ():
+        if dtype[name].kind == "f":
+            table[name] = np.nan
+    return table
