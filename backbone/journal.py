@@ -5,17 +5,22 @@ fact; `input_position` says how far each input topic was read. A handler's resul
 one transaction, so that a restart goes on where the journal stands.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import asyncpg
 
-from schemas.events import Event
+from schemas.errors import Transient
+from schemas.events import Event, read_event
 
 DDL = """
 CREATE TABLE IF NOT EXISTS journal (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id text UNIQUE NOT NULL, kind text NOT NULL,
     grp text NOT NULL, at double precision NOT NULL, payload text NOT NULL);
 CREATE INDEX IF NOT EXISTS journal_grp ON journal (grp);
+CREATE INDEX IF NOT EXISTS journal_kind ON journal (kind);
 CREATE TABLE IF NOT EXISTS delivery (
     event_id text NOT NULL REFERENCES journal (event_id), pool text NOT NULL, state text NOT NULL DEFAULT 'owed',
     attempts int NOT NULL DEFAULT 0, error text NOT NULL DEFAULT '', PRIMARY KEY (event_id, pool));
@@ -24,11 +29,252 @@ CREATE TABLE IF NOT EXISTS input_position (
     topic text NOT NULL, partition int NOT NULL, next_offset bigint NOT NULL, PRIMARY KEY (topic, partition));
 """
 
+DEADLINE_S = 30.0
+"""For one statement, seconds."""
 
-async def write_facts(connection: asyncpg.Connection, facts: Sequence[Event], at: float) -> None:
-    """Add facts told at `at` (TAI s) within the caller's transaction; one already there stays as it was."""
-    await connection.executemany(
-        "INSERT INTO journal (event_id, kind, grp, at, payload) VALUES ($1, $2, $3, $4, $5)"
-        " ON CONFLICT (event_id) DO NOTHING",
-        [(fact.event_id, fact.kind, fact.group, at, fact.model_dump_json()) for fact in facts],
-    )
+Connection = asyncpg.Connection
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far an input topic was read."""
+
+    topic: str
+    partition: int
+    next_offset: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A fact that a pool still has to react to."""
+
+    event: Event
+    pool: str
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A fact and when it was told (TAI s)."""
+
+    at: float
+    event: Event
+
+
+class Journal(Protocol):
+    """What the bus writes before it does anything, and reads when it starts."""
+
+    async def append(self, facts: Sequence[Event], owed: "Owed", at: float, position: Position | None = None) -> list[Event]:
+        """Add facts with the pools that owe them a reaction; returns those that were new."""
+
+    async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: "Owed", at: float) -> list[Event]:
+        """End a delivery and add what followed, in one transaction; returns the facts that were new."""
+
+    async def give_up(self, delivery: Delivery, error: str, facts: Sequence[Event], owed: "Owed", at: float) -> list[Event]:
+        """End a delivery that failed for good, with the facts that say so."""
+
+    async def retry(self, delivery: Delivery, error: str) -> Delivery:
+        """Count a failed attempt; the delivery stays owed."""
+
+    async def owed(self) -> list[Delivery]:
+        """All that is still owed, oldest first."""
+
+    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
+        """Facts of these kinds (all if none is named), of one group if named, oldest first."""
+
+    async def entries(self) -> list[Entry]:
+        """The whole journal, oldest first."""
+
+    async def positions(self) -> dict[tuple[str, int], int]:
+        """(topic, partition) -> next offset to read."""
+
+
+Owed = Mapping[str, Sequence[str]]
+"""event_id -> pools."""
+
+
+async def write_facts(connection: Connection, facts: Sequence[Event], at: float) -> list[Event]:
+    """Add facts told at `at` (TAI s) within the caller's transaction; returns the new ones.
+
+    One that is already there stays as it was.
+    """
+    new = []
+    for fact in facts:
+        row = await connection.fetchrow(
+            "INSERT INTO journal (event_id, kind, grp, at, payload) VALUES ($1, $2, $3, $4, $5)"
+            " ON CONFLICT (event_id) DO NOTHING RETURNING seq",
+            fact.event_id, fact.kind, fact.group, at, fact.model_dump_json(),
+        )  # fmt: skip
+        if row is not None:
+            new.append(fact)
+    return new
+
+
+class PostgresJournal:
+    """The journal in PostgreSQL."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str) -> "PostgresJournal":
+        """Connect, and create the tables if they are not there. Raises Transient if the server does not answer."""
+        try:
+            pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4, command_timeout=DEADLINE_S, timeout=DEADLINE_S)
+            async with pool.acquire() as connection:
+                await connection.execute(DDL)
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            raise Transient(f"the journal's database at {_without_password(dsn)} does not answer: {error}") from error
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await asyncio.wait_for(self._pool.close(), DEADLINE_S)
+
+    async def append(
+        self, facts: Sequence[Event], owed: Owed, at: float, position: Position | None = None
+    ) -> list[Event]:
+        """See `Journal`."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            if position is not None:
+                await connection.execute(
+                    "INSERT INTO input_position VALUES ($1, $2, $3)"
+                    " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
+                    position.topic, position.partition, position.next_offset,
+                )  # fmt: skip
+            return await _tell(connection, facts, owed, at)
+
+    async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
+        """See `Journal`."""
+        return await self._end(delivery, "done", "", facts, owed, at)
+
+    async def give_up(
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float
+    ) -> list[Event]:
+        """See `Journal`."""
+        return await self._end(delivery, "given up", error, facts, owed, at)
+
+    async def _end(
+        self, delivery: Delivery, state: str, error: str, facts: Sequence[Event], owed: Owed, at: float
+    ) -> list[Event]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "UPDATE delivery SET state = $3, error = $4, attempts = attempts + 1 WHERE event_id = $1 AND pool = $2",
+                delivery.event.event_id, delivery.pool, state, error,
+            )  # fmt: skip
+            return await _tell(connection, facts, owed, at)
+
+    async def retry(self, delivery: Delivery, error: str) -> Delivery:
+        """See `Journal`."""
+        await self._pool.execute(
+            "UPDATE delivery SET attempts = attempts + 1, error = $3 WHERE event_id = $1 AND pool = $2",
+            delivery.event.event_id, delivery.pool, error,
+        )  # fmt: skip
+        return Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
+
+    async def owed(self) -> list[Delivery]:
+        """See `Journal`."""
+        rows = await self._pool.fetch(
+            "SELECT kind, payload, pool, attempts FROM delivery JOIN journal USING (event_id)"
+            " WHERE state = 'owed' ORDER BY seq"
+        )
+        return [Delivery(read_event(r["kind"], r["payload"]), r["pool"], r["attempts"]) for r in rows]
+
+    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
+        """See `Journal`."""
+        rows = await self._pool.fetch(
+            "SELECT kind, payload FROM journal WHERE (cardinality($1::text[]) = 0 OR kind = ANY($1))"
+            " AND ($2::text IS NULL OR grp = $2) ORDER BY seq",
+            list(kinds), group,
+        )  # fmt: skip
+        return [read_event(r["kind"], r["payload"]) for r in rows]
+
+    async def entries(self) -> list[Entry]:
+        """See `Journal`."""
+        rows = await self._pool.fetch("SELECT at, kind, payload FROM journal ORDER BY seq")
+        return [Entry(r["at"], read_event(r["kind"], r["payload"])) for r in rows]
+
+    async def positions(self) -> dict[tuple[str, int], int]:
+        """See `Journal`."""
+        rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM input_position")
+        return {(r["topic"], r["partition"]): r["next_offset"] for r in rows}
+
+
+async def _tell(connection: Connection, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
+    """Write facts and their debts; a fact that came in another transaction (with its rows) still gets its debts."""
+    written = await write_facts(connection, facts, at)
+    new = []
+    for fact in facts:
+        rows = await connection.fetch(
+            "INSERT INTO delivery (event_id, pool) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING pool",
+            fact.event_id, list(owed.get(fact.event_id, ())),
+        )  # fmt: skip
+        if rows or fact in written:
+            new.append(fact)
+    return new
+
+
+@dataclass
+class MemoryJournal:
+    """The journal of an inline run: as long as the process lives."""
+
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _owed: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    _debts: set[tuple[str, str]] = field(default_factory=set)
+    _positions: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    async def append(
+        self, facts: Sequence[Event], owed: Owed, at: float, position: Position | None = None
+    ) -> list[Event]:
+        """See `Journal`."""
+        if position is not None:
+            self._positions[position.topic, position.partition] = position.next_offset
+        new = []
+        for fact in facts:
+            told = fact.event_id in self._entries
+            self._entries.setdefault(fact.event_id, Entry(at, fact))
+            debts = {(fact.event_id, pool) for pool in owed.get(fact.event_id, ())} - self._debts
+            self._debts |= debts
+            self._owed.update({key: Delivery(fact, key[1]) for key in debts})
+            if debts or not told:
+                new.append(fact)
+        return new
+
+    async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
+        """See `Journal`."""
+        self._owed.pop((delivery.event.event_id, delivery.pool), None)
+        return await self.append(facts, owed, at)
+
+    async def give_up(
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float  # noqa: ARG002
+    ) -> list[Event]:
+        """See `Journal`."""
+        return await self.complete(delivery, facts, owed, at)
+
+    async def retry(self, delivery: Delivery, error: str) -> Delivery:  # noqa: ARG002 - the database keeps it
+        """See `Journal`."""
+        again = Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
+        self._owed[delivery.event.event_id, delivery.pool] = again
+        return again
+
+    async def owed(self) -> list[Delivery]:
+        """See `Journal`."""
+        return list(self._owed.values())
+
+    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
+        """See `Journal`."""
+        told = (entry.event for entry in self._entries.values())
+        return [e for e in told if (not kinds or e.kind in kinds) and (group is None or e.group == group)]
+
+    async def entries(self) -> list[Entry]:
+        """See `Journal`."""
+        return list(self._entries.values())
+
+    async def positions(self) -> dict[tuple[str, int], int]:
+        """See `Journal`."""
+        return dict(self._positions)
+
+
+def _without_password(dsn: str) -> str:
+    """The address of a DSN, for a message."""
+    return dsn.rsplit("@", 1)[-1]

@@ -142,6 +142,14 @@ class RawArchived(Event):
     sha256: str
 
 
+class RawNotArchived(Event):
+    """A raw could not be archived: it is named here, and in the report, as missing."""
+
+    identity: ClassVar = ("raw",)
+    raw: DatasetId
+    reason: str
+
+
 class DiaSourcesReady(Event):
     """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread."""
 
@@ -227,7 +235,7 @@ EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
         NextVisit, NextVisitCanceled, IntegrationStarted, ReadoutEnded, InputRefused, VisitAssigned, VisitRefused,
-        DetectorReadOut, RawReady, RawArchived, DiaSourcesReady, AssociationDue, AlertsReady, AlertsSent,
+        DetectorReadOut, RawReady, RawArchived, RawNotArchived, DiaSourcesReady, AssociationDue, AlertsReady, AlertsSent,
         DetectorFailed, VisitDone,
     )
 }  # fmt: skip

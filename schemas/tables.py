@@ -28,10 +28,10 @@ REFCAT_DTYPE = np.dtype(
 EPHEMERIS_DTYPE = np.dtype(
     [("ssObjectId", "i8"), ("designation", "U16")]
     + [(name, "f8") for name in ("ra", "dec", "rate_ra", "rate_dec", "v_mag", "topo_range", "helio_range", "phase_angle")]
-    + [("radius", "f8")]
+    + [("range_rate", "f8"), ("radius", "f8")]
 )
 """Predicted Solar System objects of a visit: deg ICRS at its midpoint, rates deg/day (with cos dec), mag, au, deg;
-`radius`: match radius, arcsec."""
+`range_rate`: of `topo_range`, au/day; `radius`: match radius, arcsec."""
 
 
 @lru_cache(maxsize=1)

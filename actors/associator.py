@@ -1,0 +1,1 @@
+"""From measured sources to committed objects and alert packets."""

@@ -1,0 +1,133 @@
+"""A CCD's worker: loads what a visit will need, reduces each snap as it comes, differences at the last one."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from actors.base import Actor
+from actors.camera_reader import DataAcquisition, PixelStore, raw_of
+from actors.stage_times import StageTimes
+from payloads.alert_production import pipeline
+from payloads.alert_production.pipeline import Context
+from schemas.clock import Clock, mjd_from_tai
+from schemas.events import DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
+from schemas.identity import DatasetId
+from schemas.image import DiaProducts, MaskedImage, Observation
+from schemas.instrument import Camera, Detector
+
+KEPT_CONTEXTS = 8
+"""Contexts held at once: about 0.4 GB each."""
+
+
+class Products(Protocol):
+    """Where earlier products lie: calibrations, templates, the reference catalogue."""
+
+    def context_for(self, detector: Detector, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
+        """All that a visit-detector needs. Raises BadData naming what there is none of."""
+
+
+class CcdWorker(Actor):
+    """Runs `payloads.alert_production.pipeline` for the detectors that are its own.
+
+    What it holds in memory (contexts, reduced snaps) is a cache: a new worker reads both again.
+    """
+
+    def __init__(
+        self, *, camera: Camera, products: Products, pixels: PixelStore, daq: DataAcquisition, clock: Clock
+    ) -> None:
+        self._camera = camera
+        self._products = products
+        self._pixels = pixels
+        self._daq = daq
+        self._clock = clock
+        self._contexts: dict[tuple[str, int], Context] = {}
+        self._snaps: dict[tuple[int, int], MaskedImage] = {}
+
+    async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
+        """Load calibrations, template and reference catalogue before the shutter closes."""
+        plan = event.visit_plan
+        self._load(event.group, event.detector, plan.ra, plan.dec, plan.rotation, plan.filters)
+        return []
+
+    async def on_next_visit_canceled(self, event: NextVisitCanceled) -> Sequence[Event]:
+        """Free what was loaded."""
+        for key in [k for k in self._contexts if k[0] == event.group]:
+            del self._contexts[key]
+        return []
+
+    async def on_raw_ready(self, event: RawReady) -> Sequence[Event]:
+        """Reduce the snap; at the last one make the difference image and its sources."""
+        seen = event.observation
+        if not seen.band:  # a refused visit: its raws are archived, not processed
+            return []
+        times = StageTimes()
+        await self._reduced(seen, event.detector, times)
+        if seen.snap < seen.n_snaps - 1:
+            return []
+        products = await self._process(seen, event.detector, times)
+        name = DatasetId(
+            dataset_type="dia_products", instrument=seen.instrument, visit=seen.visit, detector=event.detector
+        )
+        await self._pixels.put(name, products)
+        self._forget(seen, event.detector)
+        return [
+            DiaSourcesReady(
+                group=event.group, visit=seen.visit, detector=event.detector, observation=seen,
+                count=len(products.sources), products=name, stages=times.seconds, summary=products.summary,
+            )
+        ]  # fmt: skip
+
+    async def _process(self, last: Observation, detector: int, times: StageTimes) -> DiaProducts:
+        observations = [_snap_of(last, snap) for snap in range(last.n_snaps)]
+        snaps = [await self._reduced(observation, detector, times) for observation in observations]
+        context = self._load(last.group, detector, last.ra, last.dec, last.rotation, last.physical_filter)
+        processed = mjd_from_tai(self._clock.now())
+        return pipeline.process_visit(snaps, observations, context, stage=times, processed=processed)
+
+    async def _reduced(self, observation: Observation, detector: int, times: StageTimes) -> MaskedImage:
+        """A snap without its instrument's signature: from memory, or from its raw again."""
+        key = (observation.exposure, detector)
+        if key not in self._snaps:
+            raw = await raw_of(self._pixels, self._daq, observation, detector)
+            seen = observation
+            context = self._load(seen.group, detector, seen.ra, seen.dec, seen.rotation, seen.physical_filter)
+            with times("remove_signature"):
+                self._snaps[key] = pipeline.reduce_snap(raw, context)
+        return self._snaps[key]
+
+    def _load(
+        self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str
+    ) -> Context:
+        key = (group, detector)
+        if key not in self._contexts:
+            while len(self._contexts) >= KEPT_CONTEXTS:
+                del self._contexts[next(iter(self._contexts))]
+            self._contexts[key] = self._products.context_for(
+                self._camera[detector], ra, dec, rotation, physical_filter
+            )
+        return self._contexts[key]
+
+    def _forget(self, observation: Observation, detector: int) -> None:
+        for snap in range(observation.n_snaps):
+            self._snaps.pop((observation.visit + snap, detector), None)
+        self._contexts.pop((observation.group, detector), None)
+
+
+def _snap_of(last: Observation, snap: int) -> Observation:
+    """The observation of an earlier snap, as far as the last one tells: the camera numbers a visit's snaps in turn.
+
+    Times: snaps are evenly spaced (shutter, then readout), so an earlier one began that much before.
+    """
+    back = last.snap - snap
+    if back == 0:
+        return last
+    spacing = last.readout_ended - last.started + SHUTTER_GAP_S
+    return Observation(
+        **{
+            **last.__dict__, "snap": snap, "exposure": last.exposure - back,
+            "started": last.started - back * spacing, "readout_ended": last.readout_ended - back * spacing,
+        }
+    )  # fmt: skip
+
+
+SHUTTER_GAP_S = 1.0
+"""Seconds between the end of a readout and the next opening of the shutter."""

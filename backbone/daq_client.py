@@ -1,0 +1,79 @@
+"""The camera's DAQ over Arrow Flight: a detector's segments by exposure and detector."""
+
+import asyncio
+import hashlib
+import json
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import flight
+
+from schemas.errors import BadData, Transient
+from schemas.image import Observation, Raw
+from schemas.instrument import Detector, camera
+
+READ_DEADLINE_S = 10.0
+"""For one detector, wall seconds: five times the camera's readout."""
+
+
+class FlightDaq:
+    """A client of the DAQ at `grpc://host:port`."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._client: flight.FlightClient | None = None
+
+    async def read(self, observation: Observation, detector: int) -> Raw:
+        """All segments of a detector, checked against the DAQ's checksum.
+
+        Raises BadData for pixels that are short, absent or differ; Transient if the DAQ does not answer in time.
+        """
+        return await asyncio.to_thread(self._read, observation, detector)
+
+    def _read(self, observation: Observation, detector: int) -> Raw:
+        what = f"{observation.image_name} detector {detector}"
+        ticket = {"exposure": observation.exposure, "detector": detector, "deadline_s": READ_DEADLINE_S}
+        options = flight.FlightCallOptions(timeout=READ_DEADLINE_S)
+        try:
+            if self._client is None:
+                self._client = flight.connect(self._address)
+            table = self._client.do_get(flight.Ticket(json.dumps(ticket)), options).read_all()
+        except flight.FlightTimedOutError as error:
+            raise BadData(f"{what}: the DAQ sent no pixels within {READ_DEADLINE_S:.0f} s") from error
+        except (flight.FlightUnavailableError, flight.FlightInternalError) as error:
+            self._client = None
+            raise Transient(f"{what}: the DAQ at {self._address} does not answer: {_first_line(error)}") from error
+        except pa.ArrowKeyError as error:
+            raise BadData(f"{what}: the DAQ does not hold it: {_first_line(error)}") from error
+        except pa.ArrowException as error:
+            raise Transient(f"{what}: reading from the DAQ failed: {_first_line(error)}") from error
+        return raw_from(table, observation, camera(observation.instrument)[detector])
+
+
+def raw_from(table: pa.Table, observation: Observation, detector: Detector) -> Raw:
+    """A raw of the DAQ's table: one row a segment (`amplifier`, `pixels`), SHA-256 in the schema's metadata."""
+    what = f"{observation.image_name} detector {detector.id}"
+    segments = _segments(table, detector, what)
+    sha256 = hashlib.sha256(segments).hexdigest()
+    promised = (table.schema.metadata or {}).get(b"sha256", b"").decode()
+    if promised != sha256:
+        raise BadData(f"{what}: the pixels' SHA-256 is {sha256[:12]}, the DAQ said {promised[:12] or 'none'}")
+    return Raw(observation, detector.id, segments, sha256)
+
+
+def _segments(table: pa.Table, detector: Detector, what: str) -> NDArray[np.int32]:
+    shape = detector.format.raw_shape
+    if table.num_rows != shape[0]:
+        raise BadData(f"{what}: {table.num_rows} of {shape[0]} amplifiers came")
+    segments = np.empty(shape, np.int32)
+    for index, pixels in zip(table["amplifier"].to_pylist(), table["pixels"], strict=True):
+        flat = pixels.values.to_numpy(zero_copy_only=True)
+        if flat.size != segments[index].size:
+            raise BadData(f"{what}: amplifier {index} has {flat.size} of {segments[index].size} pixels")
+        segments[index] = flat.reshape(shape[1:])
+    return segments
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]

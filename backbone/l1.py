@@ -1,0 +1,224 @@
+"""The L1 database as its users see it: sources, objects and the outbox of alerts.
+
+Tables are structured arrays of `schemas.tables.dtype_of(...)`, nulls as described there. One visit-detector is
+stored once, in one transaction; the alerts it owes the broker are part of it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Protocol
+
+import hpgeom
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BadData
+from schemas.events import Event
+from schemas.tables import Table, apdb_schema, dtype_of
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+HEALPIX_NSIDE = 16384
+"""Nested; a pixel is 12.9 arcsec wide."""
+
+ACKNOWLEDGEMENT_DTYPE = np.dtype(
+    [("visit", "i8"), ("detector", "i2"), ("diaSourceId", "i8"), ("readout_ended", "f8"), ("acknowledged_at", "f8")]
+)
+"""Times TAI s; `acknowledged_at` is NaN while the broker owes its answer."""
+
+_MADE_ANEW = {"timeProcessedMjdTai", "validityStartMjdTai"}
+"""Columns that say when a row was made: they differ when the same result is made twice."""
+
+
+class Stored(Enum):
+    """What `L1Database.store` found."""
+
+    ADDED = "Added"
+    EXISTS = "Exists"
+
+
+@dataclass(frozen=True, eq=False)
+class VisitDetectorResult:
+    """What association makes of a visit-detector.
+
+    `sources`, `objects`, `forced`, `ss_sources`: rows of `DiaSource`, `DiaObject` (new versions, whole rows),
+    `DiaForcedSource`, `SSSource`. `alert_ids`: the `diaSourceId` of each alert in the file `alert_path`, in its order.
+    `readout_ended`: TAI s.
+    """
+
+    group: str
+    visit: int
+    detector: int
+    readout_ended: float
+    sources: Table
+    objects: Table
+    forced: Table
+    ss_sources: Table
+    alert_path: str
+    alert_ids: Ids
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"visit {self.visit} detector {self.detector}"
+
+    def tables(self) -> dict[str, Table]:
+        """By official name."""
+        return {
+            "DiaSource": self.sources, "DiaObject": self.objects,
+            "DiaForcedSource": self.forced, "SSSource": self.ss_sources,
+        }  # fmt: skip
+
+    def alert_keys(self) -> Ids:
+        """The key of each alert: its `diaObjectId`, or the `ssObjectId` of a Solar System object."""
+        order = np.argsort(self.sources["diaSourceId"])
+        rows = self.sources[order[np.searchsorted(self.sources["diaSourceId"], self.alert_ids, sorter=order)]]
+        return np.where(rows["diaObjectId"] != 0, rows["diaObjectId"], rows["ssObjectId"])
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes of what was found, whenever it was made: the same for a result made twice."""
+        digest = hashlib.blake2b(f"{self.group}|{self.visit}|{self.detector}".encode(), digest_size=16)
+        for table in self.tables().values():
+            for name in table.dtype.names or ():
+                if name not in _MADE_ANEW:
+                    digest.update(np.ascontiguousarray(table[name]).view(np.uint8))
+        digest.update(np.ascontiguousarray(self.alert_ids))
+        return digest.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Outbox:
+    """The stored record of a visit-detector, and how far its alerts got.
+
+    `alert_ids`, `alert_keys`: int64 (n,), in the order of the file `path`. `acknowledged_at`: TAI s (n,), NaN for what
+    is still owed. `failures`: reason -> how many, of the last attempt.
+    """
+
+    group: str
+    visit: int
+    detector: int
+    readout_ended: float
+    path: str
+    dia_sources: int
+    new_dia_objects: int
+    dia_forced_sources: int
+    alert_ids: Ids
+    alert_keys: Ids
+    acknowledged_at: Floats
+    failures: Mapping[str, int]
+
+    @property
+    def n_alerts(self) -> int:
+        """How many alerts the file holds."""
+        return len(self.alert_ids)
+
+    @property
+    def owed(self) -> NDArray[np.bool_]:
+        """Which alerts the broker has not acknowledged, (n,)."""
+        result: NDArray[np.bool_] = np.isnan(self.acknowledged_at)
+        return result
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many of each a visit-detector has."""
+
+    dia_sources: int
+    new_dia_objects: int
+    dia_forced_sources: int
+    alerts: int
+    acknowledged: int
+
+
+class L1Database(Protocol):
+    """What association and the alert emitter ask of the L1 database. All raise Transient if it does not answer."""
+
+    async def objects_in(self, ra: float, dec: float, radius_deg: float) -> Table:
+        """Currently valid `DiaObject` rows within a cone (deg, ICRS), by id."""
+
+    async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
+        """`DiaSource` and `DiaForcedSource` rows of objects since an MJD (TAI), by object and time."""
+
+    async def contains(self, visit: int, detector: int) -> bool:
+        """Whether a visit-detector is stored."""
+
+    async def store(self, result: VisitDetectorResult, facts: Sequence[Event], at: float) -> Stored:
+        """Store a result and the facts that follow from it, all or nothing, at a time (TAI s).
+
+        Current versions of its objects end where the new ones start. A visit-detector that is stored stays as it is.
+        Raises BadData if its tables break the schema, if an object's version starts before the current one, or if
+        the visit-detector is stored with another content.
+        """
+
+    async def outbox(self, visit: int, detector: int) -> Outbox | None:
+        """The record of a visit-detector, or None if it is not stored."""
+
+    async def unsent(self) -> list[Outbox]:
+        """Visit-detectors with alerts that the broker has not acknowledged, in the order of their storing."""
+
+    async def mark_sent(
+        self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]
+    ) -> None:
+        """Note when each alert (n,) was acknowledged (TAI s, NaN: not). An earlier acknowledgement stays.
+
+        Raises BadData for a visit-detector that is not stored, or another number of alerts.
+        """
+
+    async def acknowledgements(self) -> Table:
+        """Every alert, `ACKNOWLEDGEMENT_DTYPE`, by visit, detector and place in the file."""
+
+    async def load_orbits(self, table: Table) -> None:
+        """Replace the catalogue of orbits (`mpc_orbits` rows)."""
+
+    async def orbits(self) -> Table:
+        """The catalogue of orbits, by id."""
+
+    async def counts(self) -> dict[tuple[int, int], Counts]:
+        """By visit and detector."""
+
+
+def healpix_of(table: Table) -> Ids:
+    """The HEALPix pixel of each row's `ra`, `dec`."""
+    pixels: Ids = hpgeom.angle_to_pixel(HEALPIX_NSIDE, table["ra"], table["dec"])
+    return pixels
+
+
+def check_result(result: VisitDetectorResult) -> None:
+    """Raises BadData, naming the row, if a table breaks the schema or the alerts are not of the sources."""
+    for name, table in result.tables().items():
+        check_table(name, table, str(result))
+        for column, value in (("visit", result.visit), ("detector", result.detector)):
+            if column in (table.dtype.names or ()) and np.any(table[column] != value):
+                raise BadData(f"{result}: {name} has rows of another {column}")
+    _check_unique(result.sources["diaSourceId"], f"{result}: diaSourceId")
+    _check_unique(result.objects["diaObjectId"], f"{result}: diaObjectId of DiaObject")
+    _check_unique(result.forced["diaObjectId"], f"{result}: diaObjectId of DiaForcedSource")
+    _check_unique(result.alert_ids, f"{result}: diaSourceId of an alert")
+    strays = np.setdiff1d(result.alert_ids, result.sources["diaSourceId"])
+    if len(strays):
+        raise BadData(f"{result}: the alert about {strays[0]} has no DiaSource")
+
+
+def check_table(name: str, table: Table, what: str) -> None:
+    """Raises BadData, naming row and column, if a table is not as `apdb.yaml` says."""
+    if table.dtype != dtype_of(name):
+        raise BadData(f"{what}: the {name} table has other columns than apdb.yaml")
+    for column, description in apdb_schema()[name].items():
+        values = table[column]
+        if values.dtype.kind == "U" and not all(map(str.isascii, values.tolist())):
+            raise BadData(f"{what}: {column} of {name} has a text that is not ASCII")
+        if description.get("nullable", True):
+            continue
+        null = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind == "U" else None
+        if null is not None and np.any(null):
+            raise BadData(f"{what}: {column} of {name} is null in row {int(np.argmax(null))}")
+
+
+def _check_unique(ids: Ids, what: str) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if np.any(counts > 1):
+        raise BadData(f"{what} {values[np.argmax(counts)]} is there twice")

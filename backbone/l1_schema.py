@@ -1,0 +1,137 @@
+"""The L1 database's tables in PostgreSQL: those of `apdb.yaml`, names and types as there, and Pachon's own.
+
+Own are: a column `healpix` behind the official ones of three tables, for cones without an extension; the table
+`visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Foreign keys are left
+out, as `dax_apdb` leaves them out: Solar System tables are loaded apart from the night's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from schemas.tables import apdb_schema
+
+_SQL_TYPES = {
+    "long": "BIGINT", "int": "INTEGER", "short": "SMALLINT", "float": "REAL", "double": "DOUBLE PRECISION",
+    "boolean": "BOOLEAN", "text": "TEXT", "timestamp": "TIMESTAMP (6) WITHOUT TIME ZONE",
+}  # fmt: skip
+_SIZED_SQL_TYPES = {"char": "CHAR", "string": "VARCHAR"}
+
+WITH_HEALPIX = ("DiaObject", "DiaObjectLast", "DiaSource")
+
+OWN_DDL = """
+ALTER TABLE "DiaObject" ADD COLUMN healpix BIGINT NOT NULL;
+ALTER TABLE "DiaObjectLast" ADD COLUMN healpix BIGINT NOT NULL;
+ALTER TABLE "DiaSource" ADD COLUMN healpix BIGINT NOT NULL;
+CREATE INDEX dia_object_current_healpix ON "DiaObject" (healpix) WHERE "validityEndMjdTai" IS NULL;
+CREATE UNIQUE INDEX dia_object_current ON "DiaObject" ("diaObjectId") WHERE "validityEndMjdTai" IS NULL;
+CREATE INDEX dia_object_last_healpix ON "DiaObjectLast" (healpix);
+CREATE INDEX dia_source_healpix ON "DiaSource" (healpix);
+CREATE INDEX dia_source_history ON "DiaSource" ("diaObjectId", "midpointMjdTai");
+CREATE INDEX dia_forced_source_history ON "DiaForcedSource" ("diaObjectId", "midpointMjdTai");
+CREATE TABLE visit_detector (
+    visit BIGINT NOT NULL, detector SMALLINT NOT NULL, grp TEXT NOT NULL, digest BYTEA NOT NULL,
+    readout_ended DOUBLE PRECISION NOT NULL, committed_at DOUBLE PRECISION NOT NULL, alert_path TEXT NOT NULL,
+    dia_sources INTEGER NOT NULL, new_dia_objects INTEGER NOT NULL, dia_forced_sources INTEGER NOT NULL,
+    alert_ids BIGINT[] NOT NULL, alert_keys BIGINT[] NOT NULL, acknowledged_at DOUBLE PRECISION[] NOT NULL,
+    owed INTEGER NOT NULL, failures JSONB NOT NULL DEFAULT '{}', PRIMARY KEY (visit, detector));
+CREATE INDEX visit_detector_owed ON visit_detector (committed_at) WHERE owed > 0;
+"""
+
+_REPLACED_INDEXES = {"IDX_DiaSource_diaObjectId"}
+"""Official indexes that one of ours, longer by the time, makes superfluous."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `datatype` as felis has it."""
+
+    name: str
+    datatype: str
+    length: int | None = None
+    nullable: bool = True
+
+    @property
+    def sql_type(self) -> str:
+        """PostgreSQL's type; felis' `float` has 32 bits, where SQL's FLOAT has 64."""
+        if self.datatype in _SIZED_SQL_TYPES:
+            return f"{_SIZED_SQL_TYPES[self.datatype]}({self.length})"
+        return _SQL_TYPES[self.datatype]
+
+
+HEALPIX = Column("healpix", "long", nullable=False)
+
+
+@lru_cache(maxsize=None)
+def columns_of(table: str) -> tuple[Column, ...]:
+    """The official columns of a table, in order."""
+    return tuple(
+        Column(name, str(c["datatype"]), _length(c), bool(c.get("nullable", True)))
+        for name, c in apdb_schema()[table].items()
+    )
+
+
+def ddl() -> str:
+    """All statements that make an empty L1 database."""
+    document = _document()
+    tables = [_create_table(table) for table in document["tables"]]
+    indexes = [index for table in document["tables"] for index in _create_indexes(table)]
+    version = f"INSERT INTO metadata VALUES ('{VERSION_KEY}', '{document['version']}');"
+    return "\n".join([*tables, *indexes, OWN_DDL, version])
+
+
+VERSION_KEY = "version:schema"
+"""Where `dax_apdb` keeps the schema's version, too."""
+
+
+def schema_version() -> str:
+    """The version of `apdb.yaml`."""
+    return str(_document()["version"])
+
+
+@lru_cache(maxsize=1)
+def _document() -> dict[str, Any]:
+    text = (resources.files("lsst.sdm.schemas") / "apdb.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the C loader of SafeLoader
+    return document
+
+
+def _length(column: Mapping[str, object]) -> int | None:
+    length = column.get("length")
+    return int(str(length)) if length is not None else None
+
+
+def _create_table(table: Mapping[str, Any]) -> str:
+    lines = [_column_line(column, table["columns"]) for column in columns_of(table["name"])]
+    if "primaryKey" in table:
+        keys = table["primaryKey"]
+        lines.append(f"PRIMARY KEY ({_names([keys] if isinstance(keys, str) else keys)})")
+    lines += [
+        f'CONSTRAINT "{constraint["name"]}" UNIQUE ({_names(constraint["columns"])})'
+        for constraint in table.get("constraints", ())
+        if constraint["@type"] == "Unique"
+    ]
+    return f'CREATE TABLE "{table["name"]}" (\n  ' + ",\n  ".join(lines) + ");"
+
+
+def _column_line(column: Column, described: list[dict[str, object]]) -> str:
+    default = next(c.get("value") for c in described if c["name"] == column.name)
+    parts = [f'"{column.name}"', column.sql_type]
+    parts += [f"DEFAULT {default}"] if default is not None else []
+    parts += [] if column.nullable else ["NOT NULL"]
+    return " ".join(parts)
+
+
+def _create_indexes(table: Mapping[str, Any]) -> Iterator[str]:
+    for index in table.get("indexes", ()):
+        if index["name"] not in _REPLACED_INDEXES:
+            yield f'CREATE INDEX "{index["name"]}" ON "{table["name"]}" ({_names(index["columns"])});'
+
+
+def _names(references: list[str]) -> str:
+    """`"a", "b"` of `#Table.a`, `#Table.b`."""
+    return ", ".join(f'"{reference.rsplit(".", 1)[-1]}"' for reference in references)

@@ -1,0 +1,72 @@
+"""Runs one actor: reacts to events one after another, and turns what went wrong into an answer, not an exception."""
+
+import os
+import resource
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from actors.base import Actor
+from schemas.errors import BadData, Broken, PachonError, Transient
+from schemas.events import Event
+
+Verdict = Literal["done", "transient", "bad data", "broken", "bug"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A host's answer: what followed, or what went wrong; and what it cost its process."""
+
+    verdict: Verdict
+    events: tuple[Event, ...]
+    error: str
+    wall_s: float
+    cpu_s: float
+    pid: int
+    max_rss_bytes: int
+
+
+class Host:
+    """Holds one actor. The same class serves inline and inside a Ray actor."""
+
+    def __init__(self, actor: Actor, pool: str) -> None:
+        self._actor = actor
+        self._log = structlog.get_logger().bind(pool=pool)
+
+    async def handle(self, event: Event) -> Outcome:
+        """React to an event. An error is logged here, where it is handled, and nowhere else."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        verdict, events, error = await self._react(event)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return Outcome(
+            verdict, tuple(events), error, time.perf_counter() - wall, time.process_time() - cpu, os.getpid(),
+            usage.ru_maxrss * 1024,
+        )  # fmt: skip
+
+    async def _react(self, event: Event) -> tuple[Verdict, Sequence[Event], str]:
+        log = self._log.bind(event_kind=event.kind, group=event.group, detector=getattr(event, "detector", None))
+        try:
+            return "done", await self._actor.react(event), ""
+        except PachonError as error:
+            log.warning("refused", error_class=type(error).__name__, error=str(error))
+            return _verdict_on(error), (), str(error)
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug in one detector's way must not take the host down
+            log.exception("bug")
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return "bug", (), f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
+
+
+def _verdict_on(error: PachonError) -> Verdict:
+    match error:
+        case Transient():
+            return "transient"
+        case BadData():
+            return "bad data"
+        case Broken():
+            return "broken"
+        case _:
+            return "bug"

@@ -1,0 +1,55 @@
+"""One structured log: every process appends JSON lines to the same file."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+
+class _LineFile:
+    """Appends whole lines: one `write` a line with O_APPEND, so that processes do not tear each other's."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def msg(self, message: str) -> None:
+        os.write(self._fd, message.encode() + b"\n")
+
+    log = debug = info = warning = warn = error = critical = exception = failure = fatal = msg
+
+
+def configure(path: Path, process: str) -> None:
+    """Send this process's log to `path`, each line with the process's name and pid."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = _LineFile(path)
+    structlog.reset_defaults()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _stamp,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_args: lines,
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(process=process, pid=os.getpid())
+
+
+def _stamp(_logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+    """UTC wall time: a log is read beside other machines' logs."""
+    now = time.time()  # noqa: TID251 - cluster may
+    line["utc"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}"
+    return line
+
+
+def plain(message: str) -> None:
+    """A line for the person at the terminal."""
+    sys.stdout.write(message + "\n")
+    sys.stdout.flush()

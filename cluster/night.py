@@ -1,0 +1,150 @@
+"""A night from dusk to dawn: starts what it needs, plays the schedule, shuts down in order, reports."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+from rich.console import Console
+
+from actors.visit_keeper import VisitKeeper
+from backbone.journal import Journal, Position
+from backbone.sal import SalReader
+from cluster.bus import Bus, Hosts
+from cluster.display import Board, Display
+from cluster.host import Outcome
+from cluster.inline import InlineHosts
+from cluster.metrics import Metrics
+from cluster.settings import Settings
+from cluster.topology import POOLS
+from schemas.clock import Clock
+from schemas.events import Event, NextVisit, NextVisitCanceled, VisitDone, VisitRefused
+
+TICK_S = 0.5
+DRAIN_DEADLINE_S = 130.0
+"""What is under way when the night ends may take this long without telling a new fact: the longest deadline of a pool."""
+QUIET_S = 5.0
+"""After the OCS has ended, this long without a new fact means that nothing more comes."""
+
+
+class Progress:
+    """Which visits have ended, and when anything was last heard."""
+
+    def __init__(self, planned: int) -> None:
+        self._planned = planned
+        self.announced: dict[str, NextVisit] = {}
+        self.ended: set[str] = set()
+        self.last_heard = asyncio.get_running_loop().time()
+
+    def hear(self, event: Event, _at: float) -> None:
+        """Note a fact."""
+        self.last_heard = asyncio.get_running_loop().time()
+        if isinstance(event, NextVisit):
+            self.announced[event.group] = event
+        if isinstance(event, VisitDone | VisitRefused):
+            self.ended.add(event.group)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned visit has ended."""
+        return len(self.ended) >= self._planned
+
+    @property
+    def open_visits(self) -> list[str]:
+        """Announced and not ended."""
+        return [group for group in self.announced if group not in self.ended]
+
+    def quiet_for(self) -> float:
+        """Wall seconds since the last fact."""
+        return asyncio.get_running_loop().time() - self.last_heard
+
+
+@dataclass(frozen=True)
+class SplitHosts:
+    """The hosts of a cluster: those that only keep order in this process, the others on Ray."""
+
+    here: InlineHosts
+    there: Hosts
+
+    async def call(self, pool: str, lane: int, event: Event) -> Outcome:
+        """See `Hosts`."""
+        return await (self.here if pool in self.here else self.there).call(pool, lane, event)
+
+    async def replace(self, pool: str, lane: int) -> None:
+        """See `Hosts`."""
+        await (self.here if pool in self.here else self.there).replace(pool, lane)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a night is played on: the bus and who listens to it."""
+
+    bus: Bus
+    progress: Progress
+    display: Display
+    metrics: Metrics
+    keeper: VisitKeeper
+
+
+@asynccontextmanager
+async def staged(
+    settings: Settings, hosts: Hosts, keeper: VisitKeeper, journal: Journal, clock: Clock, planned: int, console: Console
+) -> AsyncIterator[Stage]:
+    """A running bus with its listeners; stopped in order at the end. Raises Broken if a host said so."""
+    bus = Bus([pool.route(settings) for pool in POOLS.values()], hosts, journal, clock)
+    progress, metrics = Progress(planned), Metrics(clock, bus.waiting)
+    display = Display(Board(clock), bus.waiting, console)
+    for listener in (progress.hear, metrics.hear, display.hear):
+        bus.listen(listener)
+    bus.watch(metrics.watch)
+    for fact in await journal.facts("NextVisit", "VisitDone", "VisitRefused"):
+        progress.hear(fact, 0.0)
+    stage = Stage(bus, progress, display, metrics, keeper)
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(bus.run()), group.create_task(_tick(stage))]
+        with display:
+            yield stage
+        for job in running:
+            job.cancel()
+
+
+async def _tick(stage: Stage) -> None:
+    """Twice a second: draw, and give up what is overdue."""
+    while True:
+        stage.display.refresh()
+        overdue = stage.keeper.overdue()
+        if overdue:
+            await stage.bus.publish(overdue)
+        await asyncio.sleep(TICK_S)
+
+
+async def feed(reader: SalReader, bus: Bus) -> None:
+    """Publish what the observatory says, each message with its position, for ever."""
+    async for message in reader.messages():
+        facts = [message.event] if message.event is not None else []
+        await bus.publish(facts, Position(message.topic, message.partition, message.next_offset))
+
+
+async def until_over(stage: Stage, observatory_runs: Callable[[], bool], stop: asyncio.Event) -> None:
+    """Return when every visit has ended, or the OCS has and nothing more comes, or the night was stopped."""
+    while not stage.progress.complete and not stop.is_set():
+        ended = not observatory_runs() and stage.progress.quiet_for() > QUIET_S and not stage.progress.open_visits
+        if ended:
+            break
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), TICK_S)
+
+
+async def wind_down(stage: Stage) -> None:
+    """Cancel the visits that wait for pixels, finish what has them, archive what was read; within a deadline."""
+    canceled = [NextVisitCanceled(group=group) for group in stage.progress.open_visits]
+    if canceled:
+        await stage.bus.publish(canceled)
+    drained = asyncio.ensure_future(stage.bus.drained())
+    while not drained.done() and stage.progress.quiet_for() < DRAIN_DEADLINE_S:
+        await asyncio.wait([drained], timeout=TICK_S)
+    if not drained.done():
+        drained.cancel()
+        owed = {pool: n for pool, n in stage.bus.waiting().items() if n}
+        structlog.get_logger().error("not finished", owed=owed, quiet_s=DRAIN_DEADLINE_S)

@@ -1,0 +1,91 @@
+"""The earlier products of a simulated night: calibrations, templates, reference catalogue, orbits.
+
+A real observatory has them from earlier nights. Here the simulator's side makes them, and they are registered in
+the Data Butler like any other; what is there already is not made again.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from backbone.butler import ButlerArchive
+from cluster.settings import Settings
+from schemas.errors import BadData
+from schemas.identity import DatasetId
+from schemas.instrument import Camera, Detector
+from schemas.pointing import nominal_wcs
+from schemas.skymap import tract, tract_at
+from simulators.camera import products
+from simulators.ocs.schedule import PlannedVisit
+from simulators.sky.sky import Sky
+
+MARGIN_PIXELS = 96
+"""Template beyond the nominal footprint: pointing is good to some 10 arcsec."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How many products there are now, and how many of them were made for this night."""
+
+    wanted: int
+    made: int
+
+
+def wanted(plan: Sequence[PlannedVisit], camera: Camera, detectors: Sequence[int]) -> list[DatasetId]:
+    """The datasets that a plan needs; a visit whose filter the camera lacks needs none."""
+    names: dict[DatasetId, None] = {}
+    for visit in plan:
+        try:
+            band = camera.band_of(visit.physical_filter)
+        except BadData:  # the system refuses the visit itself
+            continue
+        for detector in detectors:
+            names |= dict.fromkeys(_of_detector(visit, camera[detector], band, camera.name))
+    return list(names)
+
+
+def _of_detector(visit: PlannedVisit, detector: Detector, band: str, instrument: str) -> Iterable[DatasetId]:
+    yield DatasetId(
+        dataset_type="calibration", instrument=instrument, detector=detector.id, physical_filter=visit.physical_filter
+    )
+    form = detector.format
+    wcs = nominal_wcs(detector, visit.ra, visit.dec, visit.rotation)
+    ra, dec = wcs.pixel_to_sky((form.width - 1) / 2, (form.height - 1) / 2)
+    plane = tract_at(float(ra), float(dec))
+    yield DatasetId(dataset_type="reference_catalogue", tract=plane.id)
+    for patch in plane.patches_in(plane.box_of(wcs, (form.height, form.width), MARGIN_PIXELS)):
+        yield DatasetId(dataset_type="template_patch", tract=plane.id, patch=patch, band=band)
+
+
+def make(name: DatasetId, seed: int, sky: Sky, camera: Camera) -> object:
+    """One product of the simulated sky or camera."""
+    if name.dataset_type == "calibration":
+        assert name.detector is not None and name.physical_filter is not None
+        return products.calibration(seed, camera, camera[name.detector], camera.band_of(name.physical_filter))
+    assert name.tract is not None
+    plane = tract(name.tract)
+    if name.dataset_type == "reference_catalogue":
+        return products.reference_catalogue(sky, plane.ra, plane.dec, REFCAT_RADIUS_DEG)
+    assert name.patch is not None and name.band is not None
+    return products.template_patch(sky, seed, plane, name.patch, name.band)
+
+
+REFCAT_RADIUS_DEG = 1.65
+"""A tract's plane, corner to corner."""
+
+
+def make_and_put(names: Sequence[DatasetId], seed: int, settings: Settings) -> int:
+    """Make products and put them into the Butler; how many."""
+    archive, sky = ButlerArchive.open(settings.butler), Sky(seed)
+    for name in names:
+        archive.put(name, make(name, seed, sky, settings.camera))
+    return len(names)
+
+
+def missing(settings: Settings, plan: Sequence[PlannedVisit]) -> tuple[list[DatasetId], int]:
+    """Create or open the repository: what it lacks for a plan, and how many datasets the plan needs in all."""
+    archive = ButlerArchive.create(settings.butler)
+    archive.register_camera(settings.camera)
+    names = wanted(plan, settings.camera, settings.detectors)
+    tracts = sorted({name.tract for name in names if name.tract is not None})
+    archive.register_tracts(tracts)
+    return [name for name in names if not archive.exists(name)], len(names)

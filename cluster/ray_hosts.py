@@ -1,0 +1,96 @@
+"""Hosts in Ray actors: one process a slot, started anew whenever it dies."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from cluster import logs
+from cluster.host import Host, Outcome
+from cluster.pixels import SHELF, RayPixels, Shelf
+from cluster.settings import Settings
+from cluster.site import ServerSite
+from cluster.topology import POOLS, Pool
+from schemas.events import Event
+from schemas.identity import DatasetId
+
+NAMESPACE = "pachon"
+START_DEADLINE_S = 240.0
+"""For all hosts, the first compilation of the kernels on a new machine included."""
+
+
+class RayHost:
+    """What runs in a Ray actor's process: one host, built at the first call so that it may await its connections."""
+
+    def __init__(self, pool: str, slot: int, settings: Settings) -> None:
+        logs.configure(settings.log, f"{pool}-{slot}")
+        if POOLS[pool].nice:
+            os.nice(POOLS[pool].nice)
+        self._pool = POOLS[pool]
+        self._settings = settings
+        self._pixels = RayPixels()
+        self._host: Host | None = None
+        self._building = asyncio.Lock()
+
+    async def ready(self) -> int:
+        """Build the actor and warm its kernels up; the process's id."""
+        await self._built()
+        return os.getpid()
+
+    async def handle(self, event: Event) -> Outcome:
+        """See `Host.handle`."""
+        return await (await self._built()).handle(event)
+
+    async def hand_over(self, name: DatasetId) -> object:
+        """Give the shelf a value that `RayPixels.put` left for it."""
+        return self._pixels.leaving[name]
+
+    async def _built(self) -> Host:
+        async with self._building:
+            if self._host is None:
+                actor = await self._pool.make(ServerSite(self._settings, self._pixels))
+                self._host = Host(actor, self._pool.name)
+        return self._host
+
+
+class RayHosts:
+    """The hosts of the pools that have processes of their own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._shelf = ray.remote(Shelf).options(name=SHELF, num_cpus=0, max_restarts=-1, max_concurrency=100).remote()
+        self._slots = {
+            (pool.name, slot): self._start(pool, slot)
+            for pool in POOLS.values() if pool.own_process
+            for slot in range(pool.processes(settings))
+        }  # fmt: skip
+
+    def _start(self, pool: Pool, slot: int) -> Any:  # noqa: ANN401 - Ray's handles are untyped
+        options: Mapping[str, Any] = {
+            "num_cpus": 0, "max_restarts": -1, "max_concurrency": pool.lanes + 4, "name": f"{pool.name}-{slot}",
+        }  # fmt: skip
+        return ray.remote(RayHost).options(**options).remote(pool.name, slot, self._settings)
+
+    async def ready(self) -> dict[tuple[str, int], int]:
+        """Wait until every host is built; (pool, slot) -> process id."""
+        keys = list(self._slots)
+        calls = [self._slots[key].ready.remote() for key in keys]
+        pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
+        return dict(zip(keys, pids, strict=True))
+
+    async def call(self, pool: str, slot: int, event: Event) -> Outcome:
+        """Raises ConnectionError if the process died; Ray starts it anew."""
+        try:
+            outcome: Outcome = await self._process(pool, slot).handle.remote(event)
+        except ray.exceptions.RayActorError as error:
+            raise ConnectionError(str(error).splitlines()[0]) from error
+        return outcome
+
+    async def replace(self, pool: str, slot: int) -> None:
+        """Kill a host that hangs; Ray starts it anew."""
+        await asyncio.to_thread(ray.kill, self._process(pool, slot), no_restart=False)
+
+    def _process(self, pool: str, lane: int) -> Any:  # noqa: ANN401 - Ray's handles are untyped
+        return self._slots[pool, lane % POOLS[pool].processes(self._settings)]

@@ -1,0 +1,56 @@
+"""What a process of the system must know: addresses, folders, the camera, the night's clock.
+
+Values come from the command line, else from the environment (`PACHON_KAFKA`, ...), else from the defaults.
+"""
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.instrument import Camera, camera
+
+
+class Settings(BaseSettings):
+    """Frozen, and small enough to be handed to every process."""
+
+    model_config = SettingsConfigDict(env_prefix="PACHON_", frozen=True, extra="forbid")
+
+    output: Path
+    instrument: str = "LSSTCam"
+    detectors: tuple[int, ...] = ()
+    kafka: str = ""
+    registry: str = ""
+    postgres: str = ""
+    daq: str = ""
+    workers: int = 2
+    alert_topic: str = "lsst-alerts-v11"
+
+    @property
+    def camera(self) -> Camera:
+        """The focal plane."""
+        return camera(self.instrument)
+
+    @property
+    def clock_file(self) -> Path:
+        """Where the night's clock is kept, once it runs: a restarted process goes on in the same night."""
+        return self.output / "clock.json"
+
+    @property
+    def butler(self) -> Path:
+        """The Data Butler's repository."""
+        return self.output / "butler"
+
+    @property
+    def alerts(self) -> Path:
+        """The alert archive."""
+        return self.output / "alerts"
+
+    @property
+    def truth(self) -> Path:
+        """What the simulator put into each exposure."""
+        return self.output / "truth"
+
+    @property
+    def log(self) -> Path:
+        """The one structured log: JSON lines of every process."""
+        return self.output / "log.jsonl"

@@ -1,0 +1,38 @@
+"""The night's clock in a file, so that every process, also one started anew, shows the same time."""
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from schemas.clock import NightClock
+from schemas.errors import Broken
+
+
+class StoredClock:
+    """Shows the time of the night that runs in a folder; runs from `begin` on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begin(self, clock: NightClock) -> NightClock:
+        """Start the night's time; a night that runs already keeps its own."""
+        if not self._path.exists():
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(asdict(clock)), encoding="utf-8")
+            part.replace(self._path)
+        return self._line
+
+    @cached_property
+    def _line(self) -> NightClock:
+        if not self._path.exists():
+            raise Broken(f"the night of {self._path.parent} has not begun: there is no {self._path.name}")
+        return NightClock(**json.loads(self._path.read_text(encoding="utf-8")))
+
+    def now(self) -> float:
+        """TAI seconds of the night."""
+        return self._line.now()
+
+    def wall_seconds(self, seconds: float) -> float:
+        """How many seconds of the wall's time pass while `seconds` of the night's do."""
+        return self._line.wall_seconds(seconds)

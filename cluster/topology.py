@@ -1,0 +1,105 @@
+"""The topology: which pools of actors there are, how many, what each needs. One table, run inline and on Ray.
+
+Here, and in `cluster.site`, is where the type checker proves that what is kept, simulated or connected fits the
+ports that the actors declare.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from actors.alert_emitter import AlertEmitter
+from actors.archiver import Archiver
+from actors.associator import Associator
+from actors.base import Actor
+from actors.camera_reader import CameraReader
+from actors.ccd_worker import CcdWorker
+from actors.fan_out import FanOut
+from actors.sequencer import Sequencer
+from actors.visit_keeper import VisitKeeper
+from cluster.bus import Route
+from cluster.settings import Settings
+from cluster.site import Site
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Like actors sharing keys.
+
+    `make` builds one from what the site offers. `own_process`: hosted by Ray, in a process each; the others only keep
+    order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
+    many deliveries a process takes at once (those that wait for others more than they work).
+    """
+
+    actor: type[Actor]
+    make: Callable[[Site], Awaitable[Actor]]
+    deadline_s: float
+    own_process: bool = True
+    per_worker: bool = False
+    lanes: int = 1
+    nice: int = 0
+
+    @property
+    def name(self) -> str:
+        """`ccd_worker` of `CcdWorker`: the module's name."""
+        return self.actor.__module__.rsplit(".", 1)[-1]
+
+    def processes(self, settings: Settings) -> int:
+        """How many hosts."""
+        return settings.workers if self.per_worker else 1
+
+    def route(self, settings: Settings) -> Route:
+        """The pool as the bus sees it."""
+        return Route(self.name, self.processes(settings) * self.lanes, self.actor.understands, self.deadline_s)
+
+
+async def _fan_out(site: Site) -> FanOut:
+    return FanOut(camera=site.camera, live=site.settings.detectors, chronicle=site.chronicle)
+
+
+async def _sequencer(site: Site) -> Sequencer:
+    return Sequencer(camera=site.camera, chronicle=site.chronicle)
+
+
+async def _visit_keeper(site: Site) -> VisitKeeper:
+    return VisitKeeper(chronicle=site.chronicle, clock=site.clock)
+
+
+async def _camera_reader(site: Site) -> CameraReader:
+    return CameraReader(daq=site.daq, pixels=site.pixels)
+
+
+async def _ccd_worker(site: Site) -> CcdWorker:
+    worker = CcdWorker(
+        camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock
+    )
+    site.warm_up()
+    return worker
+
+
+async def _associator(site: Site) -> Associator:
+    return Associator(
+        camera=site.camera, l1=await site.l1(), archive=site.alert_archive, pixels=site.pixels, clock=site.clock
+    )
+
+
+async def _alert_emitter(site: Site) -> AlertEmitter:
+    return AlertEmitter(l1=await site.l1(), archive=site.alert_archive, stream=await site.alert_stream())
+
+
+async def _archiver(site: Site) -> Archiver:
+    return Archiver(archive=site.archive, pixels=site.pixels, daq=site.daq)
+
+
+_TABLE = (
+    #    actor          made by           deadline  where and how many
+    Pool(FanOut,        _fan_out,         10.0,     own_process=False),
+    Pool(Sequencer,     _sequencer,       10.0,     own_process=False),
+    Pool(VisitKeeper,   _visit_keeper,    10.0,     own_process=False),
+    Pool(CameraReader,  _camera_reader,   60.0,     lanes=8),
+    Pool(CcdWorker,     _ccd_worker,      120.0,    per_worker=True),
+    Pool(Associator,    _associator,      60.0),
+    Pool(AlertEmitter,  _alert_emitter,   60.0),
+    Pool(Archiver,      _archiver,        120.0,    nice=10),
+)  # fmt: skip
+
+POOLS = {pool.name: pool for pool in _TABLE}

@@ -1,0 +1,236 @@
+"""Sources in a difference image: a matched filter, 5 sigma, with the errors that bright stars leave in the noise."""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.alert_production.subtract import Subtraction
+from payloads.imaging.convolve import blocks_of, convolve_separable, separable
+from payloads.imaging.morphology import grown
+from payloads.imaging.psf_field import kernels_at
+from schemas.errors import BadData
+from schemas.image import Image, Mask, MaskPlane, Psf
+
+Indices = NDArray[np.int64]
+
+THRESHOLD = 5.0
+_BLOCK = 512
+_ASTROMETRIC_PX = 0.03
+_PHOTOMETRIC = 0.005
+_HALO = 2e-3
+_HALO_BIN = 8
+_HALO_RADIUS = 3
+_GROW_SATURATED = 9
+_GROW_HOLES = 2
+_PAIR_DISTANCE = 3
+_MOST = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Footprints above 5 sigma, in the order of their peaks (row, then column).
+
+    `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak pixel and
+    score of the touching footprint of the other sign, merged as the weaker lobe of a possible dipole, score 0 if none.
+    `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the image. `mask`: the difference's,
+    with DETECTED, DETECTED_NEGATIVE and HALO. `width`: robust standard deviation of the score image, 1 if the
+    variances are true.
+    """
+
+    x: Indices
+    y: Indices
+    score: Image
+    opposite_x: Indices
+    opposite_y: Indices
+    opposite: Image
+    first: Indices
+    pixels: Indices
+    mask: MaskPlane
+    width: float
+
+
+def detect(subtraction: Subtraction) -> Detections:
+    """Footprints of both signs outside the cores of what is saturated or missing. Raises BadData if beyond counting.
+
+    The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses less than
+    1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
+    """
+    pixels = subtraction.difference.pixels
+    score, halo = score_image(subtraction)
+    blocked = _blocked(pixels.mask)
+    score[blocked] = 0.0
+    found = _footprints(score, np.float32(THRESHOLD), _MOST)
+    if found[0].size >= _MOST:
+        raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
+    mask = pixels.mask.copy()
+    mask[halo] |= np.uint16(Mask.HALO)
+    _mark(mask, score, *found)
+    return _merged(score, mask, *found, width=_robust_width(score))
+
+
+def score_image(subtraction: Subtraction) -> tuple[Image, NDArray[np.bool_]]:
+    """Signal to noise of a point source at every pixel, float32 (ny, nx); and where halos dominate the noise, bool.
+
+    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced by
+    0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of bright stars,
+    which a kernel of 25 pixels does not match: 0.2 % of the mean brightness within 30 pixels.
+    """
+    pixels = subtraction.difference.pixels
+    columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
+    nothing = (pixels.mask & np.uint16(Mask.NO_DATA)) != 0
+    image, variance = pixels.image.copy(), pixels.variance.copy()
+    image[nothing], variance[nothing] = 0.0, _median(pixels.variance)
+    score = convolve_separable(image, columns, rows, _BLOCK)
+    noise = convolve_separable(variance, columns**2, rows**2, _BLOCK)
+    light = convolve_separable(subtraction.matched, columns, rows, _BLOCK)
+    glow = _halo_noise(subtraction.matched)
+    halo = np.zeros(pixels.shape, np.bool_)
+    _normalize(score, noise, light, glow, halo)
+    return score, halo
+
+
+def _filters(psf: Psf, shape: tuple[int, int]) -> Image:
+    """(rows, columns, k, k) PSFs of the blocks, turned about: a correlation written as a convolution."""
+    x, y = blocks_of(shape, _BLOCK)
+    kernels = kernels_at(psf, x.ravel(), y.ravel())
+    flipped: Image = kernels[:, ::-1, ::-1].reshape(*x.shape, *kernels.shape[1:])
+    return flipped
+
+
+def _median(variance: Image) -> float:
+    sample = variance[::16, ::16]
+    return float(np.median(sample[np.isfinite(sample)]))
+
+
+def _halo_noise(light: Image) -> Image:
+    """Noise (nJy a pixel) from unmatched halos, on bins of 8 x 8 pixels: a part of the mean light round about."""
+    ny, nx = (-(-n // _HALO_BIN) for n in light.shape)
+    sums = np.add.reduceat(np.maximum(light, 0.0), np.arange(0, light.shape[0], _HALO_BIN), axis=0)
+    bins = np.add.reduceat(sums, np.arange(0, light.shape[1], _HALO_BIN), axis=1) / _HALO_BIN**2
+    size = 2 * _HALO_RADIUS + 1
+    padded = np.pad(bins, _HALO_RADIUS)
+    for axis in (0, 1):
+        padded = np.lib.stride_tricks.sliding_window_view(padded, size, axis=axis).mean(-1)
+    assert padded.shape == (ny, nx)
+    result: Image = (_HALO * padded).astype(np.float32)
+    return result
+
+
+def _blocked(mask: MaskPlane) -> NDArray[np.bool_]:
+    """Where no source can be trusted to be one: cores of saturated stars and of what is missing."""
+    blocked = grown(mask, Mask.SAT | Mask.SAT_TEMPLATE, _GROW_SATURATED)
+    blocked |= grown(mask, Mask.BAD | Mask.NO_DATA | Mask.VIGNETTED | Mask.UNMASKED_NAN, _GROW_HOLES)
+    blocked |= (mask & np.uint16(Mask.EDGE)) != 0
+    return blocked
+
+
+def _robust_width(score: Image) -> float:
+    sample = score[::7, ::7]
+    return float(1.4826 * np.median(np.abs(sample[sample != 0.0])))
+
+
+def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels: Indices) -> None:
+    negative = np.repeat(score.ravel()[peaks] < 0, np.diff(first))
+    flat = mask.reshape(-1)
+    flat[pixels] |= np.where(negative, np.uint16(Mask.DETECTED_NEGATIVE), np.uint16(Mask.DETECTED))
+
+
+def _merged(
+    score: Image, mask: MaskPlane, peaks: Indices, first: Indices, pixels: Indices, *, width: float
+) -> Detections:
+    """Footprints with the weaker lobes of possible dipoles taken into the stronger ones."""
+    values = score.ravel()[peaks]
+    partner = _partners(mask, values, first, pixels)
+    keep = np.flatnonzero((partner < 0) | (np.abs(values) >= np.abs(values[partner])))
+    parts = [
+        np.concatenate([pixels[first[k] : first[k + 1]] for k in (i, partner[i]) if k >= 0]) for i in keep
+    ]
+    y, x = np.divmod(peaks, score.shape[1])
+    other = partner[keep]
+    ends = np.cumsum([0, *(part.size for part in parts)])
+    merged = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    opposite = np.where(other >= 0, values[other], np.float32(0.0)) if keep.size else np.empty(0, np.float32)
+    return Detections(
+        x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, width
+    )
+
+
+def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -> Indices:
+    """For each footprint the strongest of the other sign within 3 pixels, if each is the other's; else -1."""
+    owner = np.full(mask.shape, -1, np.int32)
+    owner.reshape(-1)[pixels] = np.repeat(np.arange(values.size), np.diff(first))
+    best = _strongest_neighbours(owner, values, first, pixels, _PAIR_DISTANCE)
+    mutual = (best >= 0) & (best[best] == np.arange(best.size))
+    return np.where(mutual, best, -1)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _normalize(score: Image, noise: Image, light: Image, glow: Image, halo: NDArray[np.bool_]) -> None:
+    ny, nx = score.shape
+    for y in range(ny):
+        for x in range(nx):
+            if noise[y, x] <= 0.0:
+                score[y, x] = 0.0
+                continue
+            here = light[y, x]
+            dx = light[y, min(x + 1, nx - 1)] - light[y, max(x - 1, 0)]
+            dy = light[min(y + 1, ny - 1), x] - light[max(y - 1, 0), x]
+            glare = glow[y // _HALO_BIN, x // _HALO_BIN]
+            extra = (
+                0.25 * _ASTROMETRIC_PX * _ASTROMETRIC_PX * (dx * dx + dy * dy)
+                + _PHOTOMETRIC * _PHOTOMETRIC * here * here
+            )
+            halo[y, x] = glare * glare > 0.25 * noise[y, x]
+            score[y, x] /= np.sqrt(noise[y, x] + np.float32(extra) + glare * glare)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices, Indices, Indices]:
+    """Regions of one sign beyond the threshold, joined over corners: peaks, where each begins, their flat pixels."""
+    ny, nx = score.shape
+    seen = np.zeros((ny, nx), np.bool_)
+    peaks, first, pixels = [0], [0], [0]
+    for y in range(ny):
+        for x in range(nx):
+            if abs(score[y, x]) <= threshold or seen[y, x]:
+                continue
+            if len(peaks) > most:
+                break
+            sign = np.float32(1.0) if score[y, x] > 0 else np.float32(-1.0)
+            begin, peak = len(pixels), y * nx + x
+            pixels.append(peak)
+            seen[y, x] = True
+            at = begin
+            while at < len(pixels):
+                j, i = pixels[at] // nx, pixels[at] % nx
+                if abs(score[j, i]) > abs(score[peak // nx, peak % nx]):
+                    peak = j * nx + i
+                for r in range(max(j - 1, 0), min(j + 2, ny)):
+                    for c in range(max(i - 1, 0), min(i + 2, nx)):
+                        if not seen[r, c] and score[r, c] * sign > threshold:
+                            seen[r, c] = True
+                            pixels.append(r * nx + c)
+                at += 1
+            peaks.append(peak)
+            first.append(len(pixels) - 1)
+    return np.array(peaks)[1:], np.array(first), np.array(pixels)[1:]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _strongest_neighbours(
+    owner: NDArray[np.int32], values: Image, first: Indices, pixels: Indices, distance: int
+) -> Indices:
+    ny, nx = owner.shape
+    best = np.full(values.size, -1)
+    for k in range(values.size):
+        for p in range(first[k], first[k + 1]):
+            j, i = pixels[p] // nx, pixels[p] % nx
+            for r in range(max(j - distance, 0), min(j + distance + 1, ny)):
+                for c in range(max(i - distance, 0), min(i + distance + 1, nx)):
+                    o = owner[r, c]
+                    if o >= 0 and values[o] * values[k] < 0:
+                        if best[k] < 0 or abs(values[o]) > abs(values[best[k]]):
+                            best[k] = o
+    return best

@@ -1,0 +1,214 @@
+"""The kernel that takes one image's PSF to another's: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
+
+K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials of
+order 2 over the image, fitted to stamps about stars together with a background of the same order.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.imaging.convolve import FAST
+from schemas.errors import BadData
+from schemas.image import Image, Mask, MaskedImage
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+HALF_WIDTH = 12
+"""Of the kernel, pixels."""
+
+_HALF_STAMP = 15
+_ORDER = 2
+_TERMS = (_ORDER + 1) * (_ORDER + 2) // 2
+_DEGREES = (4, 3, 2)
+_WIDTHS = (0.5, 1.0, 2.0)
+_NARROWEST = 0.7
+_CELLS = 14
+_PER_CELL = 2
+_STAR_SIGMA = 10.0
+_FEWEST = 12
+_REACH = HALF_WIDTH + _HALF_STAMP + 1
+_UNUSABLE = Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.SAT_TEMPLATE | Mask.VIGNETTED
+_UNWEIGHTED = Mask.BAD | Mask.CR | Mask.INTRP | Mask.STREAK | Mask.UNMASKED_NAN
+_SYSTEMATIC = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class MatchingKernel:
+    """`coefficients`: (n + 1, 6), the last row the background's; `basis`: (n, 25, 25); `shape` of the image.
+
+    `chi2`: median over the stamps kept, per pixel.
+    """
+
+    coefficients: Floats
+    basis: Floats
+    shape: tuple[int, int]
+    n_stamps: int
+    chi2: float
+
+    def at(self, x: Floats, y: Floats) -> Image:
+        """Kernels (..., 25, 25) at pixels x, y (...)."""
+        weights = _polynomials(x, y, self.shape) @ self.coefficients[:-1].T
+        result: Image = np.tensordot(weights, self.basis, 1).astype(np.float32)
+        return result
+
+    def background(self, x: Floats, y: Floats) -> Image:
+        """Of the target less the matched source, at pixels x, y, in the target's unit."""
+        result: Image = (_polynomials(x, y, self.shape) @ self.coefficients[-1]).astype(np.float32)
+        return result
+
+
+def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> MatchingKernel:
+    """The kernel that makes `source` look like `target`, two images of one shape.
+
+    `sigma`: how much wider the target's PSF is, in quadrature, pixels. Raises BadData if too few stars are clean.
+    """
+    xs, ys = choose_stamps(source, target)
+    first, second, lines = _basis_lines(max(sigma, _NARROWEST))
+    vectors = np.empty((xs.size, first.size + 1, 2 * _HALF_STAMP + 1, 2 * _HALF_STAMP + 1), np.float32)
+    _stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
+    matrices, norms = _normal_equations(vectors, *_cut(target, xs, ys))
+    terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape)
+    coefficients, chi2 = _solve(matrices, norms, terms)
+    basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
+    return MatchingKernel(coefficients, basis, target.shape, int(chi2.size), float(np.median(chi2)))
+
+
+def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
+    """x, y of the brightest clean maxima of the target, at most two in each of 14 x 14 cells. Raises BadData if few."""
+    y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
+    ny, nx = target.shape
+    cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
+    taken, chosen = np.zeros(_CELLS * _CELLS, int), []
+    for k in np.argsort(-peak):
+        if taken[cell[k]] < _PER_CELL and _is_clean(source, target, int(x[k]), int(y[k])):
+            taken[cell[k]] += 1
+            chosen.append(k)
+    if len(chosen) < _FEWEST:
+        raise BadData(f"{len(chosen)} clean stars to fit the matching kernel, {_FEWEST} are needed")
+    return x[chosen], y[chosen]
+
+
+def _is_clean(source: MaskedImage, target: MaskedImage, x: int, y: int) -> bool:
+    box = np.s_[y - _REACH : y + _REACH + 1, x - _REACH : x + _REACH + 1]
+    return not ((target.mask[box] & _UNUSABLE) | (source.mask[box] & (_UNUSABLE | Mask.BAD))).any()
+
+
+def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
+    """1-D profiles (n, 25), and which of them basis i has along x and along y."""
+    t = np.arange(-HALF_WIDTH, HALF_WIDTH + 1.0)
+    lines, first, second = [], [], []
+    for width, degree in zip(_WIDTHS, _DEGREES, strict=True):
+        start, s = len(lines), width * sigma
+        profiles = [np.exp(-t * t / (2 * s * s)) * (t / s) ** n for n in range(degree + 1)]
+        lines += [p / np.abs(p).sum() for p in profiles]
+        pairs = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+        first += [start + i for i, _ in pairs]
+        second += [start + j for _, j in pairs]
+    return np.array(first), np.array(second), np.array(lines, np.float32)
+
+
+def _cut(target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image]:
+    """The target's stamps and their weights (n, 31, 31): inverse variance with a floor for errors of the PSF."""
+    offset = np.arange(-_HALF_STAMP, _HALF_STAMP + 1)
+    at = ys[:, None, None] + offset[:, None], xs[:, None, None] + offset
+    image = target.image[at]
+    weight = 1.0 / (target.variance[at] + (_SYSTEMATIC * image) ** 2)
+    usable = ((target.mask[at] & _UNWEIGHTED) == 0) & np.isfinite(image) & np.isfinite(weight)
+    return np.where(usable, image, 0.0).astype(np.float32), np.where(usable, weight, 0.0).astype(np.float32)
+
+
+def _normal_equations(vectors: Image, image: Image, weight: Image) -> tuple[Floats, Floats]:
+    """(n, m + 1, m + 1) Gram matrices of the m vectors and the data, weighted; and the weighted pixels (n,)."""
+    n, m = vectors.shape[:2]
+    rows = np.concatenate([vectors, image[:, None]], axis=1).reshape(n, m + 1, -1)
+    rows *= np.sqrt(weight).reshape(n, 1, -1)
+    return np.matmul(rows, rows.transpose(0, 2, 1)).astype(np.float64), (weight > 0).sum((1, 2)).astype(float)
+
+
+def _solve(matrices: Floats, pixels: Floats, terms: Floats) -> tuple[Floats, Floats]:
+    """Coefficients (m, 6) and chi2 per pixel of the stamps kept; stamps 4 sigma above the median are dropped."""
+    keep = np.ones(len(matrices), bool)
+    for _ in range(5):
+        coefficients = _least_squares(matrices[keep], terms[keep])
+        model = np.concatenate([terms @ coefficients.T, -np.ones((len(terms), 1))], axis=1)
+        chi2 = np.einsum("qi,qij,qj->q", model, matrices, model) / pixels
+        middle = np.median(chi2[keep])
+        good = chi2 < middle + 4.0 * 1.4826 * np.median(np.abs(chi2[keep] - middle))
+        if (good == keep).all() or good.sum() < _FEWEST:
+            break
+        keep = good
+    return coefficients, chi2[keep]
+
+
+def _least_squares(matrices: Floats, terms: Floats) -> Floats:
+    m = matrices.shape[1] - 1
+    products = terms[:, :, None] * terms[:, None, :]
+    normal = np.tensordot(matrices[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(m * _TERMS, -1)
+    right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(m * _TERMS)
+    normal[np.diag_indices_from(normal)] *= 1.0 + 1e-8  # the basis is nearly degenerate; this picks the smallest
+    solution: Floats = np.linalg.solve(normal, right).reshape(m, _TERMS)
+    return solution
+
+
+def _polynomials(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
+    """(..., 6): u**i v**j, u and v from -1 to 1 over the image."""
+    u, v = 2.0 * x / (shape[1] - 1) - 1.0, 2.0 * y / (shape[0] - 1) - 1.0
+    return np.stack([u**i * v**j for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i)], axis=-1)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _maxima(image: Image, variance: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
+    """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise."""
+    ys, xs, peaks = [0], [0], [np.float32(0.0)]
+    for y in range(margin, image.shape[0] - margin):
+        for x in range(margin, image.shape[1] - margin):
+            value = image[y, x]
+            if value <= 0.0 or not value * value > sigmas * sigmas * variance[y, x]:
+                continue
+            highest = True
+            for r in range(y - 2, y + 3):
+                for c in range(x - 2, x + 3):
+                    if image[r, c] > value:
+                        highest = False
+            if highest:
+                ys.append(y)
+                xs.append(x)
+                peaks.append(value)
+    return np.array(ys)[1:], np.array(xs)[1:], np.array(peaks)[1:]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
+def _stamp_vectors(
+    source: Image,
+    xs: Indices,
+    ys: Indices,
+    lines: Image,
+    first: Indices,
+    second: Indices,
+    vectors: Image,
+) -> None:
+    """Each stamp of the source convolved with each basis kernel, and a constant last."""
+    side, width = 2 * _HALF_STAMP + 1, 2 * HALF_WIDTH + 1
+    tall = side + 2 * HALF_WIDTH
+    along = np.empty((lines.shape[0], tall, side), np.float32)
+    for q in range(xs.size):
+        top, left = ys[q] - _HALF_STAMP - HALF_WIDTH, xs[q] - _HALF_STAMP - HALF_WIDTH
+        along[:] = 0.0
+        for a in range(lines.shape[0]):
+            for r in range(tall):
+                for t in range(width):
+                    pixels, tap = source[top + r, left + width - 1 - t :], lines[a, t]
+                    for c in range(side):
+                        along[a, r, c] += tap * pixels[c]
+        vectors[q] = 0.0
+        vectors[q, -1] = 1.0
+        for i in range(first.size):
+            for r in range(side):
+                for t in range(width):
+                    tap, pixels = lines[second[i], t], along[first[i], r + width - 1 - t]
+                    for c in range(side):
+                        vectors[q, i, r, c] += tap * pixels[c]

@@ -1,0 +1,193 @@
+"""Science less template: the deeper, sharper image is warped, matched in PSF and taken away; the noise is whitened."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+
+from payloads.alert_production.kernel import HALF_WIDTH, MatchingKernel, fit_kernel
+from payloads.imaging.convolve import blocks_of, convolve_blocks
+from payloads.imaging.morphology import grown
+from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points, warp_psf
+from payloads.imaging.warp import warp
+from schemas.errors import BadData
+from schemas.image import Difference, Image, Mask, MaskedImage, MaskPlane, Psf, Template, VisitImage
+
+_BLOCK = 128
+_MESH = 256
+_HOLES = Mask.NO_DATA | Mask.SAT | Mask.BAD | Mask.SAT_TEMPLATE
+_FFT = 64
+_WHITENERS = (7, 13, 25)
+_LOST = 0.002
+
+
+@dataclass(frozen=True, eq=False)
+class Subtraction:
+    """A difference and what it was made of, all on the science image's grid.
+
+    `difference`: nJy, its noise white (see `_whitener`), its `psf` a point source's. `warped`: the template resampled,
+    with its PSF as it is there. `matched`: the template as subtracted, nJy. `convolved`: which image the kernel was
+    applied to, "template" or "science". `kernel_sum`: target / source in flux, at the centre.
+    """
+
+    difference: Difference
+    warped: Template
+    matched: Image
+    kernel: MatchingKernel
+    convolved: str
+    kernel_sum: float
+
+
+def subtract(science: VisitImage, template: Template) -> Subtraction:
+    """Science less template after Alard & Lupton 1998; whichever is sharper is convolved.
+
+    The difference has the zero point of the science image. Raises BadData if the bands differ, the template does
+    not reach the image, or too few stars are clean.
+    """
+    if science.band != template.band:
+        raise BadData(f"a template in {template.band} cannot be taken from an image in {science.band}")
+    shape = science.pixels.shape
+    pixels = warp(template, science.wcs, shape)
+    if (pixels.mask & Mask.NO_DATA).all():
+        raise BadData("the template does not overlap the image")
+    warped = Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
+    sharp, wide = effective_sigma(warped.psf), effective_sigma(science.psf)
+    sigma = float(np.sqrt(abs(wide**2 - sharp**2)))
+    if wide >= sharp:
+        return _convolving_template(science, warped, fit_kernel(warped.pixels, science.pixels, sigma))
+    return _convolving_science(science, warped, fit_kernel(science.pixels, warped.pixels, sigma))
+
+
+def effective_sigma(psf: Psf) -> float:
+    """Standard deviation (pixels) of the Gaussian with the noise area, 1 / sum p**2, of the PSF at the centre."""
+    ny, nx = psf.shape
+    kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)
+    return float(np.sqrt(1.0 / (4.0 * np.pi * (kernel**2).sum())))
+
+
+def _convolving_template(science: VisitImage, warped: Template, kernel: MatchingKernel) -> Subtraction:
+    shape = science.pixels.shape
+    centers = blocks_of(shape, _BLOCK)
+    kernels = kernel.at(*centers)
+    sums = kernels.sum((2, 3))
+    matched = convolve_blocks(_filled(warped.pixels.image), kernels, _BLOCK)
+    image = science.pixels.image - matched
+    for box, background in _blocks(kernel.background(*centers)):
+        image[box] -= background
+    return _whitened(science, warped, kernel, image, matched, sums, science.psf)
+
+
+def _convolving_science(science: VisitImage, warped: Template, kernel: MatchingKernel) -> Subtraction:
+    shape = science.pixels.shape
+    centers = blocks_of(shape, _BLOCK)
+    kernels = kernel.at(*centers)
+    sums = kernels.sum((2, 3))
+    image = convolve_blocks(_filled(science.pixels.image), kernels / sums[..., None, None], _BLOCK)
+    matched = _filled(warped.pixels.image).copy()
+    for (box, background), (_, scale) in zip(_blocks(kernel.background(*centers)), _blocks(sums), strict=True):
+        matched[box] = (matched[box] - background) / scale
+    image -= matched
+    psf = _convolved(science.psf, kernel.at(*sample_points(shape)))
+    return _whitened(science, warped, kernel, image, matched, 1.0 / sums, psf)
+
+
+def _whitened(
+    science: VisitImage,
+    warped: Template,
+    kernel: MatchingKernel,
+    image: Image,
+    matched: Image,
+    template_scale: Image,
+    psf: Psf,
+) -> Subtraction:
+    """From the raw difference `image`, which is consumed, to a white one with its variance, mask and background."""
+    forward = psf is science.psf
+    mask = _joint_mask(science.pixels.mask, warped.pixels.mask)
+    middle = template_scale.shape[0] // 2, template_scale.shape[1] // 2
+    noise = _typical(science.pixels), _typical(warped.pixels) * float(template_scale[middle]) ** 2
+    ny, nx = science.pixels.shape
+    taps = kernel.at(np.array((nx - 1) / 2), np.array((ny - 1) / 2)).astype(np.float64)
+    white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
+    image[(mask & _HOLES) != 0] = 0.0
+    image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
+    _mark_border(mask, HALF_WIDTH + white.shape[0] // 2)
+    usable = (mask & (_HOLES | Mask.EDGE)) == 0
+    sep.Background(image, mask=~usable, bw=_MESH, bh=_MESH).subfrom(image)
+    variance = science.pixels.variance.copy()
+    for box, scale in _blocks(template_scale):
+        variance[box] += warped.pixels.variance[box] * scale**2
+    nothing = (mask & Mask.NO_DATA) != 0
+    image[nothing], variance[nothing] = np.nan, np.inf
+    difference = Difference(
+        MaskedImage(image, mask, variance), science.wcs, _convolved(psf, white[None]),
+        science.band, science.midpoint, science.exposure_time,
+    )  # fmt: skip
+    side = "template" if forward else "science"
+    return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()))
+
+
+def _whitener(kernel: Image, convolved: float, other: float) -> Image:
+    """The filter (k, k), sum 1, that makes the difference's noise white, after Reiss & Lupton (DMTN-021, 2016).
+
+    `kernel`: the matching kernel, sum 1. `convolved`, `other`: variances of the two images, in the difference's unit.
+    The result's noise has their sum at every frequency, and a variance that needs no convolution.
+    """
+    padded = np.zeros((_FFT, _FFT))
+    half = kernel.shape[0] // 2
+    padded[_FFT // 2 - half : _FFT // 2 + half + 1, _FFT // 2 - half : _FFT // 2 + half + 1] = kernel
+    power = np.abs(np.fft.fft2(padded)) ** 2
+    spectrum = np.sqrt((convolved + other) / (convolved * power + other))
+    white = np.fft.fftshift(np.fft.ifft2(spectrum).real)
+    total = np.abs(white).sum()
+    for width in _WHITENERS:
+        edge = _FFT // 2 - width // 2
+        inner = white[edge : edge + width, edge : edge + width]
+        if np.abs(inner).sum() > (1.0 - _LOST) * total:
+            break
+    result: Image = (inner / inner.sum()).astype(np.float32)
+    return result
+
+
+def _joint_mask(science: MaskPlane, template: MaskPlane) -> MaskPlane:
+    """The science's bits, and the template's under their own names; NO_DATA of both as far as the kernel reaches."""
+    mask = science | (template & np.uint16(Mask.BAD))
+    for ours, theirs in ((Mask.SAT_TEMPLATE, Mask.SAT), (Mask.INJECTED_TEMPLATE, Mask.INJECTED)):
+        mask[(template & np.uint16(theirs)) != 0] |= np.uint16(ours)
+    mask |= template & np.uint16(Mask.NO_DATA)
+    mask[grown(mask, Mask.NO_DATA, HALF_WIDTH)] |= np.uint16(Mask.NO_DATA)
+    return mask
+
+
+def _mark_border(mask: MaskPlane, width: int) -> None:
+    for strip in (mask[:width], mask[-width:], mask[:, :width], mask[:, -width:]):
+        strip |= np.uint16(Mask.EDGE)
+
+
+def _blocks(values: Image) -> Iterator[tuple[tuple[slice, slice], float]]:
+    """The pixels of each block, and its value."""
+    for (j, i), value in np.ndenumerate(values):
+        box = slice(j * _BLOCK, (j + 1) * _BLOCK), slice(i * _BLOCK, (i + 1) * _BLOCK)
+        yield box, float(value)
+
+
+def _filled(image: Image) -> Image:
+    """With 0 for NaN: what is missing is masked, and must not spread through a convolution."""
+    filled: Image = np.nan_to_num(image, nan=0.0) if np.isnan(image.sum()) else image
+    return filled
+
+
+def _typical(pixels: MaskedImage) -> float:
+    sample = pixels.variance[::16, ::16]
+    return float(np.median(sample[np.isfinite(sample)]))
+
+
+def _convolved(psf: Psf, kernels: Image) -> Psf:
+    """A PSF convolved with one kernel (1, k, k), or with 36 at `sample_points`; same size, at least of order 2."""
+    x, y = sample_points(psf.shape)
+    stamps = kernels_at(psf, x, y)
+    n = stamps.shape[1] + kernels.shape[1] - 1
+    product = np.fft.irfft2(np.fft.rfft2(stamps, (n, n)) * np.fft.rfft2(kernels, (n, n)), (n, n))
+    edge = kernels.shape[1] // 2
+    inner = product[:, edge : edge + stamps.shape[1], edge : edge + stamps.shape[1]]
+    return fit_psf(inner.astype(np.float32), x, y, max(psf.order, 2), psf.shape)

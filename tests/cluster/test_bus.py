@@ -1,0 +1,220 @@
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from backbone.journal import Delivery, MemoryJournal
+from cluster.bus import MAX_ATTEMPTS, Bus, Route
+from cluster.host import Outcome
+from schemas.clock import ManualClock
+from schemas.errors import Broken
+from schemas.events import (
+    DetectorFailed,
+    Event,
+    NextVisit,
+    RawReady,
+    ReadoutEnded,
+    VisitAssigned,
+    VisitRefused,
+)
+from schemas.identity import DatasetId
+from schemas.image import Observation
+
+PLAN = NextVisit(
+    group="g1", instrument="LSSTCam", ra=1.0, dec=2.0, rotation=0.0, filters="r_57", start_time=10.0, duration=30.0,
+    n_images=2,
+)  # fmt: skip
+
+
+def assigned(detector: int, group: str = "g1") -> VisitAssigned:
+    return VisitAssigned(group=group, detector=detector, visit_plan=PLAN, band="r")
+
+
+def outcome(*events: Event, verdict: str = "done", error: str = "") -> Outcome:
+    return Outcome(verdict, events, error, 0.0, 0.0, 1, 1)  # type: ignore[arg-type] - a test may pass any verdict
+
+
+class ScriptedHosts:
+    """Answers as told; keeps who was called with what, in order."""
+
+    def __init__(self, answer: Callable[[str, int, Event, int], Outcome]) -> None:
+        self.answer = answer
+        self.calls: list[tuple[str, int, Event]] = []
+        self.replaced: list[tuple[str, int]] = []
+        self.count: dict[str, int] = defaultdict(int)
+
+    async def call(self, pool: str, lane: int, event: Event) -> Outcome:
+        self.calls.append((pool, lane, event))
+        self.count[event.event_id] += 1
+        await asyncio.sleep(0)
+        return self.answer(pool, lane, event, self.count[event.event_id])
+
+    async def replace(self, pool: str, lane: int) -> None:
+        self.replaced.append((pool, lane))
+
+
+ROUTES = (
+    Route("fan_out", 1, frozenset({"NextVisit"}), 1.0),
+    Route("ccd_worker", 2, frozenset({"VisitAssigned"}), 1.0),
+)
+
+
+@asynccontextmanager
+async def running(bus: Bus) -> AsyncIterator[None]:
+    job = asyncio.create_task(bus.run())
+    yield
+    job.cancel()
+    await asyncio.wait([job])
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.bus.BACKOFF_S", 0.0)
+
+
+def fan_out(pool: str, _lane: int, event: Event, _attempt: int) -> Outcome:
+    return outcome(*(assigned(d) for d in range(4))) if pool == "fan_out" else outcome()
+
+
+async def test_what_follows_from_a_fact_reaches_the_pools_that_understand_it() -> None:
+    hosts, journal = ScriptedHosts(fan_out), MemoryJournal()
+    bus = Bus(ROUTES, hosts, journal, ManualClock(5.0))
+    async with running(bus):
+        await bus.publish([PLAN])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert {(p, e.kind) for p, _, e in hosts.calls} == {("fan_out", "NextVisit"), ("ccd_worker", "VisitAssigned")}
+    assert [e.kind for e in await journal.facts()] == ["NextVisit"] + 4 * ["VisitAssigned"]
+    assert await journal.owed() == []
+
+
+async def test_detectors_are_spread_evenly_and_keep_their_lane() -> None:
+    hosts = ScriptedHosts(fan_out)
+    bus = Bus(ROUTES, hosts, MemoryJournal(), ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(d, group) for group in ("a", "b") for d in (90, 92, 94, 96)])
+        await asyncio.wait_for(bus.drained(), 2)
+    lanes = defaultdict(set)
+    for _, lane, event in hosts.calls:
+        assert isinstance(event, VisitAssigned)
+        lanes[event.detector].add(lane)
+    assert all(len(used) == 1 for used in lanes.values())
+    assert sorted(lane for used in lanes.values() for lane in used) == [0, 0, 1, 1]
+
+
+async def test_the_same_fact_told_twice_is_handled_once() -> None:
+    hosts = ScriptedHosts(fan_out)
+    bus = Bus(ROUTES, hosts, MemoryJournal(), ManualClock())
+    async with running(bus):
+        await bus.publish([PLAN])
+        await bus.publish([PLAN])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.count[PLAN.event_id] == 1
+
+
+async def test_a_dead_host_and_a_transient_error_are_tried_again() -> None:
+    def answer(_pool: str, _lane: int, _event: Event, attempt: int) -> Outcome:
+        if attempt == 1:
+            raise ConnectionError("the process is gone")
+        return outcome(verdict="transient", error="busy") if attempt == 2 else outcome()
+
+    hosts, journal = ScriptedHosts(answer), MemoryJournal()
+    bus = Bus(ROUTES, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.count[assigned(3).event_id] == 3
+    assert await journal.facts("DetectorFailed") == []
+
+
+async def test_after_the_last_attempt_the_detector_fails_and_the_night_goes_on() -> None:
+    hosts = ScriptedHosts(lambda *_: outcome(verdict="transient", error="no answer from the moon"))
+    journal = MemoryJournal()
+    bus = Bus(ROUTES, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.count[assigned(3).event_id] == MAX_ATTEMPTS
+    (failed,) = await journal.facts("DetectorFailed")
+    assert isinstance(failed, DetectorFailed)
+    assert (failed.detector, failed.stage) == (3, "ccd_worker")
+    assert "moon" in failed.reason
+
+
+@pytest.mark.parametrize("verdict", ["bad data", "bug"])
+async def test_bad_data_and_bugs_are_not_tried_again(verdict: str) -> None:
+    hosts = ScriptedHosts(lambda *_: outcome(verdict=verdict, error="all NaN"))
+    journal = MemoryJournal()
+    bus = Bus(ROUTES, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3), PLAN])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert set(hosts.count.values()) == {1}
+    assert {type(f) for f in await journal.facts("DetectorFailed", "VisitRefused")} == {DetectorFailed, VisitRefused}
+
+
+async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
+    async def hang(_pool: str, _lane: int, event: Event) -> Outcome:
+        hosts.count[event.event_id] += 1
+        if hosts.count[event.event_id] == 1:
+            await asyncio.Event().wait()
+        return outcome()
+
+    hosts = ScriptedHosts(fan_out)
+    hosts.call = hang  # type: ignore[method-assign] - the script of this test
+    bus = Bus([Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 0.05)], hosts, MemoryJournal(), ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.replaced == [("ccd_worker", 0)]
+
+
+async def test_a_broken_invariant_stops_the_bus() -> None:
+    hosts = ScriptedHosts(lambda *_: outcome(verdict="broken", error="two truths"))
+    bus = Bus(ROUTES, hosts, MemoryJournal(), ManualClock())
+    await bus.publish([PLAN])
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(bus.run(), 2)
+    assert caught.group_contains(Broken, match="two truths")
+
+
+async def test_a_new_bus_goes_on_with_what_the_journal_owes() -> None:
+    journal = MemoryJournal()
+    await journal.append([assigned(7)], {assigned(7).event_id: ["ccd_worker"]}, 1.0)
+    hosts = ScriptedHosts(fan_out)
+    bus = Bus(ROUTES, hosts, journal, ManualClock())
+    async with running(bus):
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(bus.drained(), 2)
+    assert [e for _, _, e in hosts.calls] == [assigned(7)]
+
+
+async def test_an_archiver_that_gives_up_names_the_raw_and_fails_no_detector() -> None:
+    seen = Observation("LSSTCam", "g1", 1, 1, 0, 2, "MC_O_20260705_000001", "r_57", "r", 1.0, 2.0, 3.0, 15.0, 0.0, 17.0)
+    raw = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=1, detector=3)
+    ready = RawReady(group="g1", detector=3, observation=seen, raw=raw, sha256="0")
+    hosts = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="disk full"))
+    journal = MemoryJournal()
+    bus = Bus([Route("archiver", 1, frozenset({"RawReady"}), 1.0)], hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([ready])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert [f.kind for f in await journal.facts()] == ["RawReady", "RawNotArchived"]
+
+
+async def test_owed_deliveries_survive_as_they_were() -> None:
+    journal = MemoryJournal()
+    await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 1.0)
+    (delivery,) = await journal.owed()
+    again = await journal.retry(delivery, "busy")
+    assert await journal.owed() == [Delivery(PLAN, "fan_out", 1)] == [again]
+
+
+def test_events_of_one_identity_are_one_fact() -> None:
+    ended = ReadoutEnded(
+        group="g", instrument="LSSTCam", exposure=5, image_name="MC_O_20260705_000005", snap=0, n_snaps=1,
+        exposure_time=15.0, started=1.0, readout_ended=18.0,
+    )  # fmt: skip
+    assert ended.event_id == ended.model_copy(update={"readout_ended": 19.0}).event_id
+    assert ended.event_id != ended.model_copy(update={"exposure": 6}).event_id
