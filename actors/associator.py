@@ -1,1 +1,161 @@
 """From measured sources to committed objects and alert packets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from actors.base import Actor
+from actors.camera_reader import PixelStore
+from actors.fan_out import Chronicle
+from actors.stage_times import StageTimes
+from backbone.l1 import L1Database, Stored, VisitDetectorResult
+from payloads.alert_production import dia_objects, packets
+from payloads.alert_production.associate import Association, associate
+from payloads.alert_production.ephemerides import Night, OrbitCatalogue
+from payloads.alert_production.forced import forced_photometry
+from schemas.clock import Clock, mjd_from_tai
+from schemas.errors import BadData
+from schemas.events import AlertsReady, AssociationDue, Event
+from schemas.identity import dia_forced_source_id
+from schemas.image import DiaProducts
+from schemas.tables import Table, empty
+
+FIELD_RADIUS_DEG = 0.17
+"""Of a cone about a CCD's centre that holds all of it: half its diagonal, and a little."""
+
+
+class PacketArchive(Protocol):
+    """Where alert packets lie: archive, outbox and source of replays in one."""
+
+    def write(self, visit: int, detector: int, packets: Iterable[bytes], schema: Mapping[str, Any]) -> str:
+        """Write the packets of a visit-detector, in order, and return the file's name. Whole or not at all."""
+
+    def read(self, path: str) -> list[bytes]:
+        """The packets of a file, byte for byte."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Field:
+    """Where and when a visit-detector looked."""
+
+    ra: float
+    dec: float
+    mjd: float
+
+
+class Associator(Actor):
+    """Owns a visit-detector from its measured sources to its committed rows and packets."""
+
+    def __init__(
+        self, *, l1: L1Database, archive: PacketArchive, pixels: PixelStore, chronicle: Chronicle, clock: Clock
+    ) -> None:
+        self._l1 = l1
+        self._archive = archive
+        self._pixels = pixels
+        self._chronicle = chronicle
+        self._clock = clock
+        self._orbits: Table | None = None
+        self._night: Night | None = None
+
+    async def on_association_due(self, event: AssociationDue) -> Sequence[Event]:
+        """Associate, force photometry, make packets, write the file, commit; then say so."""
+        if await self._l1.contains(event.visit, event.detector):
+            return await self._said_before(event)
+        products = await self._pixels.get(event.sources.products)
+        if not isinstance(products, DiaProducts):
+            raise BadData(f"visit {event.visit} detector {event.detector}: its pixels are not in the pixel store")
+        times = StageTimes()
+        result, fact = await self._result(event, products, times)
+        stored = await self._l1.store(result, [fact], self._clock.now())
+        await self._pixels.drop(event.sources.products)
+        return [fact] if stored is Stored.ADDED else await self._said_before(event)
+
+    async def _said_before(self, event: AssociationDue) -> Sequence[Event]:
+        """The fact that was committed with the rows."""
+        said = await self._chronicle.facts("AlertsReady", group=event.group)
+        return [fact for fact in said if isinstance(fact, AlertsReady) and fact.detector == event.detector]
+
+    async def _result(
+        self, event: AssociationDue, products: DiaProducts, times: StageTimes
+    ) -> tuple[VisitDetectorResult, AlertsReady]:
+        field = _field(products)
+        known = await self._l1.objects_in(field.ra, field.dec, FIELD_RADIUS_DEG)
+        night = await self._ephemerides(field.mjd)
+        with times("associate"):
+            ephemerides = night.predict(field.ra, field.dec, FIELD_RADIUS_DEG, field.mjd)
+            found = associate(products.sources, known, ephemerides)
+        with times("forced_photometry"):
+            forced = self._forced(event, products, known, found)
+        result, fact = await self._packed(event, products, found, forced, times)
+        return result, fact
+
+    async def _packed(
+        self, event: AssociationDue, products: DiaProducts, found: Association, forced: Table, times: StageTimes
+    ) -> tuple[VisitDetectorResult, AlertsReady]:
+        processed = mjd_from_tai(self._clock.now())
+        since = mjd_from_tai(event.sources.observation.midpoint) - packets.HISTORY_DAYS
+        history, forced_history = await self._l1.history_of(found.objects["diaObjectId"], since)
+        assert self._orbits is not None
+        with times("make_packets"):
+            every, every_forced = np.concatenate([history, found.sources]), np.concatenate([forced_history, forced])
+            objects = dia_objects.update(found.objects, every, every_forced, processed)
+            chosen = packets.alertable(found.sources)
+            stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
+            records = packets.make_packets(
+                found.sources[chosen], stamps, objects=objects, history=history, forced_history=forced_history,
+                ss_sources=found.ss_sources, orbits=self._orbits, observation=event.sources.observation,
+            )  # fmt: skip
+            path = self._archive.write(event.visit, event.detector, map(packets.encode, records), packets.alert_schema())
+        observation = event.sources.observation
+        result = VisitDetectorResult(
+            group=event.group, visit=event.visit, detector=event.detector, readout_ended=observation.readout_ended,
+            sources=found.sources, objects=objects, forced=forced, ss_sources=found.ss_sources,
+            alert_path=path, alert_ids=found.sources["diaSourceId"][chosen],
+        )  # fmt: skip
+        fact = AlertsReady(
+            group=event.group, instrument=observation.instrument, visit=event.visit, detector=event.detector,
+            readout_ended=observation.readout_ended, dia_sources=len(found.sources), new_dia_objects=len(found.new_ids), alerts=int(chosen.sum()), path=path,
+            stages=times.seconds,
+        )  # fmt: skip
+        return result, fact
+
+    def _forced(self, event: AssociationDue, products: DiaProducts, known: Table, found: Association) -> Table:
+        """`DiaForcedSource` rows of every DIAObject in the field, the new ones too, that has usable pixels."""
+        places = np.concatenate([known[["diaObjectId", "ra", "dec"]], _new_places(found)])
+        places = places[np.argsort(places["diaObjectId"])]
+        measured = forced_photometry(products.difference, products.science, places["ra"], places["dec"])
+        places, measured = places[measured["usable"]], measured[measured["usable"]]
+        rows = empty("DiaForcedSource", len(places))
+        rows["diaForcedSourceId"] = [
+            dia_forced_source_id(event.visit, event.detector, n) for n in range(len(places))
+        ]
+        for name in ("diaObjectId", "ra", "dec"):
+            rows[name] = places[name]
+        for name in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr"):
+            rows[name] = measured[name]
+        rows["visit"], rows["detector"], rows["band"] = event.visit, event.detector, products.difference.band
+        rows["midpointMjdTai"] = mjd_from_tai(products.difference.midpoint)
+        rows["timeProcessedMjdTai"] = mjd_from_tai(self._clock.now())
+        return rows
+
+    async def _ephemerides(self, mjd: float) -> Night:
+        """The night's prediction of the known orbits: made once, for some hours."""
+        if self._orbits is None:
+            self._orbits = await self._l1.orbits()
+        if self._night is None or not self._night.covers(mjd):
+            self._night = Night(OrbitCatalogue(self._orbits), mjd)
+        return self._night
+
+
+def _new_places(found: Association) -> Table:
+    new = found.objects[np.isin(found.objects["diaObjectId"], found.new_ids)]
+    places: Table = new[["diaObjectId", "ra", "dec"]]
+    return places
+
+
+def _field(products: DiaProducts) -> _Field:
+    ny, nx = products.difference.pixels.shape
+    ra, dec = products.difference.wcs.pixel_to_sky((nx - 1) / 2, (ny - 1) / 2)
+    return _Field(float(ra), float(dec), mjd_from_tai(products.difference.midpoint))

@@ -1,6 +1,7 @@
 """A CCD's worker: loads what a visit will need, reduces each snap as it comes, differences at the last one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from actors.base import Actor
@@ -71,8 +72,8 @@ class CcdWorker(Actor):
         self._forget(seen, event.detector)
         return [
             DiaSourcesReady(
-                group=event.group, visit=seen.visit, detector=event.detector, observation=seen,
-                count=len(products.sources), products=name, stages=times.seconds, summary=products.summary,
+                group=event.group, instrument=seen.instrument, visit=seen.visit, detector=event.detector,
+                observation=seen, count=len(products.sources), products=name, stages=times.seconds, summary=products.summary,
             )
         ]  # fmt: skip
 
@@ -115,19 +116,11 @@ class CcdWorker(Actor):
 def _snap_of(last: Observation, snap: int) -> Observation:
     """The observation of an earlier snap, as far as the last one tells: the camera numbers a visit's snaps in turn.
 
-    Times: snaps are evenly spaced (shutter, then readout), so an earlier one began that much before.
+    Each snap's shutter opens when the one before is read out.
     """
     back = last.snap - snap
-    if back == 0:
-        return last
-    spacing = last.readout_ended - last.started + SHUTTER_GAP_S
-    return Observation(
-        **{
-            **last.__dict__, "snap": snap, "exposure": last.exposure - back,
-            "started": last.started - back * spacing, "readout_ended": last.readout_ended - back * spacing,
-        }
+    earlier = back * (last.readout_ended - last.started)
+    return replace(
+        last, snap=snap, exposure=last.exposure - back, started=last.started - earlier,
+        readout_ended=last.readout_ended - earlier,
     )  # fmt: skip
-
-
-SHUTTER_GAP_S = 1.0
-"""Seconds between the end of a readout and the next opening of the shutter."""

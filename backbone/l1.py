@@ -181,10 +181,26 @@ class L1Database(Protocol):
         """By visit and detector."""
 
 
+def ordered(table: Table, *names: str) -> Table:
+    """The rows by the values of columns, the first name first (np.sort compares whole records, 20 times slower)."""
+    result: Table = table[np.lexsort([table[name] for name in reversed(names)])]
+    return result
+
+
 def healpix_of(table: Table) -> Ids:
     """The HEALPix pixel of each row's `ra`, `dec`."""
     pixels: Ids = hpgeom.angle_to_pixel(HEALPIX_NSIDE, table["ra"], table["dec"])
     return pixels
+
+
+def merged_acknowledgements(earlier: Sequence[float] | None, later: Floats, what: str) -> Floats:
+    """Per alert the first acknowledgement. Raises BadData if they are not of the same alerts."""
+    if earlier is None:
+        raise BadData(f"{what} is not stored: none of its alerts can be acknowledged")
+    if len(earlier) != len(later):
+        raise BadData(f"{what} has {len(earlier)} alerts, {len(later)} acknowledgements came")
+    times = np.asarray(earlier, dtype=np.float64)
+    return np.where(np.isnan(times), later, times)
 
 
 def check_result(result: VisitDetectorResult) -> None:

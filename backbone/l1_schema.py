@@ -23,12 +23,18 @@ _SIZED_SQL_TYPES = {"char": "CHAR", "string": "VARCHAR"}
 
 WITH_HEALPIX = ("DiaObject", "DiaObjectLast", "DiaSource")
 
-OWN_DDL = """
+VERSION_KEY = "version:schema"
+"""Where `dax_apdb` keeps the schema's version, too."""
+
+CURRENT_OBJECT = "dia_object_current"
+"""The index that allows an object one valid version."""
+
+OWN_DDL = f"""
 ALTER TABLE "DiaObject" ADD COLUMN healpix BIGINT NOT NULL;
 ALTER TABLE "DiaObjectLast" ADD COLUMN healpix BIGINT NOT NULL;
 ALTER TABLE "DiaSource" ADD COLUMN healpix BIGINT NOT NULL;
 CREATE INDEX dia_object_current_healpix ON "DiaObject" (healpix) WHERE "validityEndMjdTai" IS NULL;
-CREATE UNIQUE INDEX dia_object_current ON "DiaObject" ("diaObjectId") WHERE "validityEndMjdTai" IS NULL;
+CREATE UNIQUE INDEX {CURRENT_OBJECT} ON "DiaObject" ("diaObjectId") WHERE "validityEndMjdTai" IS NULL;
 CREATE INDEX dia_object_last_healpix ON "DiaObjectLast" (healpix);
 CREATE INDEX dia_source_healpix ON "DiaSource" (healpix);
 CREATE INDEX dia_source_history ON "DiaSource" ("diaObjectId", "midpointMjdTai");
@@ -38,7 +44,7 @@ CREATE TABLE visit_detector (
     readout_ended DOUBLE PRECISION NOT NULL, committed_at DOUBLE PRECISION NOT NULL, alert_path TEXT NOT NULL,
     dia_sources INTEGER NOT NULL, new_dia_objects INTEGER NOT NULL, dia_forced_sources INTEGER NOT NULL,
     alert_ids BIGINT[] NOT NULL, alert_keys BIGINT[] NOT NULL, acknowledged_at DOUBLE PRECISION[] NOT NULL,
-    owed INTEGER NOT NULL, failures JSONB NOT NULL DEFAULT '{}', PRIMARY KEY (visit, detector));
+    owed INTEGER NOT NULL, failures JSONB NOT NULL DEFAULT '{{}}', PRIMARY KEY (visit, detector));
 CREATE INDEX visit_detector_owed ON visit_detector (committed_at) WHERE owed > 0;
 """
 
@@ -82,10 +88,6 @@ def ddl() -> str:
     indexes = [index for table in document["tables"] for index in _create_indexes(table)]
     version = f"INSERT INTO metadata VALUES ('{VERSION_KEY}', '{document['version']}');"
     return "\n".join([*tables, *indexes, OWN_DDL, version])
-
-
-VERSION_KEY = "version:schema"
-"""Where `dax_apdb` keeps the schema's version, too."""
 
 
 def schema_version() -> str:

@@ -80,7 +80,7 @@ def _selected(column: Column, name: str) -> str:
         return f"RPAD(COALESCE({name}, ''), {kind[1:]})"
     if not column.nullable:
         return name
-    return f"COALESCE({name}, '{'NaN' if kind[1] == 'f' else '0'}')"
+    return f"COALESCE({name}, '{'NaN' if 'f' in kind else '0'}')"
 
 
 def decode(data: bytes, columns: Sequence[Column], dtype: np.dtype[np.void]) -> Table:

@@ -34,7 +34,7 @@ class Host:
     """Holds one actor. The same class serves inline and inside a Ray actor."""
 
     def __init__(self, actor: Actor, pool: str) -> None:
-        self._actor = actor
+        self.actor = actor
         self._log = structlog.get_logger().bind(pool=pool)
 
     async def handle(self, event: Event) -> Outcome:
@@ -50,7 +50,7 @@ class Host:
     async def _react(self, event: Event) -> tuple[Verdict, Sequence[Event], str]:
         log = self._log.bind(event_kind=event.kind, group=event.group, detector=getattr(event, "detector", None))
         try:
-            return "done", await self._actor.react(event), ""
+            return "done", await self.actor.react(event), ""
         except PachonError as error:
             log.warning("refused", error_class=type(error).__name__, error=str(error))
             return _verdict_on(error), (), str(error)

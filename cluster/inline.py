@@ -1,5 +1,6 @@
 """Hosts in this process: all pools of an inline run; on a cluster the few that only keep order."""
 
+from actors.visit_keeper import VisitKeeper
 from cluster.host import Host, Outcome
 from cluster.site import Site
 from cluster.topology import POOLS
@@ -17,6 +18,13 @@ class InlineHosts:
         """Build the hosts of all pools, or of those without processes of their own."""
         pools = [p for p in POOLS.values() if all_pools or not p.own_process]
         return cls({p.name: Host(await p.make(site), p.name) for p in pools})
+
+    @property
+    def keeper(self) -> VisitKeeper:
+        """The visits' keeper, which is also asked what is overdue."""
+        actor = self._hosts["visit_keeper"].actor
+        assert isinstance(actor, VisitKeeper)
+        return actor
 
     def __contains__(self, pool: str) -> bool:
         """Whether the pool is hosted here."""

@@ -126,9 +126,16 @@ async def feed(reader: SalReader, bus: Bus) -> None:
         await bus.publish(facts, Position(message.topic, message.partition, message.next_offset))
 
 
-async def until_over(stage: Stage, observatory_runs: Callable[[], bool], stop: asyncio.Event) -> None:
-    """Return when every visit has ended, or the OCS has and nothing more comes, or the night was stopped."""
+async def until_over(
+    stage: Stage, observatory_runs: Callable[[], bool], stop: asyncio.Event, feeding: asyncio.Task[None]
+) -> None:
+    """Return when every visit has ended, or the OCS has and nothing more comes, or the night was stopped.
+
+    Raises what ended the feed, if it ended.
+    """
     while not stage.progress.complete and not stop.is_set():
+        if feeding.done():
+            await feeding
         ended = not observatory_runs() and stage.progress.quiet_for() > QUIET_S and not stage.progress.open_visits
         if ended:
             break

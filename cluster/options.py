@@ -23,9 +23,8 @@ class NightOptions(BaseModel):
     detectors: str = "R22_S00,R22_S01,R22_S10,R22_S11"
     instrument: str = "LSSTCam"
     cadence: float | None = Field(None, gt=0)
-    exposure_time: float = Field(15.0, gt=0, le=600)
     snaps: int | None = Field(None, ge=1, le=4)
-    speed: float = Field(1.0, ge=0)
+    speed: float = Field(1.0, gt=0, le=1000)
     seed: int = Field(1, ge=0)
     schedule: str = "own"
     output: Path

@@ -7,13 +7,17 @@ the Data Butler like any other; what is there already is not made again.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from backbone.butler import ButlerArchive
 from cluster.settings import Settings
+from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.identity import DatasetId
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
 from schemas.skymap import tract, tract_at
+from schemas.tables import Table
 from simulators.camera import products
 from simulators.ocs.schedule import PlannedVisit
 from simulators.sky.sky import Sky
@@ -86,6 +90,24 @@ def missing(settings: Settings, plan: Sequence[PlannedVisit]) -> tuple[list[Data
     archive = ButlerArchive.create(settings.butler)
     archive.register_camera(settings.camera)
     names = wanted(plan, settings.camera, settings.detectors)
-    tracts = sorted({name.tract for name in names if name.tract is not None})
-    archive.register_tracts(tracts)
+    archive.register_tracts([tract(number) for number in sorted({n.tract for n in names if n.tract is not None})])
     return [name for name in names if not archive.exists(name)], len(names)
+
+
+def known_orbits(seed: int, plan: Sequence[PlannedVisit]) -> Table:
+    """`mpc_orbits` rows of the known bodies in and about the night's fields: what a nightly update would bring."""
+    sky = Sky(seed)
+    near = [
+        sky.asteroids(visit.ra, visit.dec, ORBITS_RADIUS_DEG, "r", mjd_from_tai(visit.start_tai))["id"]
+        for visit in plan
+    ]
+    orbits = sky.orbits()
+    bodies = np.unique(np.concatenate(near)) & BODY_NUMBER
+    chosen: Table = orbits[np.isin(orbits["id"], bodies + 1)]
+    return chosen
+
+
+ORBITS_RADIUS_DEG = 2.5
+"""The field of view, and what may wander into it during the night."""
+BODY_NUMBER = 0xFFFFFFFF
+"""The bits of a simulated body's id that are its number, one less than its orbit's `id`."""

@@ -53,15 +53,15 @@ class Pool:
 
 
 async def _fan_out(site: Site) -> FanOut:
-    return FanOut(camera=site.camera, live=site.settings.detectors, chronicle=site.chronicle)
+    return FanOut(camera=site.camera, live=site.settings.detectors, chronicle=await site.chronicle())
 
 
 async def _sequencer(site: Site) -> Sequencer:
-    return Sequencer(camera=site.camera, chronicle=site.chronicle)
+    return Sequencer(camera=site.camera, chronicle=await site.chronicle())
 
 
 async def _visit_keeper(site: Site) -> VisitKeeper:
-    return VisitKeeper(chronicle=site.chronicle, clock=site.clock)
+    return VisitKeeper(chronicle=await site.chronicle(), clock=site.clock)
 
 
 async def _camera_reader(site: Site) -> CameraReader:
@@ -78,16 +78,17 @@ async def _ccd_worker(site: Site) -> CcdWorker:
 
 async def _associator(site: Site) -> Associator:
     return Associator(
-        camera=site.camera, l1=await site.l1(), archive=site.alert_archive, pixels=site.pixels, clock=site.clock
+        l1=await site.l1(), archive=site.alert_archive, pixels=site.pixels, chronicle=await site.chronicle(),
+        clock=site.clock,
     )
 
 
 async def _alert_emitter(site: Site) -> AlertEmitter:
-    return AlertEmitter(l1=await site.l1(), archive=site.alert_archive, stream=await site.alert_stream())
+    return AlertEmitter(l1=await site.l1(), archive=site.alert_archive, sink=await site.alert_sink())
 
 
 async def _archiver(site: Site) -> Archiver:
-    return Archiver(archive=site.archive, pixels=site.pixels, daq=site.daq)
+    return Archiver(archive=site.archive, l1=await site.l1(), pixels=site.pixels, daq=site.daq)
 
 
 _TABLE = (

@@ -154,6 +154,7 @@ class DiaSourcesReady(Event):
     """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread."""
 
     identity: ClassVar = ("group", "detector")
+    instrument: str
     visit: int
     detector: int
     observation: Observation
@@ -176,6 +177,7 @@ class AlertsReady(Event):
     """Sources, objects and the alert file's name are committed, in one transaction. `outcome`: Added or Exists."""
 
     identity: ClassVar = ("group", "detector")
+    instrument: str
     visit: int
     detector: int
     readout_ended: float

@@ -92,7 +92,8 @@ def _match_moving(sources: Table, ephemerides: Table) -> tuple[Indices, Indices,
     """Rows of sources and of ephemerides that are one, nearest first, and the source's rank in closeness."""
     radius = np.maximum(np.nan_to_num(ephemerides["radius"]), MATCH_RADIUS_ARCSEC)
     source, eph, separation = _pairs(sources, ephemerides, radius)
-    first, second = _one_to_one(source, eph, separation)
+    order = np.lexsort((ephemerides["ssObjectId"][eph], sources["diaSourceId"][source], separation))
+    first, second = _one_to_one(source, eph, order)
     ranks = [
         1 + np.count_nonzero((eph == e) & (separation < separation[(eph == e) & (source == s)][0]))
         for s, e in zip(first, second, strict=True)
@@ -105,7 +106,9 @@ def _match_still(sources: Table, objects: Table) -> tuple[Indices, Indices]:
     source, known, separation = _pairs(sources, objects, np.full(len(objects), MATCH_RADIUS_ARCSEC))
     variance = _variance(sources)[source] + _variance(objects)[known] + ASTROMETRIC_FLOOR_ARCSEC**2
     # -2 ln of the offset's density: a vague position gains nothing by being near everything
-    return _one_to_one(source, known, separation**2 / variance + 2.0 * np.log(variance))
+    cost = separation**2 / variance + 2.0 * np.log(variance)
+    order = np.lexsort((objects["diaObjectId"][known], sources["diaSourceId"][source], cost))
+    return _one_to_one(source, known, order)
 
 
 def _variance(table: Table) -> Floats:
@@ -128,11 +131,11 @@ def _pairs(first: Table, second: Table, radius_arcsec: Floats) -> tuple[Indices,
     return a[near], b[near], apart[near]
 
 
-def _one_to_one(first: Indices, second: Indices, cost: Floats) -> tuple[Indices, Indices]:
-    """Of all pairs those taken in order of cost, each row once; equal costs in order of rows."""
+def _one_to_one(first: Indices, second: Indices, order: Indices) -> tuple[Indices, Indices]:
+    """Of all pairs those taken in `order` (by cost, then by ids, never by rows), each row once."""
     taken: tuple[set[int], set[int]] = set(), set()
     kept = []
-    for pair in np.lexsort((second, first, cost)).tolist():
+    for pair in order.tolist():
         a, b = int(first[pair]), int(second[pair])
         if a not in taken[0] and b not in taken[1]:
             taken[0].add(a)

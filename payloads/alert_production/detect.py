@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.alert_production.kernel import HALF_WIDTH
 from payloads.alert_production.subtract import Subtraction
 from payloads.imaging.convolve import blocks_of, convolve_separable, separable
 from payloads.imaging.morphology import grown
@@ -14,15 +15,16 @@ from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskPlane, Psf
 
 Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 THRESHOLD = 5.0
 _BLOCK = 512
 _ASTROMETRIC_PX = 0.03
 _PHOTOMETRIC = 0.005
-_HALO = 2e-3
+_HALO = 3e-3
 _HALO_BIN = 8
 _HALO_RADIUS = 3
-_GROW_SATURATED = 9
+_HOLES = Mask.BAD | Mask.EDGE | Mask.VIGNETTED | Mask.UNMASKED_NAN
 _GROW_HOLES = 2
 _PAIR_DISTANCE = 3
 _MOST = 20_000
@@ -35,7 +37,7 @@ class Detections:
     `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak pixel and
     score of the touching footprint of the other sign, merged as the weaker lobe of a possible dipole, score 0 if none.
     `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the image. `mask`: the difference's,
-    with DETECTED, DETECTED_NEGATIVE and HALO. `width`: robust standard deviation of the score image, 1 if the
+    with DETECTED and DETECTED_NEGATIVE. `width`: robust standard deviation of the score image, 1 if the
     variances are true.
     """
 
@@ -58,37 +60,36 @@ def detect(subtraction: Subtraction) -> Detections:
     1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
     """
     pixels = subtraction.difference.pixels
-    score, halo = score_image(subtraction)
-    blocked = _blocked(pixels.mask)
-    score[blocked] = 0.0
+    score = score_image(subtraction)
     found = _footprints(score, np.float32(THRESHOLD), _MOST)
     if found[0].size >= _MOST:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
     mask = pixels.mask.copy()
-    mask[halo] |= np.uint16(Mask.HALO)
     _mark(mask, score, *found)
     return _merged(score, mask, *found, width=_robust_width(score))
 
 
-def score_image(subtraction: Subtraction) -> tuple[Image, NDArray[np.bool_]]:
-    """Signal to noise of a point source at every pixel, float32 (ny, nx); and where halos dominate the noise, bool.
+def score_image(subtraction: Subtraction) -> Image:
+    """Signal to noise of a point source at every pixel, float32 (ny, nx).
 
     The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced by
     0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of bright stars,
-    which a kernel of 25 pixels does not match: 0.2 % of the mean brightness within 30 pixels.
+    which a kernel of 25 pixels does not match: 0.3 % of the mean brightness within 30 pixels. It is 0 where no source
+    can be trusted to be one: as near a saturated pixel as the matching kernel carries its light, and by holes.
     """
     pixels = subtraction.difference.pixels
     columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
-    nothing = (pixels.mask & np.uint16(Mask.NO_DATA)) != 0
+    stars = grown(pixels.mask, Mask.SAT | Mask.SAT_TEMPLATE | Mask.NO_DATA, HALF_WIDTH)
     image, variance = pixels.image.copy(), pixels.variance.copy()
-    image[nothing], variance[nothing] = 0.0, _median(pixels.variance)
+    typical = _median(variance)
+    np.copyto(image, 0.0, where=stars)
+    np.copyto(variance, typical, where=stars)
     score = convolve_separable(image, columns, rows, _BLOCK)
     noise = convolve_separable(variance, columns**2, rows**2, _BLOCK)
     light = convolve_separable(subtraction.matched, columns, rows, _BLOCK)
-    glow = _halo_noise(subtraction.matched)
-    halo = np.zeros(pixels.shape, np.bool_)
-    _normalize(score, noise, light, glow, halo)
-    return score, halo
+    blocked = stars | grown(pixels.mask, _HOLES, _GROW_HOLES)
+    _normalize(score, noise, light, _halo_noise(subtraction.matched), blocked)
+    return score
 
 
 def _filters(psf: Psf, shape: tuple[int, int]) -> Image:
@@ -116,14 +117,6 @@ def _halo_noise(light: Image) -> Image:
     assert padded.shape == (ny, nx)
     result: Image = (_HALO * padded).astype(np.float32)
     return result
-
-
-def _blocked(mask: MaskPlane) -> NDArray[np.bool_]:
-    """Where no source can be trusted to be one: cores of saturated stars and of what is missing."""
-    blocked = grown(mask, Mask.SAT | Mask.SAT_TEMPLATE, _GROW_SATURATED)
-    blocked |= grown(mask, Mask.BAD | Mask.NO_DATA | Mask.VIGNETTED | Mask.UNMASKED_NAN, _GROW_HOLES)
-    blocked |= (mask & np.uint16(Mask.EDGE)) != 0
-    return blocked
 
 
 def _robust_width(score: Image) -> float:
@@ -167,11 +160,11 @@ def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _normalize(score: Image, noise: Image, light: Image, glow: Image, halo: NDArray[np.bool_]) -> None:
+def _normalize(score: Image, noise: Image, light: Image, glow: Image, blocked: Flags) -> None:
     ny, nx = score.shape
     for y in range(ny):
         for x in range(nx):
-            if noise[y, x] <= 0.0:
+            if blocked[y, x]:
                 score[y, x] = 0.0
                 continue
             here = light[y, x]
@@ -182,7 +175,6 @@ def _normalize(score: Image, noise: Image, light: Image, glow: Image, halo: NDAr
                 0.25 * _ASTROMETRIC_PX * _ASTROMETRIC_PX * (dx * dx + dy * dy)
                 + _PHOTOMETRIC * _PHOTOMETRIC * here * here
             )
-            halo[y, x] = glare * glare > 0.25 * noise[y, x]
             score[y, x] /= np.sqrt(noise[y, x] + np.float32(extra) + glare * glare)
 
 

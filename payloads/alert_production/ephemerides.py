@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from payloads.alert_production.observatory import TT_MINUS_TAI, Observer, observer_at
@@ -61,11 +61,12 @@ class OrbitCatalogue:
         require_columns(orbits, _COLUMNS, "mpc_orbits")
         good = _usable(orbits)
         self.refused = tuple(str(name) for name in orbits["designation"][~good])
-        self._orbits = orbits[good][list(_COLUMNS)]
+        self._orbits, self._rows = orbits, np.flatnonzero(good)
         self._ids = np.array(
-            [ss_object_id(str(name)) for name in self._orbits["designation"]], dtype=np.int64
+            [ss_object_id(str(name)) for name in orbits["designation"][good]], dtype=np.int64
         )
-        self._elements = _prepared(self._orbits)
+        self._row_of = dict(zip(self._ids.tolist(), self._rows.tolist(), strict=True))
+        self._elements = _prepared(orbits[list(_ELEMENTS)][good])
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -73,6 +74,14 @@ class OrbitCatalogue:
     def predict(self, ra: float, dec: float, radius_deg: float, mjd_tai: float) -> Table:
         """EPHEMERIS_DTYPE rows of what is within `radius_deg` of (`ra`, `dec`), deg ICRS, at `mjd_tai`."""
         return self._predict_rows(np.arange(len(self)), ra, dec, radius_deg, mjd_tai)
+
+    def orbits_of(self, ss_object_ids: Indices) -> Table:
+        """The `mpc_orbits` rows of objects, in the order of the ids. Raises BadData naming one without."""
+        try:
+            rows = [self._row_of[number] for number in ss_object_ids.tolist()]
+        except KeyError as error:
+            raise BadData(f"no orbit of the catalogue is of ssObjectId {error}") from error
+        return self._orbits[rows]
 
     def _predict_rows(self, rows: Indices, ra: float, dec: float, radius_deg: float, mjd_tai: float) -> Table:
         observer, cos_radius = observer_at(mjd_tai), float(np.cos(np.radians(min(radius_deg, 180.0))))
@@ -95,7 +104,7 @@ class OrbitCatalogue:
 
     def _table(self, seen: _Seen, observer: Observer, mjd_tai: float) -> Table:
         table = nulls(EPHEMERIS_DTYPE, len(seen.rows))
-        orbits = self._orbits[seen.rows]
+        orbits = self._orbits[self._rows[seen.rows]]
         table["ssObjectId"], table["designation"] = self._ids[seen.rows], orbits["designation"]
         _fill_sky(table, seen)
         helio = seen.offset + observer.position
@@ -127,9 +136,17 @@ class Night:
         directions = seen.offset[slow] / seen.topo_range[slow][:, None]
         self._tree = cKDTree(directions) if len(directions) else None
 
+    def covers(self, mjd_tai: float) -> bool:
+        """Whether a time is of this night."""
+        return abs(mjd_tai - self._middle) <= _NIGHT_HALF_DAYS
+
+    def orbits_of(self, ss_object_ids: Indices) -> Table:
+        """As `OrbitCatalogue.orbits_of`."""
+        return self._catalogue.orbits_of(ss_object_ids)
+
     def predict(self, ra: float, dec: float, radius_deg: float, mjd_tai: float) -> Table:
         """As `OrbitCatalogue.predict`, the same rows. Raises BadData for a time not of this night."""
-        if not abs(mjd_tai - self._middle) <= _NIGHT_HALF_DAYS:
+        if not self.covers(mjd_tai):
             raise BadData(
                 f"MJD {mjd_tai} is not within {_NIGHT_HALF_DAYS} d of the night's middle, {self._middle}"
             )
@@ -145,13 +162,15 @@ class Night:
         return near
 
 
-def apparent_magnitude(h: Floats, g: Floats, helio: Floats, topo: Floats, phase_deg: Floats) -> Floats:
+def apparent_magnitude(
+    h: ArrayLike, g: ArrayLike, helio: ArrayLike, topo: ArrayLike, phase_deg: ArrayLike
+) -> Floats:
     """V magnitude by H, G (Bowell et al. 1989, Asteroids II, 524); distances au; a missing G is 0.15."""
     tangent = np.tan(np.radians(np.minimum(phase_deg, 179.9)) / 2.0)
     phi1, phi2 = np.exp(-3.33 * tangent**0.63), np.exp(-1.87 * tangent**1.22)
     slope = np.where(np.isfinite(g), g, _DEFAULT_SLOPE)
     dimming = -2.5 * np.log10((1.0 - slope) * phi1 + slope * phi2)
-    result: Floats = h + 5.0 * np.log10(helio * topo) + dimming
+    result: Floats = np.asarray(h) + 5.0 * np.log10(np.multiply(helio, topo)) + dimming
     return result
 
 

@@ -1,7 +1,7 @@
 """Instrument signature removal: from a raw's amplifier segments to electrons on the assembled detector.
 
-The order is that of the detector's chain run backwards: serial overscan, gain, crosstalk (all in readout order),
-then, assembled, bias, dark and flat.
+The order is that of the detector's chain run backwards: serial overscan, gain, crosstalk (all in readout
+order), then, assembled, bias, dark and flat.
 """
 
 import numba
@@ -19,31 +19,37 @@ _TRAILED_COLUMNS = 4
 """Overscan columns that follow the imaging area too closely: they hold its deferred charge."""
 
 _SATURATED_FROM = 0.98
-"""Part of the full well from which a pixel counts as saturated: read noise and gain's error scatter the clip level."""
+"""Part of the full well from which a pixel counts as saturated: read noise and gain's error scatter the clip
+level."""
 
 _SATURATION_GROWTH = (2, 1)
 """Pixels along and across columns; the ends of a bleed trail hold part of its charge."""
 
 
 def remove_signature(raw: Raw, calibration: Calibration, detector: Detector) -> MaskedImage:
-    """One snap in electrons: `image` and `variance` float32, `mask` uint16, (ny, nx) of the assembled detector.
+    """One snap in electrons, (ny, nx) of the assembled detector, with its sky.
 
-    The variance is that of the photons (all charge above bias) and of the read noise, divided by flat squared. Mask:
-    the calibration's defects, SAT (grown by two rows and a column), and BAD|UNMASKED_NAN where a calibration has no
-    finite value; such pixels are 0 with the read noise's variance. The sky is left in.
+    `image` and `variance` float32, `mask` uint16. The variance is that of the photons (all charge above bias)
+    and of the read noise, divided by flat squared. Mask: the calibration's defects, SAT (grown by two rows
+    and a column), and BAD|UNMASKED_NAN where a calibration has no finite value; such pixels are 0 with the
+    read noise's variance.
 
     Raises BadData, naming exposure and detector, for segments or calibrations of the wrong shape or type.
     """
     _check(raw, calibration, detector)
     form = detector.format
     shape = (form.height, form.width)
-    image, variance, mask = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16)
+    image, variance, mask = (
+        np.empty(shape, np.float32),
+        np.empty(shape, np.float32),
+        np.empty(shape, np.uint16),
+    )
     overscan = _overscan(raw.segments, form.amp_height, form.prescan + form.amp_width + _TRAILED_COLUMNS)
     _assemble(
         raw.segments, overscan, _layout(detector), form.prescan, form.amp_width,
         calibration.gain.astype(np.float32), calibration.read_noise.astype(np.float32),
-        (_SATURATED_FROM * calibration.saturation).astype(np.float32), calibration.crosstalk.astype(np.float32),
-        np.float32(raw.observation.exposure_time),
+        (_SATURATED_FROM * calibration.saturation).astype(np.float32),
+        calibration.crosstalk.astype(np.float32), raw.observation.exposure_time,
         calibration.bias, calibration.dark, calibration.flat, calibration.defects, image, variance, mask,
     )  # fmt: skip
     mask_ops.grow(mask, Mask.SAT, *_SATURATION_GROWTH)
@@ -65,12 +71,17 @@ def _check(raw: Raw, calibration: Calibration, detector: Detector) -> None:
 
 
 def _expected(form: Format) -> dict[str, tuple[int, ...]]:
-    image = dict.fromkeys(("bias", "dark", "flat", "defects"), (form.height, form.width))
-    return image | dict.fromkeys(("gain", "read_noise", "saturation"), (16,)) | {"crosstalk": (16, 16)}
+    image: tuple[int, ...] = (form.height, form.width)
+    amplifiers: tuple[int, ...] = (16,)
+    return {
+        **dict.fromkeys(("bias", "dark", "flat", "defects"), image),
+        **dict.fromkeys(("gain", "read_noise", "saturation"), amplifiers),
+        "crosstalk": (16, 16),
+    }
 
 
 def _layout(detector: Detector) -> Ints:
-    """(16, 4): x of the segment's first column, y of its first raw row, step of y, whether x runs backwards."""
+    """(16, 4): the segment's first x, the y of its first raw row, the step of y, whether x is flipped."""
     last = detector.format.amp_height - 1
     rows = [
         (a.x0, a.y0 + last if a.flip_y else a.y0, -1 if a.flip_y else 1, int(a.flip_x))
@@ -89,7 +100,7 @@ def _overscan(segments: NDArray[np.int32], height: int, first: int) -> Image:
             pedestal = segments[a, y, first]
             total, squares = 0, 0
             for x in range(first, last):
-                v = np.int64(segments[a, y, x] - pedestal)
+                v = int(segments[a, y, x] - pedestal)
                 total += v
                 squares += v * v
             n = last - first
@@ -98,7 +109,7 @@ def _overscan(segments: NDArray[np.int32], height: int, first: int) -> Image:
             reach = 3.0 * np.sqrt(max(squares / n - mean * mean, 0.0)) + 1.0
             kept, kept_total = 0, 0
             for x in range(first, last):
-                v = np.int64(segments[a, y, x] - pedestal)
+                v = int(segments[a, y, x] - pedestal)
                 if abs(v - mean) <= reach:
                     kept += 1
                     kept_total += v
@@ -112,11 +123,12 @@ def _assemble(
     gain: Image, read_noise: Image, saturation: Image, crosstalk: Image, exposure_time: float,
     bias: Image, dark: Image, flat: Image, defects: MaskPlane, image: Image, variance: Image, mask: MaskPlane,
 ) -> None:  # fmt: skip
-    """Fill `image`, `variance`, `mask`, a raw row of all amplifiers at a time, so that crosstalk stays in cache."""
+    """Fill the planes, a raw row of all amplifiers at a time, so that crosstalk stays in cache."""
     amps = segments.shape[0]
     electrons = np.empty((amps, width), np.float32)
     clean = np.empty(width, np.float32)
     turned = np.empty(width, np.float32)
+    seconds = np.float32(exposure_time)
     for y in range(overscan.shape[1]):
         for a in range(amps):
             _to_electrons(segments[a, y, prescan : prescan + width], overscan[a, y], gain[a], electrons[a])
@@ -129,7 +141,7 @@ def _assemble(
                 signal = turned
             noise = read_noise[a] * read_noise[a]
             _correct_row(
-                signal, noise, exposure_time, bias[row, x0 : x0 + width], dark[row, x0 : x0 + width],
+                signal, noise, seconds, bias[row, x0 : x0 + width], dark[row, x0 : x0 + width],
                 flat[row, x0 : x0 + width], defects[row, x0 : x0 + width],
                 image[row, x0 : x0 + width], variance[row, x0 : x0 + width], mask[row, x0 : x0 + width],
             )  # fmt: skip
@@ -160,7 +172,12 @@ def _subtract_crosstalk(electrons: Image, coefficients: Image, victim: int, clea
         clean[x] = electrons[victim, x]
     # Four sources a pass: the loop is bound by loads and stores of `clean`.
     for first in range(0, electrons.shape[0], 4):
-        k0, k1, k2, k3 = coefficients[first], coefficients[first + 1], coefficients[first + 2], coefficients[first + 3]
+        k0, k1, k2, k3 = (
+            coefficients[first],
+            coefficients[first + 1],
+            coefficients[first + 2],
+            coefficients[first + 3],
+        )
         e0, e1, e2, e3 = electrons[first], electrons[first + 1], electrons[first + 2], electrons[first + 3]
         for x in range(clean.size):
             clean[x] -= (k0 * e0[x] + k1 * e1[x]) + (k2 * e2[x] + k3 * e3[x])
@@ -179,8 +196,8 @@ def _mark_saturated(electrons: Image, full: float, backwards: bool, mask: MaskPl
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 def _correct_row(
-    signal: Image, noise: float, exposure_time: float, bias: Image, dark: Image, flat: Image, defects: MaskPlane,
-    image: Image, variance: Image, mask: MaskPlane,
+    signal: Image, noise: np.float32, exposure_time: np.float32,
+    bias: Image, dark: Image, flat: Image, defects: MaskPlane, image: Image, variance: Image, mask: MaskPlane,
 ) -> None:  # fmt: skip
     zero, one = np.float32(0.0), np.float32(1.0)
     for x in range(signal.size):

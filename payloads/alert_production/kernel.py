@@ -31,8 +31,9 @@ _PER_CELL = 2
 _STAR_SIGMA = 10.0
 _FEWEST = 12
 _REACH = HALF_WIDTH + _HALF_STAMP + 1
-_UNUSABLE = Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.SAT_TEMPLATE | Mask.VIGNETTED
-_UNWEIGHTED = Mask.BAD | Mask.CR | Mask.INTRP | Mask.STREAK | Mask.UNMASKED_NAN
+_UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
+_UNUSABLE_SOURCE = _UNUSABLE | np.uint16(Mask.BAD)
+_UNWEIGHTED = np.uint16(Mask.BAD | Mask.CR | Mask.INTRP | Mask.STREAK | Mask.UNMASKED_NAN)
 _SYSTEMATIC = 0.005
 
 
@@ -68,11 +69,13 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     """
     xs, ys = choose_stamps(source, target)
     first, second, lines = _basis_lines(max(sigma, _NARROWEST))
-    vectors = np.empty((xs.size, first.size + 1, 2 * _HALF_STAMP + 1, 2 * _HALF_STAMP + 1), np.float32)
+    image, weight = _cut(target, xs, ys)
+    vectors = np.empty((xs.size, first.size + 2, *image.shape[1:]), np.float32)
+    vectors[:, -1] = image
     _stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
-    matrices, norms = _normal_equations(vectors, *_cut(target, xs, ys))
+    matrices = _gram_matrices(vectors.reshape(*vectors.shape[:2], -1), weight.reshape(xs.size, -1))
     terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape)
-    coefficients, chi2 = _solve(matrices, norms, terms)
+    coefficients, chi2 = _solve(matrices, (weight > 0).sum((1, 2)), terms)
     basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
     return MatchingKernel(coefficients, basis, target.shape, int(chi2.size), float(np.median(chi2)))
 
@@ -94,7 +97,7 @@ def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, In
 
 def _is_clean(source: MaskedImage, target: MaskedImage, x: int, y: int) -> bool:
     box = np.s_[y - _REACH : y + _REACH + 1, x - _REACH : x + _REACH + 1]
-    return not ((target.mask[box] & _UNUSABLE) | (source.mask[box] & (_UNUSABLE | Mask.BAD))).any()
+    return not ((target.mask[box] & _UNUSABLE) | (source.mask[box] & _UNUSABLE_SOURCE)).any()
 
 
 def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
@@ -121,15 +124,7 @@ def _cut(target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image]:
     return np.where(usable, image, 0.0).astype(np.float32), np.where(usable, weight, 0.0).astype(np.float32)
 
 
-def _normal_equations(vectors: Image, image: Image, weight: Image) -> tuple[Floats, Floats]:
-    """(n, m + 1, m + 1) Gram matrices of the m vectors and the data, weighted; and the weighted pixels (n,)."""
-    n, m = vectors.shape[:2]
-    rows = np.concatenate([vectors, image[:, None]], axis=1).reshape(n, m + 1, -1)
-    rows *= np.sqrt(weight).reshape(n, 1, -1)
-    return np.matmul(rows, rows.transpose(0, 2, 1)).astype(np.float64), (weight > 0).sum((1, 2)).astype(float)
-
-
-def _solve(matrices: Floats, pixels: Floats, terms: Floats) -> tuple[Floats, Floats]:
+def _solve(matrices: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
     """Coefficients (m, 6) and chi2 per pixel of the stamps kept; stamps 4 sigma above the median are dropped."""
     keep = np.ones(len(matrices), bool)
     for _ in range(5):
@@ -191,7 +186,7 @@ def _stamp_vectors(
     second: Indices,
     vectors: Image,
 ) -> None:
-    """Each stamp of the source convolved with each basis kernel, and a constant last."""
+    """Into `vectors` (n, basis + 2, 31, 31): each stamp convolved with each basis kernel, then a constant."""
     side, width = 2 * _HALF_STAMP + 1, 2 * HALF_WIDTH + 1
     tall = side + 2 * HALF_WIDTH
     along = np.empty((lines.shape[0], tall, side), np.float32)
@@ -204,11 +199,30 @@ def _stamp_vectors(
                     pixels, tap = source[top + r, left + width - 1 - t :], lines[a, t]
                     for c in range(side):
                         along[a, r, c] += tap * pixels[c]
-        vectors[q] = 0.0
-        vectors[q, -1] = 1.0
+        vectors[q, : first.size] = 0.0
+        vectors[q, first.size] = 1.0
         for i in range(first.size):
             for r in range(side):
                 for t in range(width):
                     tap, pixels = lines[second[i], t], along[first[i], r + width - 1 - t]
                     for c in range(side):
                         vectors[q, i, r, c] += tap * pixels[c]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
+def _gram_matrices(vectors: Image, weight: Image) -> Floats:
+    """(n, m, m) weighted products of each stamp's vectors (n, m, pixels)."""
+    n, m, pixels = vectors.shape
+    matrices = np.empty((n, m, m))
+    weighted = np.empty(pixels, np.float32)
+    for q in range(n):
+        for i in range(m):
+            for p in range(pixels):
+                weighted[p] = vectors[q, i, p] * weight[q, p]
+            for j in range(i + 1):
+                total = np.float32(0.0)
+                other = vectors[q, j]
+                for p in range(pixels):
+                    total += weighted[p] * other[p]
+                matrices[q, i, j] = matrices[q, j, i] = total
+    return matrices

@@ -166,9 +166,9 @@ class _History:
     def __init__(self, table: Table, record: str) -> None:
         table = table[np.isnan(table["timeWithdrawnMjdTai"])]
         table = table[np.lexsort((table["midpointMjdTai"], table["diaObjectId"]))]
-        ids, starts = np.unique(table["diaObjectId"], return_index=True)
-        ends = np.append(starts[1:], len(table))
-        self._spans = dict(zip(ids.tolist(), zip(starts.tolist(), ends.tolist(), strict=True), strict=True))
+        ids, starts, counts = np.unique(table["diaObjectId"], return_index=True, return_counts=True)
+        spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
+        self._spans = dict(zip(ids.tolist(), spans, strict=True))
         self._times = table["midpointMjdTai"].tolist()
         self._records = records(table, record)
 

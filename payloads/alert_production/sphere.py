@@ -8,14 +8,14 @@ Floats = NDArray[np.float64]
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> Floats:
     """(..., 3) unit vectors of positions (deg)."""
-    a, d = (np.radians(np.asarray(angle, dtype=np.float64)) for angle in (ra, dec))
+    a, d = np.broadcast_arrays(np.radians(ra), np.radians(dec))
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
 def local_axes(ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
     """(..., 3) unit vectors to the east and to the north at positions (deg)."""
-    a, d = (np.radians(np.asarray(angle, dtype=np.float64)) for angle in (ra, dec))
-    east = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a + d)], axis=-1)
+    a, d = np.broadcast_arrays(np.radians(ra), np.radians(dec))
+    east = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], axis=-1)
     north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
     return east, north
 

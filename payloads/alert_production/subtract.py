@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import numpy as np
-import sep
 
 from payloads.alert_production.kernel import HALF_WIDTH, MatchingKernel, fit_kernel
+from payloads.imaging import background
 from payloads.imaging.convolve import blocks_of, convolve_blocks
 from payloads.imaging.morphology import grown
 from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points, warp_psf
@@ -16,7 +17,12 @@ from schemas.image import Difference, Image, Mask, MaskedImage, MaskPlane, Psf, 
 
 _BLOCK = 128
 _MESH = 256
-_HOLES = Mask.NO_DATA | Mask.SAT | Mask.BAD | Mask.SAT_TEMPLATE
+_NO_DATA = np.uint16(Mask.NO_DATA)
+_EDGE = np.uint16(Mask.EDGE)
+_HOLES = np.uint16(Mask.NO_DATA | Mask.SAT | Mask.BAD | Mask.SAT_TEMPLATE)
+_SHARED = np.uint16(Mask.NO_DATA | Mask.BAD)
+_SAT, _SAT_TEMPLATE = np.uint16(Mask.SAT), np.uint16(Mask.SAT_TEMPLATE)
+_INJECTED, _INJECTED_TEMPLATE = np.uint16(Mask.INJECTED), np.uint16(Mask.INJECTED_TEMPLATE)
 _FFT = 64
 _WHITENERS = (7, 13, 25)
 _LOST = 0.002
@@ -49,7 +55,7 @@ def subtract(science: VisitImage, template: Template) -> Subtraction:
         raise BadData(f"a template in {template.band} cannot be taken from an image in {science.band}")
     shape = science.pixels.shape
     pixels = warp(template, science.wcs, shape)
-    if (pixels.mask & Mask.NO_DATA).all():
+    if (pixels.mask & _NO_DATA).all():
         raise BadData("the template does not overlap the image")
     warped = Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
     sharp, wide = effective_sigma(warped.psf), effective_sigma(science.psf)
@@ -73,8 +79,8 @@ def _convolving_template(science: VisitImage, warped: Template, kernel: Matching
     sums = kernels.sum((2, 3))
     matched = convolve_blocks(_filled(warped.pixels.image), kernels, _BLOCK)
     image = science.pixels.image - matched
-    for box, background in _blocks(kernel.background(*centers)):
-        image[box] -= background
+    for box, level in _blocks(kernel.background(*centers)):
+        image[box] -= level
     return _whitened(science, warped, kernel, image, matched, sums, science.psf)
 
 
@@ -85,8 +91,8 @@ def _convolving_science(science: VisitImage, warped: Template, kernel: MatchingK
     sums = kernels.sum((2, 3))
     image = convolve_blocks(_filled(science.pixels.image), kernels / sums[..., None, None], _BLOCK)
     matched = _filled(warped.pixels.image).copy()
-    for (box, background), (_, scale) in zip(_blocks(kernel.background(*centers)), _blocks(sums), strict=True):
-        matched[box] = (matched[box] - background) / scale
+    for (box, level), (_, scale) in zip(_blocks(kernel.background(*centers)), _blocks(sums), strict=True):
+        matched[box] = (matched[box] - level) / scale
     image -= matched
     psf = _convolved(science.psf, kernel.at(*sample_points(shape)))
     return _whitened(science, warped, kernel, image, matched, 1.0 / sums, psf)
@@ -109,16 +115,15 @@ def _whitened(
     ny, nx = science.pixels.shape
     taps = kernel.at(np.array((nx - 1) / 2), np.array((ny - 1) / 2)).astype(np.float64)
     white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
-    image[(mask & _HOLES) != 0] = 0.0
+    _punch(image, mask, _HOLES, np.float32(0.0))
     image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
     _mark_border(mask, HALF_WIDTH + white.shape[0] // 2)
-    usable = (mask & (_HOLES | Mask.EDGE)) == 0
-    sep.Background(image, mask=~usable, bw=_MESH, bh=_MESH).subfrom(image)
+    image = background.subtract(image, background.mesh(image, mask, int(_HOLES | _EDGE), _MESH)[0])
     variance = science.pixels.variance.copy()
     for box, scale in _blocks(template_scale):
         variance[box] += warped.pixels.variance[box] * scale**2
-    nothing = (mask & Mask.NO_DATA) != 0
-    image[nothing], variance[nothing] = np.nan, np.inf
+    _punch(image, mask, _NO_DATA, np.float32(np.nan))
+    _punch(variance, mask, _NO_DATA, np.float32(np.inf))
     difference = Difference(
         MaskedImage(image, mask, variance), science.wcs, _convolved(psf, white[None]),
         science.band, science.midpoint, science.exposure_time,
@@ -151,17 +156,15 @@ def _whitener(kernel: Image, convolved: float, other: float) -> Image:
 
 def _joint_mask(science: MaskPlane, template: MaskPlane) -> MaskPlane:
     """The science's bits, and the template's under their own names; NO_DATA of both as far as the kernel reaches."""
-    mask = science | (template & np.uint16(Mask.BAD))
-    for ours, theirs in ((Mask.SAT_TEMPLATE, Mask.SAT), (Mask.INJECTED_TEMPLATE, Mask.INJECTED)):
-        mask[(template & np.uint16(theirs)) != 0] |= np.uint16(ours)
-    mask |= template & np.uint16(Mask.NO_DATA)
-    mask[grown(mask, Mask.NO_DATA, HALF_WIDTH)] |= np.uint16(Mask.NO_DATA)
+    mask = np.empty_like(science)
+    _join(science, template, mask)
+    np.bitwise_or(mask, _NO_DATA, out=mask, where=grown(mask, Mask.NO_DATA, HALF_WIDTH))
     return mask
 
 
 def _mark_border(mask: MaskPlane, width: int) -> None:
     for strip in (mask[:width], mask[-width:], mask[:, :width], mask[:, -width:]):
-        strip |= np.uint16(Mask.EDGE)
+        strip |= _EDGE
 
 
 def _blocks(values: Image) -> Iterator[tuple[tuple[slice, slice], float]]:
@@ -191,3 +194,24 @@ def _convolved(psf: Psf, kernels: Image) -> Psf:
     edge = kernels.shape[1] // 2
     inner = product[:, edge : edge + stamps.shape[1], edge : edge + stamps.shape[1]]
     return fit_psf(inner.astype(np.float32), x, y, max(psf.order, 2), psf.shape)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _join(science: MaskPlane, template: MaskPlane, mask: MaskPlane) -> None:
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            theirs = template[y, x]
+            joint = science[y, x] | (theirs & _SHARED)
+            if theirs & _SAT:
+                joint |= _SAT_TEMPLATE
+            if theirs & _INJECTED:
+                joint |= _INJECTED_TEMPLATE
+            mask[y, x] = joint
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _punch(plane: Image, mask: MaskPlane, bits: np.uint16, value: np.float32) -> None:
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            if mask[y, x] & bits:
+                plane[y, x] = value

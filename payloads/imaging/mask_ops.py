@@ -1,4 +1,4 @@
-"""Mask planes: growing a bit, painting discs, joining flagged pixels into footprints, bridging flagged pixels."""
+"""Mask planes: growing a bit, painting discs, joining pixels into footprints, bridging pixels."""
 
 from typing import NamedTuple
 
@@ -28,17 +28,17 @@ class Footprints(NamedTuple):
 
 def grow(mask: MaskPlane, bit: int, along_columns: int, across_columns: int) -> None:
     """Set `bit` in place on every pixel within so many rows and columns of one that has it."""
-    _grow(mask, _flagged(mask, np.uint16(bit)), np.uint16(bit), along_columns, across_columns)
+    _grow(mask, _flagged(mask, bit), bit, along_columns, across_columns)
 
 
 def paint_discs(mask: MaskPlane, bit: int, x: Floats, y: Floats, radius: Floats) -> None:
     """Set `bit` in place on the pixels within `radius` of each (x, y), all in pixels."""
-    _paint(mask, np.uint16(bit), *(np.asarray(v, np.float64) for v in (x, y, radius)))
+    _paint(mask, bit, x.astype(np.float64), y.astype(np.float64), radius.astype(np.float64))
 
 
 def footprints(mask: MaskPlane, bit: int) -> Footprints:
     """The groups of touching pixels that have `bit`, by a union of row runs."""
-    runs = _runs(mask, np.uint16(bit))
+    runs = _runs(mask, bit)
     if not len(runs):
         return Footprints(np.empty(0), np.empty(0), np.empty(0, np.int64))
     label = np.unique(_join(runs), return_inverse=True)[1]
@@ -46,7 +46,9 @@ def footprints(mask: MaskPlane, bit: int) -> Footprints:
     by_width = np.lexsort((width, label))
     widest = by_width[np.append(np.flatnonzero(np.diff(label[by_width])), len(runs) - 1)]
     centre = (runs[widest, 1] + runs[widest, 2] - 1) / 2.0
-    return Footprints(centre, _middle_row(runs, label, width, widest), np.bincount(label, width).astype(np.int64))
+    return Footprints(
+        centre, _middle_row(runs, label, width, widest), np.bincount(label, width).astype(np.int64)
+    )
 
 
 def _middle_row(runs: Ints, label: Ints, width: Ints, widest: Ints) -> Floats:
@@ -57,33 +59,35 @@ def _middle_row(runs: Ints, label: Ints, width: Ints, widest: Ints) -> Floats:
     return result
 
 
-def interpolate(image: Image, variance: Image, mask: MaskPlane, missing: int, avoided: int, result: int) -> None:
-    """Bridge in place, linearly, pixels with a bit of `missing`, from the nearest ones without one of `avoided`.
+def interpolate(
+    image: Image, variance: Image, mask: MaskPlane, missing: int, avoided: int, result: int
+) -> None:
+    """Bridge in place, linearly, pixels with a bit of `missing`, from ones without any of `avoided`.
 
-    Along the row or the column, whichever has the shorter gap; from one side alone where the other has none within 12
-    pixels. The bit `result` is set, and the variance is that of the two ends added. Pixels with no good one in reach
-    stay as they are.
+    Along the row or the column, whichever has the shorter gap; from one side alone where the other has none
+    within 12 pixels. The bit `result` is set, and the variance is that of the two ends added. Pixels with no
+    good one in reach stay as they are.
     """
-    pixels = _flagged(mask, np.uint16(missing))
-    _bridge(image, variance, mask, pixels, np.uint16(avoided | missing), np.uint16(result))
+    pixels = _flagged(mask, missing)
+    _bridge(image, variance, mask, pixels, avoided | missing, result)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _flagged(mask: MaskPlane, bit: int) -> Ints:
     """(n, 2): row and column of the pixels with one of the bits."""
-    count = 0
+    count, bits = 0, np.uint16(bit)
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
-            count += (mask[y, x] & bit) != 0
+            count += (mask[y, x] & bits) != 0
     pixels = np.empty((count, 2), np.int64)
     n = 0
     for y in range(mask.shape[0]):
         any_in_row = False
         for x in range(mask.shape[1]):
-            any_in_row |= (mask[y, x] & bit) != 0
+            any_in_row |= (mask[y, x] & bits) != 0
         if any_in_row:
             for x in range(mask.shape[1]):
-                if mask[y, x] & bit:
+                if mask[y, x] & bits:
                     pixels[n, 0], pixels[n, 1] = y, x
                     n += 1
     return pixels
@@ -131,7 +135,9 @@ def _join(runs: Ints) -> Ints:
     parent = np.arange(runs.shape[0])
     above = 0
     for k in range(runs.shape[0]):
-        while runs[above, 0] < runs[k, 0] - 1 or (runs[above, 0] == runs[k, 0] - 1 and runs[above, 2] <= runs[k, 1]):
+        while runs[above, 0] < runs[k, 0] - 1 or (
+            runs[above, 0] == runs[k, 0] - 1 and runs[above, 2] <= runs[k, 1]
+        ):
             above += 1
         other = above
         while other < k and runs[other, 0] == runs[k, 0] - 1 and runs[other, 1] < runs[k, 2]:
@@ -173,17 +179,15 @@ def _bridge(image: Image, variance: Image, mask: MaskPlane, pixels: Ints, avoide
         for direction in range(2):
             dy, dx = direction, 1 - direction
             a, b = _reach(mask, y, x, -dy, -dx, avoided), _reach(mask, y, x, dy, dx, avoided)
-            gap = (a if a else none) + (b if b else none)
+            gap = (a or none) + (b or none)
             if gap < best:
                 best, by, bx, back, ahead = gap, dy, dx, a, b
         if best == 2 * none:
             continue
         # One end alone stands in for both.
-        back, ahead = back if back else -ahead, ahead if ahead else -back
+        back, ahead = back or -ahead, ahead or -back
         before, after = image[y - back * by, x - back * bx], image[y + ahead * by, x + ahead * bx]
         share = 0.5 if back + ahead == 0 else back / (back + ahead)
         image[y, x] = before * (1.0 - share) + after * share
-        variance[y, x] = (
-            variance[y - back * by, x - back * bx] + variance[y + ahead * by, x + ahead * bx]
-        )
+        variance[y, x] = variance[y - back * by, x - back * bx] + variance[y + ahead * by, x + ahead * bx]
         mask[y, x] |= result

@@ -1,8 +1,9 @@
-"""The PSF: a pixel grid that varies over the image as a polynomial, fitted to stars; and stars fitted with it.
+"""The PSF: a pixel grid that varies over the image as a polynomial; and stars fitted with it.
 
-The model is PSFEx's (Bertin 2011, ASP Conf. 442, 435): every pixel of the kernel is a polynomial of the position. It is
-refined by residuals as an effective PSF is (Anderson & King 2000, PASP 112, 1360): what the stars have left over the
-model, moved to the grid by Lanczos interpolation, corrects it, so that the model and its use share one interpolation.
+The model is PSFEx's (Bertin 2011, ASP Conf. 442, 435): every pixel of the kernel is a polynomial of the
+position. It is refined by residuals as an effective PSF is (Anderson & King 2000, PASP 112, 1360): what the
+stars have left over the model, moved to the grid by Lanczos interpolation, corrects it, so that the model and
+its use share one interpolation.
 """
 
 from dataclasses import dataclass
@@ -24,18 +25,19 @@ _STARS_OF_ORDER = ((40, 2), (15, 1), (5, 0))
 """Fewest stars for an order."""
 
 _MODEL_ERROR = 0.005
-"""Part of the model by which it may be wrong while it is being made: keeps a few very bright stars from ruling it."""
+"""Part of the model by which it may be wrong while it is being made: keeps a few very bright stars from
+ruling it."""
 
 _VARIATION, _ASYMMETRY = 0.2, 0.5
-"""A priori scatter, as part of the kernel's local amplitude: of each polynomial term, and about the radial profile. In the
-core the stars outweigh it; in the wings, where they say little, it keeps their noise out."""
+"""A priori scatter, as part of the kernel's local amplitude: of each polynomial term, and about the radial
+profile. In the core the stars outweigh it; in the wings, where they say little, it keeps their noise out."""
 
 _FLOOR = 2e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Discs to leave out of the stars' stamps: those of star k are rows `start[k]` to `start[k + 1]`, in pixels."""
+    """Discs (pixels) to leave out of stars' stamps; star k's are rows `start[k]` to `start[k + 1]`."""
 
     start: Ints
     x: Floats
@@ -60,10 +62,10 @@ class Fits:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """What stars are measured on: an image without its sky, its mask, the bits that spoil a pixel, the sky's variance.
+    """What stars are measured on: an image without its sky, its mask, the bits that spoil a pixel.
 
-    `image` float32, `mask` uint16: (ny, nx). Noise is taken as `sky_variance` (one a star) and the model's own Poisson
-    part (electrons): the pixels' variances follow their noise, and would bias every fit low.
+    `image` float32, `mask` uint16: (ny, nx). Fits take as noise the sky's (one value a star) and the model's
+    own Poisson part (electrons): the pixels' variances follow their noise, and would bias every fit low.
     """
 
     image: Image
@@ -76,8 +78,8 @@ def fit(
 ) -> tuple[Psf, Bools]:
     """The PSF from isolated stars at `x`, `y` (pixels), and which of them it was made of.
 
-    Kernel of (2 half + 1) pixels, its sum 1 everywhere. Order 2 from 40 stars, 1 from 15, 0 from 5; stars that do not
-    fit are left out. `fwhm` (pixels) starts it off. Raises BadData below 5 stars.
+    Kernel of (2 half + 1) pixels, its sum 1 everywhere. Order 2 from 40 stars, 1 from 15, 0 from 5; stars
+    that do not fit are left out. `fwhm` (pixels) starts it off. Raises BadData below 5 stars.
     """
     used = np.ones(len(x), bool)
     order = _order_for(len(x))
@@ -106,11 +108,11 @@ def measure(
     neighbours: Neighbours | None = None,
     model_error: float = 0.0,
 ) -> Fits:
-    """Fit flux and position of stars near `x`, `y` (pixels) with the PSF, in windows of (2 half + 1) pixels."""
+    """Fit stars near `x`, `y` (pixels) with the PSF, in windows of (2 half + 1) pixels."""
     near = neighbours or nobody(len(x))
     half = min(half, psf.components.shape[1] // 2)
     out = psf_kernels.fit_stars(
-        field.image, field.mask, np.uint16(field.spoilt), psf.components, psf.order,
+        field.image, field.mask, field.spoilt, psf.components, psf.order,
         x.astype(np.float64), y.astype(np.float64), sky_variance.astype(np.float64),
         near.start, near.x, near.y, near.radius, half, model_error,
     )  # fmt: skip
@@ -190,10 +192,10 @@ def _corrected(
     neighbours: Neighbours,
     used: Bools,
 ) -> Floats:
-    """The components after one weighted least squares of the stars' residuals, pixel by pixel of the kernel."""
+    """The components after a weighted least squares of the stars' residuals, pixel by pixel."""
     k = psf.components.shape[1]
     residual, weight = psf_kernels.residuals(
-        field.image, field.mask, np.uint16(field.spoilt), psf.components, psf.order, x, y, flux, sky_variance,
+        field.image, field.mask, field.spoilt, psf.components, psf.order, x, y, flux, sky_variance,
         neighbours.start, neighbours.x, neighbours.y, neighbours.radius, _MODEL_ERROR,
     )  # fmt: skip
     weight[~used], residual[~used] = 0.0, 0.0
@@ -216,7 +218,7 @@ def _evaluate_terms(psf: Psf, x: Floats, y: Floats) -> Floats:
 
 
 def _prior(mean_kernel: Floats, terms: int) -> tuple[Floats, Floats]:
-    """Expected components and their inverse variances, (pixels, terms): the radial profile, and no variation."""
+    """Expected components and inverse variances, (pixels, terms): the radial profile, no variation."""
     half = mean_kernel.shape[0] // 2
     radii = _radii(half)
     ring = radii.round().astype(np.int64).ravel()

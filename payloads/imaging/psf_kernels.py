@@ -1,4 +1,4 @@
-"""Compiled loops of the PSF: placing a kernel between pixels, fitting it to stars, gathering what they leave over.
+"""Compiled loops of the PSF: placing a kernel between pixels, fitting it, gathering what is left.
 
 A kernel is moved by Lanczos interpolation with 4 lobes (9 taps), normalised so that it keeps a constant.
 """
@@ -42,7 +42,9 @@ def lanczos(offset: float, weights: Floats, slopes: Floats) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _kernel_at(components: Image, order: int, x: float, y: float, shape: tuple[int, int], padded: Floats) -> None:
+def _kernel_at(
+    components: Image, order: int, x: float, y: float, shape: tuple[int, int], padded: Floats
+) -> None:
     """The kernel at (x, y), sum 1, into the middle of `padded`, whose margin stays as it is."""
     u, v = 2.0 * x / max(shape[1] - 1, 1) - 1.0, 2.0 * y / max(shape[0] - 1, 1) - 1.0
     k = components.shape[1]
@@ -67,7 +69,7 @@ def _kernel_at(components: Image, order: int, x: float, y: float, shape: tuple[i
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 def _convolve(padded: Floats, by_x: Floats, by_y: Floats, rows: Floats, out: Floats) -> None:
-    """out[r, c] = sum of by_y[t] by_x[s] padded[r + t, c + s], over the middle of `padded` that `out` covers."""
+    """out[r, c] = sum of by_y[t] by_x[s] padded[r + t, c + s], about the middle of `padded`."""
     n = out.shape[0]
     first = (padded.shape[0] - n) // 2 - LOBES
     for r in range(n + 2 * LOBES):
@@ -89,15 +91,15 @@ def _convolve(padded: Floats, by_x: Floats, by_y: Floats, rows: Floats, out: Flo
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _usable(
-    mask: MaskPlane, spoilt: int, ix: int, iy: int, start: int, stop: int, xs: Floats, ys: Floats, radii: Floats,
-    good: NDArray[np.bool_],
+    mask: MaskPlane, spoilt: int, ix: int, iy: int, start: int, stop: int,
+    xs: Floats, ys: Floats, radii: Floats, good: NDArray[np.bool_],
 ) -> int:  # fmt: skip
-    """Which pixels of a window about (ix, iy) count: on the image, not spoilt, in no neighbour's disc. How many."""
+    """Which pixels of a window about (ix, iy) count: not spoilt, in no neighbour's disc. How many."""
     n, half, count = good.shape[0], good.shape[0] // 2, 0
     for r in range(n):
         for c in range(n):
             y, x = iy + r - half, ix + c - half
-            inside = y >= 0 and x >= 0 and y < mask.shape[0] and x < mask.shape[1]  # noqa: PLR1716
+            inside = y >= 0 and x >= 0 and y < mask.shape[0] and x < mask.shape[1]
             good[r, c] = inside and mask[y, x] & spoilt == 0
     for k in range(start, stop):
         for r in range(n):
@@ -131,8 +133,11 @@ def fit_stars(
         x, y, flux = xs[star], ys[star], 0.0
         _kernel_at(components, order, x, y, image.shape, padded)
         for step in range(_STEPS):
-            ix, iy = int(round(x)), int(round(y))
-            if _usable(mask, spoilt, ix, iy, start[star], start[star + 1], near_x, near_y, near_radius, good) < n:
+            ix, iy = round(x), round(y)
+            if (
+                _usable(mask, spoilt, ix, iy, start[star], start[star + 1], near_x, near_y, near_radius, good)
+                < n
+            ):
                 break
             lanczos(x - ix, wx, sx)
             lanczos(y - iy, wy, sy)
@@ -141,18 +146,29 @@ def fit_stars(
                 flux = _weighted_flux(image, good, ix, iy, model)[0]
             _convolve(padded, sx, wy, rows, by_x)
             _convolve(padded, wx, sy, rows, by_y)
-            dx, dy, flux, error = _newton(image, good, ix, iy, model, by_x, by_y, flux, sky_variance[star], model_error)
-            if not (abs(dx) < 2.0 and abs(dy) < 2.0 and abs(x + dx - xs[star]) < 3.0 and abs(y + dy - ys[star]) < 3.0):
+            dx, dy, flux, error = _newton(
+                image, good, ix, iy, model, by_x, by_y, flux, sky_variance[star], model_error
+            )
+            if not (
+                abs(dx) < 2.0
+                and abs(dy) < 2.0
+                and abs(x + dx - xs[star]) < 3.0
+                and abs(y + dy - ys[star]) < 3.0
+            ):
                 break
             x, y = x + dx, y + dy
             if abs(dx) + abs(dy) < 2e-3 or step == _STEPS - 1:
-                _summarise(image, good, ix, iy, model, sky_variance[star], model_error, x, y, error, out[star])
+                _summarise(
+                    image, good, ix, iy, model, sky_variance[star], model_error, x, y, error, out[star]
+                )
                 break
     return out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _weighted_flux(image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats) -> tuple[float, float]:
+def _weighted_flux(
+    image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats
+) -> tuple[float, float]:
     n, half, top, bottom = good.shape[0], good.shape[0] // 2, 0.0, 0.0
     for r in range(n):
         for c in range(n):
@@ -213,8 +229,8 @@ def _solve_three(normal: Floats, right: Floats, flux: float) -> tuple[float, flo
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _summarise(
-    image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats, sky_variance: float, model_error: float,
-    x: float, y: float, position_error: float, row: Floats,
+    image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats,
+    sky_variance: float, model_error: float, x: float, y: float, position_error: float, row: Floats,
 ) -> None:  # fmt: skip
     n, half = good.shape[0], good.shape[0] // 2
     flux, bottom = _weighted_flux(image, good, ix, iy, model)
@@ -237,7 +253,7 @@ def residuals(
     xs: Floats, ys: Floats, flux: Floats, sky_variance: Floats,
     start: Ints, near_x: Floats, near_y: Floats, near_radius: Floats, model_error: float,
 ) -> tuple[Floats, Floats]:  # fmt: skip
-    """What each star has over the model, as part of its flux, on the kernel's grid; and its weight: two (n, k * k)."""
+    """What each star has over the model, as part of its flux, and its weight: two (n, k * k)."""
     k = components.shape[1]
     n = k + 2 * LOBES
     out, weight = np.zeros((xs.size, k * k)), np.zeros((xs.size, k * k))
@@ -248,7 +264,7 @@ def residuals(
     for star in range(xs.size):
         if not flux[star] > 0.0:
             continue
-        ix, iy = int(round(xs[star])), int(round(ys[star]))
+        ix, iy = round(xs[star]), round(ys[star])
         _kernel_at(components, order, xs[star], ys[star], image.shape, padded)
         lanczos(xs[star] - ix, wx, slopes)
         lanczos(ys[star] - iy, wy, slopes)
@@ -277,7 +293,11 @@ def magnify(kernel: Image, factor: int) -> Floats:
     k = kernel.shape[0]
     half = k // 4
     n = 2 * half + 1
-    padded, rows, out = np.zeros((k + 2 * LOBES, k + 2 * LOBES)), np.empty((n + 2 * LOBES, n)), np.empty((n, n))
+    padded, rows, out = (
+        np.zeros((k + 2 * LOBES, k + 2 * LOBES)),
+        np.empty((n + 2 * LOBES, n)),
+        np.empty((n, n)),
+    )
     padded[LOBES : LOBES + k, LOBES : LOBES + k] = kernel
     fine = np.empty((n * factor, n * factor))
     wx, wy, slopes = np.empty(_TAPS), np.empty(_TAPS), np.empty(_TAPS)

@@ -31,25 +31,29 @@ class StarFlag(IntFlag):
 
 
 STAR_DTYPE = np.dtype(
-    [("x", "f8"), ("y", "f8"), ("position_err", "f4"), ("flux", "f4"), ("flux_err", "f4"), ("peak", "f4")]
-    + [("fwhm", "f4"), ("chi2", "f4"), ("flags", "u2")]
+    [
+        *((name, "f8") for name in ("x", "y")),
+        *((name, "f4") for name in ("position_err", "flux", "flux_err", "peak", "fwhm", "chi2")),
+        ("flags", "u2"),
+    ]
 )
-"""A measured source: position and its error per axis (pixels), flux in a PSF and its error, brightest pixel (unit of
-the image), FWHM of the Gaussian that matches it (pixels), reduced chi2 of the PSF's fit, `StarFlag` bits."""
+"""A measured source: position and its error per axis (pixels), flux in a PSF and its error, brightest pixel
+(unit of the image), FWHM of the Gaussian that matches it (pixels), reduced chi2 of the PSF's fit, `StarFlag`
+bits."""
 
 _RADIUS = 2
 _MARGIN = 6
 
 
 def find(image: Image, variance: Image, threshold: float) -> Table:
-    """Peaks above `threshold` standard deviations of their own pixel, brightest first; `x`, `y`, `peak` filled.
+    """Peaks over `threshold` sigma of their own pixel, brightest first; `x`, `y`, `peak` filled.
 
     A peak is the highest of its 5 x 5 pixels. `image`, less its sky, and `variance`: float32 (ny, nx).
     """
     capacity = 1 << 15
     while True:
         pixels = np.empty((capacity, 2), np.int32)
-        count = _peaks(image, variance, np.float32(threshold), pixels)
+        count = _peaks(image, variance, threshold, pixels)
         if count <= capacity:
             break
         capacity = count
@@ -64,12 +68,12 @@ def find(image: Image, variance: Image, threshold: float) -> Table:
 def size_up(image: Image, mask: MaskPlane, spoilt: int, stars: Table) -> None:
     """Centre each star and measure its width, in place: `x`, `y`, `fwhm`, `flags`.
 
-    The weight is a circular Gaussian matched to the star, iterated (after Bernstein & Jarvis 2002, AJ 123, 583);
-    `spoilt`: mask bits that a star's central 5 x 5 pixels must be free of.
+    The weight is a circular Gaussian matched to the star, iterated (after Bernstein & Jarvis 2002, AJ 123,
+    583); `spoilt`: mask bits that a star's central 5 x 5 pixels must be free of.
     """
     x, y, fwhm = stars["x"].copy(), stars["y"].copy(), np.zeros(len(stars))
     flags = np.zeros(len(stars), np.uint16)
-    _match_gaussians(image, mask, np.uint16(spoilt), x, y, fwhm, flags)
+    _match_gaussians(image, mask, spoilt, x, y, fwhm, flags)
     stars["x"], stars["y"], stars["fwhm"] = x, y, fwhm
     stars["flags"] |= flags
 
@@ -79,13 +83,13 @@ def reach(image: Image, x: Floats, y: Floats, level: Floats, longest: float) -> 
 
     Circles grow by an eighth; none is longer than `longest`.
     """
-    return _reach(image, *(np.asarray(v, np.float64) for v in (x, y, level)), longest)
+    return _reach(image, x.astype(np.float64), y.astype(np.float64), level.astype(np.float64), longest)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _peaks(image: Image, variance: Image, threshold: float, pixels: NDArray[np.int32]) -> int:
     ny, nx = image.shape
-    count, square = 0, threshold * threshold
+    count, square = 0, np.float32(threshold * threshold)
     for y in range(_RADIUS, ny - _RADIUS):
         for x in range(_RADIUS, nx - _RADIUS):
             v = image[y, x]
@@ -153,10 +157,10 @@ _MASKED, _UNMEASURED, _FWHM = int(StarFlag.MASKED), int(StarFlag.UNMEASURED), FW
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _moments(image: Image, x: float, y: float, sigma: float) -> tuple[float, float, float]:
-    """The step to the weighted centroid, doubled (it then lands there for a Gaussian), and the matching sigma."""
+    """The step to the weighted centroid, doubled (a Gaussian's is then reached), and the matching sigma."""
     ny, nx = image.shape
     half = int(3.0 * sigma) + 1
-    ix, iy = int(round(x)), int(round(y))
+    ix, iy = round(x), round(y)
     x_first, x_last = max(ix - half, 0), min(ix + half, nx - 1)
     total, sum_x, sum_y, sum_r = 0.0, 0.0, 0.0, 0.0
     scale = -0.5 / (sigma * sigma)
@@ -172,7 +176,8 @@ def _moments(image: Image, x: float, y: float, sigma: float) -> tuple[float, flo
             row_x += v * dx
             row_r += v * (dx * dx + dy * dy)
         w = np.exp(scale * dy * dy)
-        total, sum_x, sum_y, sum_r = total + w * row, sum_x + w * row_x, sum_y + w * row * dy, sum_r + w * row_r
+        total, sum_r = total + w * row, sum_r + w * row_r
+        sum_x, sum_y = sum_x + w * row_x, sum_y + w * row * dy
     if not total > 0.0:
         return np.inf, np.inf, sigma
     # A Gaussian of width s under a weight of the same width has a second moment of s**2 / 2 per axis.
@@ -190,8 +195,8 @@ def _reach(image: Image, xs: Floats, ys: Floats, level: Floats, longest: float) 
             n = 0
             for step in range(values.size):
                 angle = 2.0 * np.pi * (step + 0.5) / values.size
-                x, y = int(round(xs[k] + r * np.cos(angle))), int(round(ys[k] + r * np.sin(angle)))
-                if x >= 0 and y >= 0 and x < nx and y < ny:  # noqa: PLR1716
+                x, y = round(xs[k] + r * np.cos(angle)), round(ys[k] + r * np.sin(angle))
+                if x >= 0 and y >= 0 and x < nx and y < ny:
                     values[n] = image[y, x]
                     n += 1
             # A quarter of the circle on the image is enough to judge by.

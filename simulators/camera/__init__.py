@@ -1,1 +1,1 @@
-"""The camera: what falls on the focal plane, what the detectors make of it, and the server that hands it out."""
+"""The camera: what falls on the focal plane, what detectors make of it, and the server of the pixels."""

@@ -1,7 +1,8 @@
-"""A CCD as built: what each of its amplifiers and pixels does to light, fixed by (seed, instrument, detector)."""
+"""A CCD as built: what its amplifiers and pixels do to light, fixed by (seed, instrument, detector)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -13,8 +14,11 @@ from simulators.camera.noise import Purpose, State, fill_normal, generator, stre
 from simulators.camera.optics import field_position, vignetting
 
 Floats = NDArray[np.float64]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 AMPLIFIERS = 16
+SATURATION_PART = 0.95
+"""Of the full well: from here on calibration calls a pixel saturated."""
 ADC_MAX = (1 << 18) - 1
 _PIXEL_SCATTER = 0.004
 """Relative, of the pixels' areas (photo-response non-uniformity)."""
@@ -24,12 +28,12 @@ _VIGNETTING_STEP = 64
 
 @dataclass(frozen=True, eq=False)
 class Ccd:
-    """One detector's electronics and flaws; per amplifier (16,) unless said, rows and columns of `Format`'s raw.
+    """One detector's electronics and flaws, per amplifier (16,) unless said.
 
     gain: electrons/ADU. read_noise, full_well: electrons. level: ADU of no signal. dark: electrons/s/pixel.
-    crosstalk: (16, 16), from j into i at [i, j]. bias_rows (16, amp_height), bias_columns (16, amp_width): electrons,
-    their sum the bias pattern. step: relative throughput. dust (n, 4): x, y, radius (pixels), depth.
-    columns (n, 4): x, y0, y1, response of bad columns. hot (n, 3): x, y, electrons/s.
+    crosstalk: (16, 16), from j into i at [i, j]. bias_rows (16, amp_height), bias_columns (16, amp_width):
+    electrons, their sum the bias pattern. step: relative throughput. dust (n, 4): x, y, radius (pixels),
+    depth. columns (n, 4): x, y0, y1, response of bad columns. hot (n, 3): x, y, electrons/s.
     """
 
     detector: Detector
@@ -69,7 +73,9 @@ def ccd(seed: int, instrument: str, detector: Detector) -> Ccd:
         bias_columns=_profiles(rng, form.amp_width, 5.0),
         step=rng.normal(1.0, 0.008, AMPLIFIERS),
         dust=rng.uniform((0, 0, 15, 0.005), (form.width, form.height, 60, 0.03), (8, 4)),
-        columns=np.stack([rng.integers(0, form.width, n_columns), start, edge, rng.uniform(0.1, 0.6, n_columns)], 1),
+        columns=np.stack(
+            [rng.integers(0, form.width, n_columns), start, edge, rng.uniform(0.1, 0.6, n_columns)], 1
+        ),
         hot=rng.uniform((0, 0, 5.0), (form.width, form.height, 300.0), (n_hot, 3)),
         seeds=(seed, names[0]),
     )
@@ -89,13 +95,15 @@ def _crosstalk(rng: np.random.Generator) -> Floats:
 def _profiles(rng: np.random.Generator, length: int, size: float) -> Image:
     """(16, length): a transient at the first pixels read and a wave, electrons."""
     k = np.arange(length)
-    settle = rng.normal(0.0, 2.0 * size, (AMPLIFIERS, 1)) * np.exp(-k / rng.uniform(8.0, 40.0, (AMPLIFIERS, 1)))
+    settle = rng.normal(0.0, 2.0 * size, (AMPLIFIERS, 1)) * np.exp(
+        -k / rng.uniform(8.0, 40.0, (AMPLIFIERS, 1))
+    )
     phase, waves = rng.uniform(0.0, 2.0 * np.pi, (AMPLIFIERS, 1)), rng.uniform(0.5, 4.0, (AMPLIFIERS, 1))
     wave = 0.3 * size * np.sin(phase + 2.0 * np.pi * waves * k / length)
     return (settle + wave + rng.normal(0.0, 0.1 * size, (AMPLIFIERS, length))).astype(np.float32)
 
 
-def view(image: Image, amplifier: Amplifier, shape: tuple[int, int]) -> Image:
+def view(image: NDArray[Pixel], amplifier: Amplifier, shape: tuple[int, int]) -> NDArray[Pixel]:
     """An amplifier's part of an assembled image, in the raw's order of rows and columns; no copy."""
     part = image[amplifier.y0 : amplifier.y0 + shape[0], amplifier.x0 : amplifier.x0 + shape[1]]
     return part[:: -1 if amplifier.flip_y else 1, :: -1 if amplifier.flip_x else 1]
@@ -106,7 +114,14 @@ def response(chip: Ccd, band: str) -> Image:
     form = chip.detector.format
     result = np.empty((form.height, form.width), np.float32)
     grain = stream(chip.seeds[0], Purpose.RESPONSE, chip.seeds[1], chip.detector.id)
-    _grain(result, _coarse_vignetting(chip.detector), _steps(chip, band), grain, _VIGNETTING_STEP, _PIXEL_SCATTER)
+    _grain(
+        result,
+        _coarse_vignetting(chip.detector),
+        _steps(chip, band),
+        grain,
+        _VIGNETTING_STEP,
+        _PIXEL_SCATTER,
+    )
     for x, y, radius, depth in chip.dust:
         _shade(result, x, y, radius, depth)
     for x, y0, y1, part in chip.columns:
@@ -133,23 +148,26 @@ def _coarse_vignetting(detector: Detector) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _grain(
-    out: Image, coarse: Floats, steps: Floats, state: State, spacing: int, scatter: float
-) -> None:
+def _grain(out: Image, coarse: Floats, steps: Floats, state: State, spacing: int, scatter: float) -> None:
     """Vignetting (interpolated between its nodes) x the amplifier's step x each pixel's own area."""
     ny, nx = out.shape
-    light = np.empty(coarse.shape[1])
+    shade = np.empty(nx, np.float32)
     width = nx // 8
     for y in range(ny):
         node, part = y // spacing, (y % spacing) / spacing
-        for k in range(light.size):
-            light[k] = coarse[node, k] * (1.0 - part) + coarse[node + 1, k] * part
-        fill_normal(state, out[y])
         half = 0 if y < ny // 2 else 1
+        for x0 in range(0, nx, spacing):
+            left = coarse[node, x0 // spacing] * (1.0 - part) + coarse[node + 1, x0 // spacing] * part
+            right = (
+                coarse[node, x0 // spacing + 1] * (1.0 - part) + coarse[node + 1, x0 // spacing + 1] * part
+            )
+            for x in range(x0, min(nx, x0 + spacing)):
+                shade[x] = left + (right - left) * (x - x0) / spacing
+        for k in range(8):
+            shade[k * width : (k + 1) * width] *= steps[half, k]
+        fill_normal(state, out[y])
         for x in range(nx):
-            k, along = x // spacing, (x % spacing) / spacing
-            shade = light[k] * (1.0 - along) + light[k + 1] * along
-            out[y, x] = shade * steps[half, x // width] * (1.0 + scatter * out[y, x])
+            out[y, x] = shade[x] * (np.float32(1.0) + np.float32(scatter) * out[y, x])
 
 
 def _shade(image: Image, x: float, y: float, radius: float, depth: float) -> None:
@@ -188,9 +206,9 @@ def defects(chip: Ccd) -> MaskPlane:
     coarse = _coarse_vignetting(chip.detector) < _VIGNETTED_BELOW
     if coarse.any():
         fine = coarse.repeat(_VIGNETTING_STEP, 0).repeat(_VIGNETTING_STEP, 1)[: form.height, : form.width]
-        plane[fine] |= Mask.VIGNETTED
+        plane[fine] |= np.uint16(Mask.VIGNETTED)
     for x, y0, y1, _ in chip.columns:
-        plane[int(y0) : int(y1), int(x)] |= Mask.BAD
+        plane[int(y0) : int(y1), int(x)] |= np.uint16(Mask.BAD)
     for x, y, _ in chip.hot:
-        plane[int(y), int(x)] |= Mask.BAD
+        plane[int(y), int(x)] |= np.uint16(Mask.BAD)
     return plane

@@ -1,4 +1,4 @@
-"""One detector of one exposure, from the sky to the raw: the steps in order, and what the snaps of a visit share."""
+"""One detector of one exposure, from sky to raw: the steps in order, and what a visit's snaps share."""
 
 import threading
 from collections import OrderedDict
@@ -34,15 +34,18 @@ _TRAIL_MARGIN_PIXELS = 80
 class SourceSky(Protocol):
     """The sky's sources, as the simulated sky tells them."""
 
-    def sources(self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float) -> NDArray[np.void]:
+    def sources(
+        self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float
+    ) -> NDArray[np.void]:
         """Rows of `SKY_SOURCE_DTYPE` inside a circle (deg, ICRS)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that an exposure's pixels depend on besides the seed. `epoch`: TAI s, the middle of its visit's first snap.
+    """All that an exposure's pixels depend on besides the seed.
 
-    What varies on the sky is constant inside a visit: its value is the one at `epoch`.
+    `epoch`: TAI s, the middle of its visit's first snap. What varies on the sky is constant inside a visit:
+    its value is the one at `epoch`.
     """
 
     observation: Observation
@@ -51,12 +54,14 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """What the snaps of a visit share on one detector. Sources in pixels of the true WCS; the images (ny, nx).
+    """What the snaps of a visit share on one detector. `wcs` is the true one.
 
-    sources: rows of SKY_SOURCE_DTYPE on or near the detector, at the epoch. shapes: SHAPES_DTYPE, electrons/s, a row
-    each. still: which do not move. light: electrons/s that sky and still sources make in the detector.
+    sources: rows of SKY_SOURCE_DTYPE on or near the detector, at the epoch. shapes: SHAPES_DTYPE,
+    electrons/s, a row each. still: which do not move. light: (ny, nx), electrons/s that sky and still sources
+    make in the detector, whose pixels have the `response` (ny, nx).
     """
 
+    seed: int
     conditions: Conditions
     wcs: Wcs
     psf: PsfField
@@ -91,7 +96,7 @@ class Cache(Generic[T]):
 
 
 class FocalPlane:
-    """An instrument's detectors under a sky. `fields`: how many detectors' fields are kept for the next snap."""
+    """An instrument's detectors under a sky. `fields`: how many are kept for the visit's next snap."""
 
     def __init__(self, seed: int, instrument: str, sky: SourceSky, *, fields: int = 4) -> None:
         self.seed = seed
@@ -121,10 +126,10 @@ class FocalPlane:
         sensor.bleed(charge, field.chip)
         return charge
 
-    def segments(self, recipe: Recipe, detector: int) -> sensor.Segments:
-        """The raw of a detector: int32 (16, rows, columns) ADU, the same for the same recipe, always."""
+    def segments(self, recipe: Recipe, detector: int, charge: Image) -> sensor.Segments:
+        """The raw of a detector's charge: int32 (16, rows, columns) ADU, always the same for a recipe."""
         chip = ccd(self.seed, self.camera.name, self.camera[detector])
-        return sensor.read_out(self.charge(recipe, detector), chip, self.seed, recipe.observation.exposure)
+        return sensor.read_out(charge, chip, self.seed, recipe.observation.exposure)
 
     def _new_field(self, recipe: Recipe, detector: Detector) -> Field:
         observation = recipe.observation
@@ -139,7 +144,7 @@ class FocalPlane:
         chip = ccd(self.seed, self.camera.name, detector)
         throughput = response(chip, observation.band)
         light *= throughput
-        return Field(observed, wcs, psf, chip, sources, shapes, still, light, throughput)
+        return Field(self.seed, observed, wcs, psf, chip, sources, shapes, still, light, throughput)
 
     def _sources_near(self, wcs: Wcs, detector: Detector, band: str, epoch: float) -> NDArray[np.void]:
         form = detector.format
@@ -153,7 +158,9 @@ def trail(source: np.void, wcs: Wcs, recipe: Recipe) -> tuple[Floats, Floats]:
     observation = recipe.observation
     rate = np.hypot(source["rate_ra"], source["rate_dec"]) / PIXEL_ARCSEC
     n = max(1, int(np.ceil(rate * observation.exposure_time / _TRAIL_STEP_PIXELS)))
-    seconds = observation.midpoint - recipe.epoch + observation.exposure_time * ((np.arange(n) + 0.5) / n - 0.5)
+    seconds = (
+        observation.midpoint - recipe.epoch + observation.exposure_time * ((np.arange(n) + 0.5) / n - 0.5)
+    )
     dec = source["dec"] + source["rate_dec"] * seconds / 3600.0
     ra = source["ra"] + source["rate_ra"] * seconds / 3600.0 / np.cos(np.radians(source["dec"]))
     return wcs.sky_to_pixel(ra, dec)
@@ -163,7 +170,10 @@ def _add_trail(charge: Image, field: Field, path: tuple[Floats, Floats], flux: f
     """Add a mover's charge, `flux` electrons in all, spread evenly over a path."""
     ny, nx = charge.shape
     x0, y0 = (max(0, int(p.min()) - _TRAIL_MARGIN_PIXELS) for p in path)
-    x1, y1 = min(nx, int(path[0].max()) + _TRAIL_MARGIN_PIXELS), min(ny, int(path[1].max()) + _TRAIL_MARGIN_PIXELS)
+    x1, y1 = (
+        min(nx, int(path[0].max()) + _TRAIL_MARGIN_PIXELS),
+        min(ny, int(path[1].max()) + _TRAIL_MARGIN_PIXELS),
+    )
     if x0 >= x1 or y0 >= y1:
         return
     shapes = np.zeros(len(path[0]), SHAPES_DTYPE)
@@ -195,4 +205,5 @@ def _sky_light(observed: Conditions, detector: Detector) -> Image:
     _, field_y = field_position(detector, np.zeros(form.height), np.arange(form.height, dtype=np.float64))
     along_x = observed.sky * (1.0 + observed.sky_slope[0] * field_x)
     along_y = observed.sky * observed.sky_slope[1] * field_y
-    return along_x.astype(np.float32)[None, :] + along_y.astype(np.float32)[:, None]
+    light: Image = along_x.astype(np.float32)[None, :] + along_y.astype(np.float32)[:, None]
+    return light

@@ -42,7 +42,11 @@ class Streak:
         a, b = float(np.cos(self.angle)), float(np.sin(self.angle))
         cx, cy = detector.center_arcsec
         form = detector.format
-        c = (self.offset - a * cx - b * cy) / PIXEL_ARCSEC + a * (form.width - 1) / 2.0 + b * (form.height - 1) / 2.0
+        c = (
+            (self.offset - a * cx - b * cy) / PIXEL_ARCSEC
+            + a * (form.width - 1) / 2.0
+            + b * (form.height - 1) / 2.0
+        )
         return a, b, c
 
 
@@ -52,7 +56,10 @@ def streak(seed: int, exposure: int) -> Streak | None:
     if rng.random() >= _STREAK_PROBABILITY:
         return None
     return Streak(
-        rng.uniform(0.0, np.pi), rng.uniform(-5000.0, 5000.0), 150.0 * rng.lognormal(0.0, 1.2), rng.uniform(2.0, 3.5)
+        rng.uniform(0.0, np.pi),
+        rng.uniform(-5000.0, 5000.0),
+        150.0 * rng.lognormal(0.0, 1.2),
+        rng.uniform(2.0, 3.5),
     )
 
 
@@ -97,7 +104,7 @@ def add_cosmic_rays(charge: Image, seed: int, exposure: int, detector: int, seco
     for _ in range(hits):
         track = _muon(rng) if rng.random() < _MUON_PART else _worm(rng)
         start = rng.uniform(0.0, 1.0, 2) * (charge.shape[1], charge.shape[0])
-        _deposit(charge, track + (*start, 0.0), _DIFFUSION_PIXELS)
+        _deposit(charge, track + np.append(start, 0.0), _DIFFUSION_PIXELS)
     return hits
 
 
@@ -122,7 +129,9 @@ def _worm(rng: np.random.Generator) -> Floats:
     direction = rng.uniform(0.0, 2.0 * np.pi) + np.cumsum(rng.normal(0.0, 0.25, n))
     x, y = np.cumsum(np.cos(direction)) * _LONGEST_STEP, np.cumsum(np.sin(direction)) * _LONGEST_STEP
     slowing = 1.0 + 2.0 * np.exp(-(n - np.arange(n)) / 8.0)
-    loss = rng.gamma(2.0, 0.5, n) * _ELECTRONS_PER_PIXEL_LENGTH * rng.uniform(1.0, 3.0) * _LONGEST_STEP * slowing
+    loss = (
+        rng.gamma(2.0, 0.5, n) * _ELECTRONS_PER_PIXEL_LENGTH * rng.uniform(1.0, 3.0) * _LONGEST_STEP * slowing
+    )
     return np.stack([x, y, loss], 1)
 
 

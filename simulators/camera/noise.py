@@ -1,7 +1,7 @@
 """Random numbers, reproducible to the bit: seeds by name, and fast normal deviates for whole detectors.
 
-The generator is xoshiro256++ (Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36); normal deviates are drawn by
-the ziggurat of 128 layers (Marsaglia & Tsang 2000, J. Stat. Softw. 5, 8).
+The generator is xoshiro256++ (Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36); normal deviates are
+drawn by the ziggurat of 128 layers (Marsaglia & Tsang 2000, J. Stat. Softw. 5, 8).
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,8 @@ def generator(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
 
 def stream(seed: int, purpose: Purpose, *names: int) -> State:
     """The starting state of a fast stream for the many numbers of a purpose."""
-    return np.random.SeedSequence([seed, int(purpose), *names]).generate_state(4, np.uint64)
+    state: State = np.random.SeedSequence([seed, int(purpose), *names]).generate_state(8).view(np.uint64)
+    return state
 
 
 _LAYERS = 128
@@ -78,7 +79,7 @@ def next_bits(state: State) -> np.uint64:
     s2 ^= shifted
     s3 = (s3 << np.uint64(45)) | (s3 >> np.uint64(19))
     state[0], state[1], state[2], state[3] = s0, s1, s2, s3
-    return result
+    return np.uint64(result)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -88,7 +89,7 @@ def _uniform(state: State) -> float:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _outside(state: State, number: np.int32, layer: int) -> np.float32:
+def _outside(state: State, number: int, layer: int) -> np.float32:
     """The rare deviates beyond a layer's rectangle: the tail, the wedge, or another throw."""
     while True:
         x = number * _WIDTH[layer]
@@ -100,8 +101,8 @@ def _outside(state: State, number: np.int32, layer: int) -> np.float32:
         low, high = _HEIGHT[layer], _HEIGHT[layer + 1]
         if low + _uniform(state) * (high - low) < np.exp(-0.5 * x * x):
             return np.float32(x)
-        bits = np.int32(next_bits(state) >> np.uint64(32))
-        layer, number = bits & np.int32(127), bits >> np.int32(7)
+        bits = int(np.int32(next_bits(state) >> np.uint64(32)))
+        layer, number = bits & 127, bits >> 7
         if abs(number) < _INSIDE[layer]:
             return np.float32(number * _WIDTH[layer])
 
@@ -117,4 +118,14 @@ def fill_normal(state: State, out: NDArray[np.float32]) -> None:
         if abs(number) < _INSIDE[layer]:
             out[k] = number * _WIDTH[layer]
         else:
-            out[k] = _outside(state, number, layer)
+            out[k] = _outside(state, int(number), int(layer))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_noise(state: State, image: NDArray[np.float32], sigma: float) -> None:
+    """Add normal deviates of one width to an image (ny, nx), in place."""
+    line = np.empty(image.shape[1], np.float32)
+    for row in range(image.shape[0]):
+        fill_normal(state, line)
+        for k in range(line.size):
+            image[row, k] += np.float32(sigma) * line[k]

@@ -1,7 +1,7 @@
-"""Telescope and sky of a visit: seeing, transparency, sky brightness, PSF over the field, and where it points.
+"""Telescope and sky of a visit: seeing, transparency, sky brightness, PSF over the field, pointing.
 
-Everything is a pure function of (seed, visit): the snaps of a visit share it. Left out: moonlight, differential
-refraction, fringes.
+Everything is a pure function of (seed, visit): the snaps of a visit share it. Left out: moonlight,
+differential refraction, fringes.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,10 @@ _DISTORTION_PIXELS = 0.5
 class Conditions:
     """Of one visit. `seeing`: FWHM of the PSF at the field's centre, arcsec. `sky`: electrons/s/pixel there.
 
-    `zero_point`: electrons/s per nJy through a detector of response 1. `sky_slope` (2,): relative change of the sky
-    per degree of field. `psf` (3, 6): relative FWHM, e1, e2 as polynomials 1, y, y^2, x, x y, x^2 of the field
-    position in units of 1.75 deg. `pointing` (ra, dec, rotation), arcsec on the sky: true less reported.
+    `zero_point`: electrons/s per nJy through a detector of response 1. `sky_slope` (2,): relative change of
+    the sky per degree of field. `psf` (3, 6): relative FWHM, e1, e2 as polynomials 1, y, y^2, x, x y, x^2 of
+    the field position in units of 1.75 deg. `pointing` (ra, dec, rotation), arcsec on the sky: true less
+    reported.
     """
 
     band: str
@@ -83,12 +84,14 @@ def conditions(seed: int, observation: Observation, epoch: float) -> Conditions:
         sky=float(brightness * 10.0 ** (0.4 * (ZERO_POINT[band] - SKY_MAG[band])) * PIXEL_ARCSEC**2),
         sky_slope=rng.normal(0.0, 0.01, 2),
         psf=_aberrations(rng),
-        pointing=rng.normal(0.0, 1.0, 3) * (_POINTING_ARCSEC, _POINTING_ARCSEC, _ROTATION_ARCSEC) / (1.4, 1.4, 1.0),
+        pointing=rng.normal(0.0, 1.0, 3)
+        * (_POINTING_ARCSEC, _POINTING_ARCSEC, _ROTATION_ARCSEC)
+        / (1.4, 1.4, 1.0),
     )
 
 
 def _aberrations(rng: np.random.Generator) -> Floats:
-    """Defocus and tilt of the camera (FWHM), wind and tracking (constant e), astigmatism growing with the field."""
+    """Defocus and tilt of the camera (FWHM), wind and tracking (constant e), astigmatism over the field."""
     curvature = 0.03 + 0.01 * rng.normal()
     fwhm = [1.0, 0.012 * rng.normal(), curvature, 0.012 * rng.normal(), 0.006 * rng.normal(), curvature]
     e = rng.normal(0.0, 1.0, (2, 6)) * (0.012, 0.008, 0.008, 0.008, 0.008, 0.008)
@@ -113,7 +116,10 @@ def vignetting(field_x: Floats, field_y: Floats) -> Floats:
 def psf_field(seed: int, observed: Conditions, detector: Detector) -> PsfField:
     """The PSF over a detector: the field's polynomial, and the detector's own height and tilt."""
     form = detector.format
-    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, form.width - 1, 4), np.linspace(0, form.height - 1, 4)))
+    x, y = (
+        grid.ravel()
+        for grid in np.meshgrid(np.linspace(0, form.width - 1, 4), np.linspace(0, form.height - 1, 4))
+    )
     field_x, field_y = (f / _FIELD_RADIUS_DEG for f in field_position(detector, x, y))
     values = observed.psf @ _terms(field_x, field_y)
     own = generator(seed, Purpose.FOCUS, detector.id).normal(0.0, 1.0, (3, 6))

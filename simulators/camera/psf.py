@@ -1,9 +1,9 @@
 """Profiles as sums of Gaussians: the PSF, galaxies, and one with the other, all in closed form.
 
-A Moffat and an exponential profile are both scale mixtures of Gaussians, integrals over ln(width) that a few equal
-steps sum to 1e-3 or better. So a galaxy seen through the PSF is again a sum of Gaussians, with exactly the PSF that
-stars have. The Gaussians describe the effective PSF: the pixel's own blur is in their widths, and a pixel's value is
-theirs at its centre.
+A Moffat and an exponential profile are both scale mixtures of Gaussians, integrals over ln(width) that a few
+equal steps sum to 1e-3 or better. So a galaxy seen through the PSF is again a sum of Gaussians, with exactly
+the PSF that stars have. The Gaussians describe the effective PSF: the pixel's own blur is in their widths,
+and a pixel's value is theirs at its centre.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _ROUND_BEYOND = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Gaussians of a circular profile: `weight` (n,) sums to one, `sigma` (n,) in units of the profile's size."""
+    """Gaussians of a circular profile: `weight` (n,) sums to one, `sigma` (n,) in units of its size."""
 
     weight: Floats
     sigma: Floats
@@ -41,7 +41,10 @@ class Mixture:
 
 @lru_cache(maxsize=1)
 def moffat() -> Mixture:
-    """The PSF's core, its size the FWHM: (1 + r^2/a^2)^-beta as an integral of exp(-t (1 + r^2/a^2)) t^(beta-1) dt."""
+    """The PSF's core, its size the FWHM.
+
+    (1 + r^2/a^2)^-beta is an integral of exp(-t (1 + r^2/a^2)) t^(beta-1) over t.
+    """
     s = np.arange(-3.2, 2.3, 0.9)
     weight = np.exp((MOFFAT_BETA - 1.0) * s - np.exp(s))
     core = 1.0 / (2.0 * np.sqrt(2.0 ** (1.0 / MOFFAT_BETA) - 1.0))
@@ -50,7 +53,7 @@ def moffat() -> Mixture:
 
 @lru_cache(maxsize=1)
 def exponential() -> Mixture:
-    """A disc galaxy, its size the half-light radius: exp(-r) as an integral of exp(-v r^2) over v."""
+    """A disc galaxy, its size the half-light radius: exp(-r) is an integral of exp(-v r^2) over v."""
     s = np.log(1.0 / 6.0) + np.array([-1.1, 0.2, 1.5])
     weight = np.exp(-1.5 * s - 0.25 * np.exp(-s))
     raw = Mixture(weight / weight.sum(), 1.0 / np.sqrt(2.0 * np.exp(s)))
@@ -72,8 +75,8 @@ def roundness() -> Floats:
 class PsfField:
     """How the PSF varies over an image of `shape` (ny, nx).
 
-    `coefficients`: (3, 6), of FWHM (pixels, without the pixel's blur), e1 and e2, as polynomials
-    1, v, v^2, u, u v, u^2 of u, v in -1..1 over the image. e = (a - b) / (a + b), along x and along the diagonal.
+    `coefficients`: (3, 6), of FWHM (pixels, without the pixel's blur), e1 and e2, as polynomials 1, v, v^2,
+    u, u v, u^2 of u, v in -1..1 over the image. e = (a - b) / (a + b), along x and along the diagonal.
     """
 
     coefficients: Floats
@@ -127,11 +130,18 @@ def overlaps(weight: Floats, cov: Floats) -> tuple[float, float]:
     1 / sum P^2 is the effective number of pixels of a point source's photometry (King 1983, PASP 95, 163).
     """
     matrix = np.empty((len(weight), 2, 2))
-    matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1] = cov[:, 0], cov[:, 1], cov[:, 1], cov[:, 2]
+    matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1] = (
+        cov[:, 0],
+        cov[:, 1],
+        cov[:, 1],
+        cov[:, 2],
+    )
     pair = matrix[:, None] + matrix[None, :]
     squared = np.einsum("i,j,ij", weight, weight, 1.0 / (2.0 * np.pi * np.sqrt(np.linalg.det(pair))))
     inverse = np.linalg.inv(matrix)
     amplitude = weight / (2.0 * np.pi * np.sqrt(np.linalg.det(matrix)))
     triple = inverse[:, None, None] + inverse[None, :, None] + inverse[None, None, :]
-    cubed = np.einsum("i,j,k,ijk", amplitude, amplitude, amplitude, 2.0 * np.pi / np.sqrt(np.linalg.det(triple)))
+    cubed = np.einsum(
+        "i,j,k,ijk", amplitude, amplitude, amplitude, 2.0 * np.pi / np.sqrt(np.linalg.det(triple))
+    )
     return float(squared), float(cubed)

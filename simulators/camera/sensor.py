@@ -1,10 +1,11 @@
 """From charge to raw numbers, in the order in which nature does it.
 
-Light becomes charge (response, dark current, cosmic rays), charge above the full well bleeds along its column,
-the amplifiers shift it out on top of their bias pattern, hear each other (crosstalk), add their noise, and digitise
-it above their level. Shot noise is drawn as a normal deviate of the charge's variance together with the read noise:
-at the faintest skies (15 electrons) the skewness that this leaves out is 0.05. A saturated pixel has read noise only.
-Left out: charge transfer inefficiency, brighter-fatter effect, non-linearity.
+Light becomes charge (response, dark current, cosmic rays), charge above the full well bleeds along its
+column, the amplifiers shift it out on top of their bias pattern, hear each other (crosstalk), add their
+noise, and digitise it above their level. Shot noise is drawn as a normal deviate of the charge's variance
+together with the read noise: at the faintest skies (15 electrons) the skewness that this leaves out is 0.05.
+A saturated pixel has read noise only. Left out: charge transfer inefficiency, brighter-fatter effect,
+non-linearity.
 """
 
 import numba
@@ -29,7 +30,9 @@ def bleed(charge: Image, chip: Ccd) -> None:
     form = chip.detector.format
     wells = np.empty((2, 8), np.float32)
     for amplifier in chip.detector.amplifiers:
-        wells[amplifier.y0 // form.amp_height, amplifier.x0 // form.amp_width] = chip.full_well[amplifier.index]
+        wells[amplifier.y0 // form.amp_height, amplifier.x0 // form.amp_width] = chip.full_well[
+            amplifier.index
+        ]
     _bleed(charge, wells)
 
 
@@ -69,8 +72,8 @@ def read_out(charge: Image, chip: Ccd, seed: int, exposure: int) -> Segments:
     segments = np.empty(form.raw_shape, np.int32)
     _read_out(
         charge, corners, chip.bias_rows, chip.bias_columns, chip.crosstalk.astype(np.float32),
-        (chip.read_noise**2).astype(np.float32), chip.full_well.astype(np.float32), (1.0 / chip.gain).astype(np.float32),
-        row_levels(chip, seed, exposure), form.prescan, state, segments,
+        (chip.read_noise**2).astype(np.float32), chip.full_well.astype(np.float32),
+        (1.0 / chip.gain).astype(np.float32), row_levels(chip, seed, exposure), form.prescan, state, segments,
     )  # fmt: skip
     return segments
 
@@ -83,16 +86,19 @@ def row_levels(chip: Ccd, seed: int, exposure: int) -> Image:
     wander = np.cumsum(steps, axis=1) / np.sqrt(rows)
     common, own = wander[-1], wander[:-1]
     jitter = 0.15 * rng.normal(0.0, 1.0, (AMPLIFIERS, rows))
-    return (chip.level[:, None] + _DRIFT_ADU * (own + 0.5 * common) + jitter).astype(np.float32)
+    levels: Image = (chip.level[:, None] + _DRIFT_ADU * (own + 0.5 * common) + jitter).astype(np.float32)
+    return levels
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _read_out(
     charge: Image, corners: NDArray[np.int64], bias_rows: Image, bias_columns: Image, crosstalk: Image,
-    read_variance: Image, full_well: Image, per_gain: Image, levels: Image, prescan: int, state: State, out: Segments,
+    read_variance: Image, full_well: Image, per_gain: Image, levels: Image, prescan: int, state: State,
+    out: Segments,
 ) -> None:  # fmt: skip
     n_amps, rows, columns = out.shape
     height, width = bias_rows.shape[1], bias_columns.shape[1]
+    data = slice(prescan, prescan + width)
     signal = np.zeros((n_amps, columns), np.float32)
     noise = np.empty((n_amps, columns), np.float32)
     for row in range(rows):
@@ -104,33 +110,59 @@ def _read_out(
             if row >= height:
                 noise[i] *= sigma
                 continue
+            noise[i, :prescan] *= sigma
+            noise[i, prescan + width :] *= sigma
             x0, y0, flip_x, flip_y = corners[i]
             y = y0 + (height - 1 - row if flip_y else row)
             pixels = charge[y, x0 : x0 + width]
-            line = signal[i, prescan : prescan + width]
-            if flip_x:
-                for k in range(width):
-                    line[k] = pixels[width - 1 - k]
-            else:
-                for k in range(width):
-                    line[k] = pixels[k]
-            noise[i, :prescan] *= sigma
-            noise[i, prescan + width :] *= sigma
-            spread = noise[i, prescan : prescan + width]
-            brim = np.float32(0.999) * full_well[i]
-            for k in range(width):
-                shot = line[k] if line[k] < brim else np.float32(0.0)
-                spread[k] *= np.sqrt(shot + read_variance[i])
-                line[k] += bias_rows[i, row] + bias_columns[i, k]
+            bias = bias_rows[i, row]
+            _shift_out(
+                pixels,
+                flip_x,
+                bias,
+                bias_columns[i],
+                read_variance[i],
+                full_well[i],
+                signal[i, data],
+                noise[i, data],
+            )
         for i in range(n_amps):
-            total = noise[i]
-            for k in range(columns):
-                total[k] += signal[i, k]
-            for j in range(n_amps):
-                part = crosstalk[i, j]
-                for k in range(columns):
-                    total[k] += part * signal[j, k]
-            level = levels[i, row] + np.float32(0.5)
-            for k in range(columns):
-                value = np.int32(total[k] * per_gain[i] + level)  # far above 0: truncation rounds
-                out[i, row, k] = min(max(value, np.int32(0)), np.int32(ADC_MAX))
+            _digitise(signal, noise[i], i, crosstalk[i], per_gain[i], levels[i, row], out[i, row])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _shift_out(
+    pixels: Image, flip: bool, bias: float, bias_columns: Image, read_variance: float, full_well: float,
+    signal: Image, noise: Image,
+) -> None:  # fmt: skip
+    """A row of an amplifier's charge as its signal, and the noise of both scaled to its size."""
+    width = signal.size
+    for k in range(width):
+        signal[k] = pixels[width - 1 - k] if flip else pixels[k]
+    brim = np.float32(0.999) * full_well
+    for k in range(width):
+        shot = signal[k] if signal[k] < brim else np.float32(0.0)
+        noise[k] *= np.sqrt(shot + read_variance)
+        signal[k] += bias + bias_columns[k]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _digitise(
+    signal: Image,
+    noise: Image,
+    amplifier: int,
+    crosstalk: Image,
+    per_gain: float,
+    level: float,
+    out: Segments,
+) -> None:
+    """A row's signal, what it hears of the others, and its noise, as numbers of the converter."""
+    for k in range(noise.size):
+        noise[k] += signal[amplifier, k]
+    for j in range(signal.shape[0]):
+        part = crosstalk[j]
+        for k in range(noise.size):
+            noise[k] += part * signal[j, k]
+    for k in range(noise.size):
+        value = np.int32(noise[k] * per_gain + level + np.float32(0.5))  # far above 0: truncation rounds
+        out[k] = min(max(value, np.int32(0)), np.int32(ADC_MAX))

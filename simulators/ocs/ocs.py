@@ -4,9 +4,9 @@ r"""The observatory control system as a process of its own: it tells a planned n
         --clock JSON --plan FILE
 
 It registers its schemas, publishes to Kafka, and tells the DAQ (Arrow Flight, action `expose`, the
-observation as JSON) when the shutter opens. What it does it says on stderr, a JSON object a line. It ends with 0
-when the night is told or at SIGTERM (the message under way is finished first), with 1 when a peer does not
-answer, with 2 for bad input.
+observation as JSON) when the shutter opens. What it does it says on stderr, a JSON object a line. It ends
+with 0 when the night is told or at SIGTERM (the message under way is finished first), with 1 when a peer does
+not answer, with 2 for bad input.
 """
 
 import argparse

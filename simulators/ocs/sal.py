@@ -2,8 +2,8 @@ r"""SAL on Kafka: which topics the observatory publishes, their Avro schemas, an
 
 Names, types and counts are those of ts_xml (`ScriptQueue_Events.xml`, `MTCamera_Events.xml`,
 `ATCamera_Events.xml`, 2026-07). A topic is `lsst.sal.<Component>.logevent_<name>`; every integer is an Avro
-long; a list has a fixed count. Lists within a string are delimited by colons, and a colon or backslash within
-a value is preceded by a backslash: the group `2026-07-05T22:36:08.255` travels as `2026-07-05T22\:36\:08.255`.
+long; a list has a fixed count. Lists within a string are delimited by colons; a colon or backslash in a value
+is preceded by a backslash. So the group `2026-07-05T22:36:08.255` travels as `2026-07-05T22\:36\:08.255`.
 """
 
 import hashlib

@@ -51,7 +51,7 @@ def _magnitudes(rng: np.random.Generator, i_mag: Floats) -> Floats:
 
 
 def _radii(rng: np.random.Generator, i_mag: Floats) -> Floats:
-    """Half-light radii, arcsec: log-normal about 0.4 at i = 23 (near Leauthaud et al. 2007, ApJS 172, 219)."""
+    """Half-light radii, arcsec: log-normal, 0.4 at i = 23 (near Leauthaud et al. 2007, ApJS 172, 219)."""
     median = 0.40 * 10.0 ** (-0.13 * (i_mag - 23.0))
     radii: Floats = np.clip(median * 10.0 ** rng.normal(0.0, 0.18, len(i_mag)), 0.1, 6.0)
     return radii

@@ -1,11 +1,11 @@
 """The minor planets of a seed: half a million bodies on Kepler orbits about the Sun.
 
-Four populations in the proportions that LSST is expected to find (Kurlander et al. 2025, arXiv:2506.02487:
-5.1 million in the main belt, 127,000 near-Earth, 109,000 Jupiter Trojans, 37,000 trans-Neptunian), the small
-ones doubled so that they are met at all. Near the ecliptic there are about 50 per deg^2 to V = 24.4, 2 to 3 a
-CCD: an eighth of nature's (Gladman et al. 2009, Icarus 202, 104: 210 per deg^2 to R = 23, slope 0.27).
-Elements are drawn from simple shapes that resemble each population; they are invented, and nothing perturbs
-the bodies.
+Four populations: a tenth of the main belt that LSST is expected to find, a fifth of the rest (Kurlander et
+al. 2025, arXiv:2506.02487: 5.1 million in the main belt, 127,000 near-Earth, 109,000 Jupiter Trojans, 37,000
+trans-Neptunian). Near the ecliptic there are about 50 per deg^2 to r = 24.4, 2 to 3 a CCD: a tenth of
+nature's (Gladman et al. 2009, Icarus 202, 104: 210 per deg^2 to R = 23, 500 if their slope goes on to 24.4),
+although inclinations are drawn narrower than nature's to bring the bodies together. Elements are drawn from
+simple shapes that resemble each population; they are invented, and nothing perturbs the bodies.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ BODY_DTYPE = np.dtype(
     [(name, "f8") for name in ("a", "e", "i", "node", "argperi", "mean_anomaly", "h")]
     + [(name, "?") for name in ("known", "red")]
 )
-"""au, deg (ecliptic and equinox of J2000), mag (V); red: S-like colours, else C-like. The row is the number."""
+"""au, deg (ecliptic and equinox of J2000), mag (V); red: S-like colours, else C-like; row: number."""
 
 _MAGNITUDES = (17.0, 24.0)  # V at opposition, at the mean distance
 _SLOPE = 0.30  # log10 of the cumulative number per mag of H (Gladman et al. 2009, for 15 < H < 18)
-_JUPITER_AT_EPOCH = 128.3  # mean longitude, deg (Standish & Williams, approximate elements of the planets)
+_JUPITER_AT_EPOCH = 116.6  # mean longitude, deg (Standish & Williams, approximate elements of the planets)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def _draw(rng: np.random.Generator, family: Family) -> Table:
     if family.at_jupiter:
         longitude = _JUPITER_AT_EPOCH + rng.choice([-60.0, 60.0], n) + rng.normal(0.0, 12.0, n)
         bodies["mean_anomaly"] = np.mod(longitude - bodies["node"] - bodies["argperi"], 360.0)
-    closest = np.maximum(
-        bodies["a"] - 1.0, 0.3
-    )  # au: where a body is seen at opposition, near-Earth ones too
+    closest = np.maximum(bodies["a"] - 1.0, 0.3)  # au, at opposition; near-Earth bodies are met at about 0.3
     bodies["h"] = _opposition_magnitudes(rng, n) - 5.0 * np.log10(bodies["a"] * closest)
     bodies["known"], bodies["red"] = rng.random(n) < KNOWN, rng.random(n) < 0.5
     return bodies
@@ -114,9 +112,10 @@ def known_orbits(bodies: Table) -> Table:
 
 
 def designations(numbers: NDArray[np.int64]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Provisional designations, unpacked (`2001 AB12`) and packed (`K01A12B`), in the Minor Planet Center's two forms.
+    """Provisional designations, unpacked (`2001 AB12`) and packed (`K01A12B`).
 
-    Numbers run through 25 letters, 24 half months and 100 cycles a year, from 2000 on.
+    Written as the Minor Planet Center does. Numbers run through 25 letters, 24 half months and 100 cycles a
+    year, from 2000 on.
     """
     rest, letter = np.divmod(numbers, 25)
     rest, half_month = np.divmod(rest, 24)

@@ -51,7 +51,7 @@ def _measured(rng: np.random.Generator, stars: Table) -> Table:
 
 
 def _position_error(stars: Table) -> Floats:
-    """mas, one axis: growing as the square root of the noise does, fainter than r = 18."""
+    """Error of one axis, mas: a power of the flux for stars fainter than r = 18."""
     faintness = np.maximum(nanojansky(18.0) / stars["flux"][:, BANDS.index("r")], 1.0)
     exponent = np.log(_POSITION_MAS[1] / _POSITION_MAS[0]) / np.log(nanojansky(18.0) / nanojansky(22.0))
     error: Floats = _POSITION_MAS[0] * faintness**exponent

@@ -41,7 +41,10 @@ _NUMBER_BITS, _BLOCK_BITS, _CELL_BITS = 16, 20, 20
 
 
 def source_ids(kind: Kind, count: int, cell: int = 0, block: int = 0) -> Ids:
-    """Ids of the `count` sources of a kind in a cell and block of time: kind | cell | block | number."""
+    """Ids of the `count` sources of a kind in a cell and block of time: kind | cell | block | number.
+
+    What has no cell (a minor planet) may have more than 2**16 numbers: they run on through the block's bits.
+    """
     first = (((kind << _CELL_BITS) | cell) << _BLOCK_BITS | block) << _NUMBER_BITS
     return first + np.arange(count, dtype=np.int64)
 

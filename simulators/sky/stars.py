@@ -67,7 +67,7 @@ def latitude_factor(cell: int) -> float:
 
 
 def _star_colours(rng: np.random.Generator, r_mag: Floats) -> Floats:
-    """Colours g - i: peaks of the turn-off at 0.65 and of M dwarfs at 2.3, which win faintwards (invented)."""
+    """Colours g - i: peaks at 0.65 (turn-off) and 2.3 (M dwarfs, more among the faint); invented."""
     red = rng.random(len(r_mag)) < np.clip((r_mag - 14.0) / 14.0, 0.1, 0.7)
     return np.where(red, rng.normal(2.3, 0.35, len(r_mag)), rng.normal(0.65, 0.2, len(r_mag)))
 

@@ -84,7 +84,10 @@ async def test_what_follows_from_a_fact_reaches_the_pools_that_understand_it() -
     async with running(bus):
         await bus.publish([PLAN])
         await asyncio.wait_for(bus.drained(), 2)
-    assert {(p, e.kind) for p, _, e in hosts.calls} == {("fan_out", "NextVisit"), ("ccd_worker", "VisitAssigned")}
+    assert {(p, e.kind) for p, _, e in hosts.calls} == {
+        ("fan_out", "NextVisit"),
+        ("ccd_worker", "VisitAssigned"),
+    }
     assert [e.kind for e in await journal.facts()] == ["NextVisit"] + 4 * ["VisitAssigned"]
     assert await journal.owed() == []
 
@@ -151,7 +154,10 @@ async def test_bad_data_and_bugs_are_not_tried_again(verdict: str) -> None:
         await bus.publish([assigned(3), PLAN])
         await asyncio.wait_for(bus.drained(), 2)
     assert set(hosts.count.values()) == {1}
-    assert {type(f) for f in await journal.facts("DetectorFailed", "VisitRefused")} == {DetectorFailed, VisitRefused}
+    assert {type(f) for f in await journal.facts("DetectorFailed", "VisitRefused")} == {
+        DetectorFailed,
+        VisitRefused,
+    }
 
 
 async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
@@ -163,7 +169,9 @@ async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
 
     hosts = ScriptedHosts(fan_out)
     hosts.call = hang  # type: ignore[method-assign] - the script of this test
-    bus = Bus([Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 0.05)], hosts, MemoryJournal(), ManualClock())
+    bus = Bus(
+        [Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 0.05)], hosts, MemoryJournal(), ManualClock()
+    )
     async with running(bus):
         await bus.publish([assigned(3)])
         await asyncio.wait_for(bus.drained(), 2)
@@ -191,7 +199,9 @@ async def test_a_new_bus_goes_on_with_what_the_journal_owes() -> None:
 
 
 async def test_an_archiver_that_gives_up_names_the_raw_and_fails_no_detector() -> None:
-    seen = Observation("LSSTCam", "g1", 1, 1, 0, 2, "MC_O_20260705_000001", "r_57", "r", 1.0, 2.0, 3.0, 15.0, 0.0, 17.0)
+    seen = Observation(
+        "LSSTCam", "g1", 1, 1, 0, 2, "MC_O_20260705_000001", "r_57", "r", 1.0, 2.0, 3.0, 15.0, 0.0, 17.0
+    )
     raw = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=1, detector=3)
     ready = RawReady(group="g1", detector=3, observation=seen, raw=raw, sha256="0")
     hosts = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="disk full"))

@@ -1,0 +1,1 @@
+"""The report of a night: what happened, how fast, and how right."""

@@ -1,0 +1,173 @@
+"""From the journal, the L1 database and the truth to a report."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from access.report.model import Balance, Latency, Report, VisitRow
+from access.report.truth_check import Compared, compare, read_truth, summary
+from backbone.journal import Journal
+from backbone.l1 import L1Database
+from schemas.clock import Clock
+from schemas.events import (
+    AlertsReady,
+    DetectorFailed,
+    DiaSourcesReady,
+    Event,
+    InputRefused,
+    NextVisit,
+    RawArchived,
+    RawNotArchived,
+    RawReady,
+    VisitAssigned,
+    VisitDone,
+    VisitRefused,
+)
+from schemas.tables import Table
+
+PROMISE_S = 60.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NightFacts:
+    """What the command knows of the night. `timed`: whether its clock ran with the wall's."""
+
+    night: str
+    seed: int
+    speed: float
+    visits_planned: int
+    truth: Path
+    timed: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """A report, and the arrays that its plots show: per alert the latency (s) and the visit; the comparisons."""
+
+    report: Report
+    latency_s: Floats
+    latency_visit: NDArray[np.int64]
+    compared: list[Compared]
+
+
+async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Clock) -> Collected:
+    """Read everything once, and count."""
+    facts = [entry.event for entry in await journal.entries()]
+    answers = await l1.acknowledgements()
+    seconds = _latencies(answers, clock) if night.timed else np.full(len(answers), np.nan)
+    compared = await _compared(night.truth, facts, l1, answers)
+    stages = _stages(facts)
+    differenced = max(1, sum(isinstance(f, DiaSourcesReady) for f in facts))
+    report = Report(
+        night=night.night, seed=night.seed, speed=night.speed, latency=latency_of(seconds),
+        balance=_balance(night, facts, answers), truth=summary(compared), stages=stages,
+        stages_per_detector={name: value / differenced for name, value in stages.items()},
+        visits=_visits(facts, answers, seconds),
+        refused={f.group: f.reason for f in facts if isinstance(f, VisitRefused)},
+        inputs_refused=dict(Counter(f"{f.topic}: {f.reason}" for f in facts if isinstance(f, InputRefused))),
+        raws_missing={str(f.raw): f.reason for f in facts if isinstance(f, RawNotArchived)},
+    )  # fmt: skip
+    return Collected(report, seconds, answers["visit"].astype(np.int64), compared)
+
+
+def _latencies(answers: Table, clock: Clock) -> Floats:
+    """Wall seconds from readout to acknowledgement of each alert; NaN for what was not acknowledged."""
+    night_s = answers["acknowledged_at"] - answers["readout_ended"]
+    return np.array([clock.wall_seconds(float(value)) for value in night_s], dtype=np.float64)
+
+
+def latency_of(seconds: Floats) -> Latency:
+    """The figures of a set of alerts; one that was never acknowledged counts against the share within 60 s."""
+    known = seconds[np.isfinite(seconds)]
+    if not len(known):
+        return Latency(alerts=len(seconds), median_s=None, p98_s=None, max_s=None, within_60s=None)
+    return Latency(
+        alerts=len(seconds), median_s=float(np.median(known)), p98_s=float(np.percentile(known, 98)),
+        max_s=float(known.max()), within_60s=float(np.sum(known <= PROMISE_S) / len(seconds)),
+    )  # fmt: skip
+
+
+def _stages(facts: Sequence[Event]) -> dict[str, float]:
+    """CPU seconds of the night, by stage, in the order in which they are first met."""
+    total: dict[str, float] = defaultdict(float)
+    for fact in facts:
+        if isinstance(fact, DiaSourcesReady | AlertsReady):
+            for name, seconds in fact.stages.items():
+                total[name] += seconds
+    return dict(total)
+
+
+def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balance:
+    ready = [f for f in facts if isinstance(f, AlertsReady)]
+    made = sum(f.alerts for f in ready)
+    acknowledged = int(np.isfinite(answers["acknowledged_at"]).sum())
+    unanswered = made - acknowledged
+    failed = Counter(f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed))
+    raws = sum(isinstance(f, RawReady) for f in facts)
+    archived = sum(isinstance(f, RawArchived) for f in facts)
+    missing = sum(isinstance(f, RawNotArchived) for f in facts)
+    ended = _ended_once(facts)
+    return Balance(
+        visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=night.visits_planned, raws=raws,
+        raws_archived=archived, dia_sources=sum(f.dia_sources for f in ready),
+        dia_objects=sum(f.new_dia_objects for f in ready), alerts_made=made, alerts_sent=len(answers),
+        alerts_acknowledged=acknowledged, failed=dict(failed),
+        reconciles=ended and unanswered == 0 and len(answers) == made and raws == archived + missing,
+    )  # fmt: skip
+
+
+def _ended_once(facts: Sequence[Event]) -> bool:
+    """Whether every assigned visit-detector has exactly one end: committed or failed."""
+    assigned = {(f.group, f.detector) for f in facts if isinstance(f, VisitAssigned)}
+    ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady | DetectorFailed))
+    return set(ends) == assigned and set(ends.values()) <= {1}
+
+
+def _visits(facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:
+    by_group: dict[str, list[Event]] = defaultdict(list)
+    for fact in facts:
+        by_group[fact.group].append(fact)
+    plans = [f for f in facts if isinstance(f, NextVisit)]
+    return [_visit_row(plan, by_group[plan.group], answers, seconds) for plan in plans]
+
+
+def _visit_row(plan: NextVisit, facts: Sequence[Event], answers: Table, seconds: Floats) -> VisitRow:
+    ready = [f for f in facts if isinstance(f, AlertsReady)]
+    visit = next((f.observation.visit for f in facts if isinstance(f, RawReady)), None)
+    own = answers["visit"] == visit
+    return VisitRow(
+        group=plan.group, visit=visit, filter=plan.filters, state=_state(facts),
+        detectors=sum(isinstance(f, VisitAssigned) for f in facts),
+        detectors_failed={str(f.detector): f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed)},
+        raws=sum(isinstance(f, RawReady) for f in facts), dia_sources=sum(f.dia_sources for f in ready),
+        alerts_made=sum(f.alerts for f in ready),
+        alerts_acknowledged=int(np.isfinite(answers["acknowledged_at"][own]).sum()), latency=latency_of(seconds[own]),
+    )  # fmt: skip
+
+
+def _state(facts: Sequence[Event]) -> str:
+    kinds = {f.kind for f in facts}
+    for kind, state in (("VisitRefused", "refused"), ("NextVisitCanceled", "canceled"), ("VisitDone", "done")):
+        if kind in kinds:
+            return state
+    return "not finished"
+
+
+async def _compared(truth: Path, facts: Sequence[Event], l1: L1Database, answers: Table) -> list[Compared]:
+    """Each committed visit-detector against its truth, where there is one."""
+    result = []
+    for fact in facts:
+        if not isinstance(fact, AlertsReady):
+            continue
+        table = read_truth(truth, fact.visit, fact.detector)
+        if table is not None:
+            sources = await l1.sources_of(fact.visit, fact.detector)
+            alerted = np.isin(sources["diaSourceId"], answers["diaSourceId"])
+            result.append(compare(table, sources, alerted))
+    return result

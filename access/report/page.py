@@ -1,0 +1,110 @@
+"""The report as one HTML page that needs nothing beside it."""
+
+from html import escape
+
+from access.report import plots
+from access.report.collect import Collected
+from access.report.model import Report, VisitRow
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
+.cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
+.card{border:1px solid #d5dae1;border-radius:8px;padding:.6rem 1rem;min-width:8.5rem}
+.card b{display:block;font-size:1.45rem} .bad{color:#c5221f} .good{color:#137333}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem} .plots svg{width:100%;height:auto}
+table{border-collapse:collapse;width:100%;font-size:.88rem} th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e7eb}
+th:first-child,td:first-child,td.text{text-align:left}
+"""
+
+
+def page(night: Collected) -> str:
+    """The whole page."""
+    report = night.report
+    figures = "".join(f"<figure>{plot(night)}</figure>" for plot in plots.ALL)
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Pachon: night {escape(report.night)}</title>"
+        f"<style>{_STYLE}</style><body><h1>The night of {escape(report.night)}</h1>"
+        f"<p>seed {report.seed}, speed {report.speed:g}; latencies are seconds of the wall's clock.</p>"
+        f"{_cards(report)}<h2>Plots</h2><div class=plots>{figures}</div>"
+        f"<h2>Visits</h2>{_visit_table(report.visits)}{_balance(report)}{_truth(report)}{_troubles(report)}</body></html>"
+    )
+
+
+def _cards(report: Report) -> str:
+    latency, balance, truth = report.latency, report.balance, report.truth
+    cards = [
+        ("visits done", f"{balance.visits} of {balance.visits_planned}", balance.visits == balance.visits_planned),
+        ("alerts acknowledged", f"{balance.alerts_acknowledged} of {balance.alerts_made}",
+         balance.alerts_acknowledged == balance.alerts_made),
+        ("latency, median", number(latency.median_s, " s"), True),
+        ("latency, p98", number(latency.p98_s, " s"), (latency.p98_s or 0.0) <= 60.0),
+        ("within 60 s", percent(latency.within_60s), (latency.within_60s or 0.0) >= 0.98),
+        ("purity", percent(truth.purity), (truth.purity or 0.0) >= 0.95),
+        ("counts reconcile", "yes" if balance.reconciles else "no", balance.reconciles),
+    ]  # fmt: skip
+    body = "".join(
+        f"<div class=card>{escape(name)}<b class={'good' if good else 'bad'}>{escape(value)}</b></div>"
+        for name, value, good in cards
+    )
+    return f"<div class=cards>{body}</div>"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _visit_table(visits: list[VisitRow]) -> str:
+    head = ("group", "visit", "filter", "state", "detectors", "failed", "raws", "DIASources", "alerts", "acknowledged",
+            "median s", "max s")  # fmt: skip
+    return _table(head, [_visit_cells(visit) for visit in visits])
+
+
+def _visit_cells(visit: VisitRow) -> tuple[str, ...]:
+    return (
+        visit.group, str(visit.visit or ""), visit.filter, visit.state, str(visit.detectors),
+        str(len(visit.detectors_failed)), str(visit.raws), str(visit.dia_sources), str(visit.alerts_made),
+        str(visit.alerts_acknowledged), number(visit.latency.median_s), number(visit.latency.max_s),
+    )  # fmt: skip
+
+
+def _balance(report: Report) -> str:
+    fields = report.balance.model_dump(exclude={"failed"})
+    rows = [(name.replace("_", " "), str(value)) for name, value in fields.items()]
+    return "<h2>Balance</h2>" + _table(("what", "how many"), rows)
+
+
+def _truth(report: Report) -> str:
+    truth = report.truth
+    rows = [
+        ("purity of alerts", percent(truth.purity)),
+        ("purity of DIASources before the score", percent(truth.purity_before_score)),
+        ("median distance from the true place", number(truth.position_mas, " mas")),
+        ("robust width of one coordinate", number(truth.position_width_mas, " mas")),
+        ("flux bias above S/N 20", percent(truth.flux_bias, 2)),
+        ("robust width of flux pulls", number(truth.flux_pull_width)),
+        ("alerts matched", str(truth.matched)),
+    ]
+    return "<h2>Against the truth</h2>" + _table(("figure", "value"), rows)
+
+
+def _troubles(report: Report) -> str:
+    rows = [("visit refused", group, why) for group, why in report.refused.items()]
+    rows += [("raw not archived", name, why) for name, why in report.raws_missing.items()]
+    rows += [("message refused", f"{n} times", why) for why, n in report.inputs_refused.items()]
+    rows += [("detector failed", f"{v.group} {d}", why) for v in report.visits for d, why in v.detectors_failed.items()]
+    if not rows:
+        return "<h2>Troubles</h2><p>None.</p>"
+    return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:.2f}{unit}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as per cent, or a dash."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"

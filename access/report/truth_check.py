@@ -1,0 +1,154 @@
+"""The night's sources against the simulator's truth: completeness, purity, astrometric and photometric residuals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from access.report.model import Bin, Truth
+from schemas.tables import Table
+from schemas.wcs import to_tangent
+
+MATCH_ARCSEC = 1.0
+REAL_SNR = 3.0
+"""A detection at something that changed by less than this is noise that happened to lie there."""
+BINS = (5.0, 6.0, 8.0, 12.0, 20.0, 50.0)
+BRIGHT_SNR = 20.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Of matched alerts: true S/N, offsets (mas), (measured - true) / error and relative flux error; (n,) each."""
+
+    snr: Floats
+    d_ra_mas: Floats
+    d_dec_mas: Floats
+    pull: Floats
+    relative: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One visit-detector: truth rows with whether each was detected and alerted on; sources with whether each is real."""
+
+    snr: Floats
+    detected: NDArray[np.bool_]
+    alerted: NDArray[np.bool_]
+    real: NDArray[np.bool_]
+    real_alerts: NDArray[np.bool_]
+    residuals: Residuals
+
+
+def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[np.generic]] | None:
+    """Columns of the truth table of an exposure-detector; None if there is none (a real night)."""
+    path = folder / f"{exposure}-{detector:03d}.parquet"
+    if not path.exists():
+        return None
+    table = pq.read_table(path)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def compare(truth: dict[str, NDArray[np.generic]], sources: Table, alerted: NDArray[np.bool_]) -> Compared:
+    """Match sources (`DiaSource`; `alerted`: which of them became alerts) to truth, nearest within 1 arcsec."""
+    snr = np.abs(truth["snr"].astype(float))
+    worth = truth["usable"].astype(bool) & (snr >= BINS[0])
+    place = (float(np.mean(truth["ra"])), float(np.mean(truth["dec"]))) if len(snr) else (0.0, 0.0)
+    changed = snr >= REAL_SNR
+    near, index = _nearest(truth["ra"][changed], truth["dec"][changed], sources["ra"], sources["dec"], place)
+    found, _ = _nearest(sources["ra"], sources["dec"], truth["ra"][worth], truth["dec"][worth], place)
+    told, _ = _nearest(
+        sources["ra"][alerted], sources["dec"][alerted], truth["ra"][worth], truth["dec"][worth], place
+    )
+    rows = np.flatnonzero(changed)[index]
+    good = near & alerted & truth["usable"].astype(bool)[rows] if len(rows) else near & alerted
+    residuals = _residuals(truth, rows[good], sources[good], place) if good.any() else _NONE
+    return Compared(snr[worth], found, told, near, near[alerted], residuals)
+
+
+def _nearest(
+    ra: NDArray[np.generic], dec: NDArray[np.generic], at_ra: NDArray[np.generic], at_dec: NDArray[np.generic],
+    place: tuple[float, float],
+) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:  # fmt: skip
+    """For each place: is there a point within the radius, and which is nearest (0 where there is none)."""
+    if not len(ra) or not len(at_ra):
+        return np.zeros(len(at_ra), bool), np.zeros(len(at_ra), np.intp)
+    tree = cKDTree(np.transpose(to_tangent(ra, dec, place)))
+    distance, index = tree.query(np.transpose(to_tangent(at_ra, at_dec, place)))
+    near = distance * 3600.0 <= MATCH_ARCSEC
+    return near, np.where(near, index, 0)
+
+
+def _residuals(
+    truth: dict[str, NDArray[np.generic]], rows: NDArray[np.intp], sources: Table, place: tuple[float, float]
+) -> Residuals:
+    x, y = to_tangent(sources["ra"], sources["dec"], place)
+    tx, ty = to_tangent(truth["ra"][rows], truth["dec"][rows], place)
+    true = truth["difference_flux"][rows].astype(float)
+    error = sources["psfFlux"] - true
+    return Residuals(
+        np.abs(truth["snr"][rows].astype(float)), (x - tx) * 3.6e6, (y - ty) * 3.6e6,
+        error / sources["psfFluxErr"], error / true,
+    )  # fmt: skip
+
+
+_NONE = Residuals(*(np.zeros(0) for _ in range(5)))
+
+
+def joined(parts: Sequence[Compared]) -> Residuals:
+    """The residuals of all visit-detectors."""
+    every = [part.residuals for part in parts] or [_NONE]
+    return Residuals(*(np.concatenate([getattr(r, name) for r in every]) for name in Residuals.__annotations__))
+
+
+def summary(parts: Sequence[Compared]) -> Truth:
+    """The night's figures."""
+    residuals = joined(parts)
+    real = np.concatenate([p.real for p in parts]) if parts else np.zeros(0, bool)
+    alerts = np.concatenate([p.real_alerts for p in parts]) if parts else np.zeros(0, bool)
+    finite = np.isfinite(residuals.pull)
+    bright = finite & (residuals.snr >= BRIGHT_SNR)
+    distance = np.hypot(residuals.d_ra_mas, residuals.d_dec_mas)
+    return Truth(
+        completeness=_bins(parts), purity=_share(alerts), purity_before_score=_share(real),
+        position_mas=_median(distance), position_width_mas=_width(residuals.d_ra_mas),
+        flux_bias=_median(residuals.relative[bright]), flux_pull_width=_width(residuals.pull[finite]),
+        matched=len(distance),
+    )  # fmt: skip
+
+
+def _bins(parts: Sequence[Compared]) -> list[Bin]:
+    snr, found, told = (
+        np.concatenate([getattr(p, name) for p in parts]) if parts else np.zeros(0) for name in ("snr", "detected", "alerted")
+    )
+    result = []
+    for low, high in zip(BINS, (*BINS[1:], np.inf), strict=True):
+        inside = (snr >= low) & (snr < high)
+        result.append(
+            Bin(
+                snr_min=low, snr_max=high if np.isfinite(high) else None, true=int(inside.sum()),
+                detected=_share(found[inside]), alerted=_share(told[inside]),
+            )
+        )  # fmt: skip
+    return result
+
+
+def _share(flags: NDArray[np.generic]) -> float | None:
+    return float(np.mean(flags)) if len(flags) else None
+
+
+def _median(values: Floats) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def _width(values: Floats) -> float | None:
+    """Standard deviation of the Gaussian with the same interquartile range."""
+    if len(values) < 4:
+        return None
+    low, high = np.percentile(values, [25, 75])
+    return float((high - low) / 1.349)

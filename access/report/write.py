@@ -1,0 +1,56 @@
+"""Writes the report: `report.json`, `report.html`, and the table on screen."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from access.report.collect import Collected
+from access.report.model import Report
+from access.report.page import number, page, percent
+
+
+def write(night: Collected, folder: Path) -> None:
+    """Both files, each whole or not at all."""
+    for name, text in (("report.json", night.report.model_dump_json(indent=2)), ("report.html", page(night))):
+        part = folder / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
+
+
+def show(report: Report, console: Console) -> None:
+    """The figures a person looks at first."""
+    table = Table(title=f"The night of {report.night}", show_header=False)
+    for name, value in _rows(report):
+        table.add_row(name, value)
+    console.print(table)
+    for group, reason in report.refused.items():
+        console.print(f"visit {group} refused: {reason}", markup=False, highlight=False)
+    for visit in report.visits:
+        for detector, reason in visit.detectors_failed.items():
+            console.print(f"visit {visit.group} detector {detector} failed: {reason}", markup=False, highlight=False)
+    for name, reason in report.raws_missing.items():
+        console.print(f"{name} not archived: {reason}", markup=False, highlight=False)
+
+
+def _rows(report: Report) -> list[tuple[str, str]]:
+    latency, balance, truth = report.latency, report.balance, report.truth
+    bins = ", ".join(
+        f"{b.snr_min:g}-{b.snr_max:g}: {percent(b.detected, 0)}" if b.snr_max else f">{b.snr_min:g}: {percent(b.detected, 0)}"
+        for b in truth.completeness if b.true
+    )  # fmt: skip
+    return [
+        ("visits done", f"{balance.visits} of {balance.visits_planned}"),
+        ("raws read / archived", f"{balance.raws} / {balance.raws_archived}"),
+        ("DIASources / new DIAObjects", f"{balance.dia_sources} / {balance.dia_objects}"),
+        ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
+        ("detectors failed", str(sum(balance.failed.values()))),
+        ("counts reconcile", "yes" if balance.reconciles else "NO"),
+        ("latency median / p98 / max", " / ".join(number(v, " s") for v in (latency.median_s, latency.p98_s, latency.max_s))),
+        ("alerts within 60 s", percent(latency.within_60s)),
+        ("completeness by S/N", bins or "-"),
+        ("purity", percent(truth.purity)),
+        ("position: median, width", f"{number(truth.position_mas)}, {number(truth.position_width_mas)} mas"),
+        ("flux bias, pull width", f"{percent(truth.flux_bias, 2)}, {number(truth.flux_pull_width)}"),
+        ("CPU s per detector", f"{sum(report.stages_per_detector.values()):.2f}"),
+    ]

@@ -1,0 +1,67 @@
+"""What the Data Butler raises, as Pachon's errors: by the cause that lies beneath, for the Butler wraps what it meets."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.errors import BadData, PachonError, Transient
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_FULL = frozenset({sqlite3.SQLITE_FULL})
+_PRIMARY_CODE = 0xFF
+"""SQLite's extended result codes keep the primary one in their low byte."""
+
+
+class NotKept(BadData):
+    """Nothing is kept under that name."""
+
+
+@contextmanager
+def told_as_ours(what: str) -> Iterator[None]:
+    """Raise BadData or Transient naming `what` for a fault of the input, the disk or the database; a bug passes through."""
+    try:
+        yield
+    except PachonError:
+        raise
+    except Exception as error:
+        ours = _ours(what, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another process held the database too long."""
+    return any(_sqlite_code(cause) in _LOCKED for cause in _causes(error))
+
+
+def _ours(what: str, error: Exception) -> PachonError | None:
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, PachonError):
+            return type(cause)(f"{what}: {cause}")
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
+            return Transient(f"{what}: no room to write {cause.filename or ''}: {cause.strerror}")
+        if _sqlite_code(cause) in _FULL | _LOCKED:
+            return Transient(f"{what}: the registry's database: {cause}")
+        if isinstance(cause, FileNotFoundError):
+            return BadData(f"{what}: its file is gone: {cause}")
+    if isinstance(causes[-1], OSError) and causes[-1].errno is not None:
+        return Transient(f"{what}: {causes[-1]}")
+    if isinstance(error, ValueError | LookupError | OSError):
+        return BadData(f"{what}: {causes[-1]}")
+    return None
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    return error.sqlite_errorcode & _PRIMARY_CODE if isinstance(error, sqlite3.OperationalError) else None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

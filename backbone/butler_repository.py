@@ -1,0 +1,156 @@
+"""The Data Butler's calls that an archive needs, each one step; importing this imports `lsst.daf.butler` (1.8 s).
+
+It raises what the Data Butler raises: retries, errors as policy and what is kept under which name are `backbone.butler`'s.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from lsst.daf.butler import (
+    Butler,
+    CollectionType,
+    Config,
+    DataIdValueError,
+    DatasetProvenance,
+    DatasetRef,
+    DatasetType,
+    FileDataset,
+    InvalidQueryError,
+    MissingCollectionError,
+)
+
+from backbone import dimension_records
+from backbone.dataset_types import KINDS, Kind, kind_of
+from schemas import skymap
+from schemas.errors import BadData
+from schemas.identity import DatasetId
+from schemas.image import Observation
+from schemas.instrument import Camera
+from schemas.skymap import Tract
+
+_NAMES = frozenset(DatasetId.model_fields) - {"dataset_type"}
+
+
+class Repository:
+    """A Data Butler repository, writable."""
+
+    def __init__(self, butler: Butler) -> None:
+        self._butler = butler
+
+    @staticmethod
+    def make(folder: Path) -> None:
+        """Make a repository, with Pachon's storage classes and formatters."""
+        text = resources.files("backbone").joinpath("butler_repo.yaml").read_text(encoding="utf-8")
+        Butler.makeRepo(str(folder), config=Config.fromString(text))
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The repository in a folder."""
+        return cls(Butler.from_config(str(folder), writeable=True))
+
+    def register_dataset_types(self) -> None:
+        """Make all of `KINDS` known."""
+        for kind in KINDS.values():
+            dataset_type = DatasetType(
+                kind.name, kind.dimensions, kind.storage_class, universe=self._butler.dimensions
+            )
+            self._butler.registry.registerDatasetType(dataset_type)
+
+    def register_camera(self, camera: Camera) -> None:
+        """Records of an instrument, and `<instrument>/defaults`, which chains the collections that last."""
+        dimension_records.insert_camera(self._butler, camera)
+        lasting = [kind.run.format(instrument=camera.name) for kind in KINDS.values() if not kind.by_night]
+        for run in lasting:
+            self._butler.collections.register(run)
+        chain = f"{camera.name}/defaults"
+        self._butler.collections.register(chain, CollectionType.CHAINED)
+        self._butler.collections.redefine_chain(chain, lasting)
+
+    def register_exposure(self, camera: Camera, observation: Observation) -> None:
+        """Records of an exposure and its visit, in one transaction."""
+        with self._butler.transaction():
+            dimension_records.insert_exposure(self._butler, camera, observation)
+
+    def register_tracts(self, tracts: Sequence[Tract]) -> None:
+        """Records of tracts and their patches, in one transaction."""
+        with self._butler.transaction():
+            dimension_records.insert_tracts(self._butler, tracts)
+
+    def find(self, dataset: DatasetId) -> DatasetRef | None:
+        """The Butler's reference to a dataset; None if there is none, or if nothing of its name is registered."""
+        kind = kind_of(dataset)
+        try:
+            return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset))
+        except (DataIdValueError, MissingCollectionError):
+            return None
+
+    def ingest(self, dataset: DatasetId, path: Path) -> bool:
+        """Take a file in, by a rename, as that of a dataset; False, and the file left, if there is one already.
+
+        The look and the deed are one transaction, which in SQLite shuts all other writers out.
+        """
+        kind = kind_of(dataset)
+        self._butler.collections.register(kind.run_of(dataset))
+        with self._butler.transaction():
+            if self.find(dataset) is not None:
+                return False
+            ref = DatasetRef(
+                self._butler.get_dataset_type(kind.name),
+                self._butler.registry.expandDataId(_data_id(kind, dataset)),
+                run=kind.run_of(dataset),
+            )
+            self._butler.ingest(FileDataset(str(path), [ref]), transfer="move")
+        return True
+
+    def put(self, dataset: DatasetId, kept: object, inputs: Sequence[DatasetId]) -> bool:
+        """Write an object, and say in its file what it was made of; False if there is one already under its name."""
+        kind = kind_of(dataset)
+        self._butler.collections.register(kind.run_of(dataset))
+        with self._butler.transaction():
+            if self.find(dataset) is not None:
+                return False
+            provenance = self._provenance(inputs) if inputs else None
+            self._butler.put(
+                kept, kind.name, _data_id(kind, dataset), run=kind.run_of(dataset), provenance=provenance
+            )
+        return True
+
+    def get(self, ref: DatasetRef, parameters: dict[str, object]) -> Any:  # noqa: ANN401 - the dataset type says what
+        """The object."""
+        return self._butler.get(ref, parameters=parameters)
+
+    def uri(self, ref: DatasetRef) -> str:
+        """Where its file lies."""
+        return str(self._butler.getURI(ref))
+
+    def query(self, kind: Kind, where: dict[str, int | str]) -> list[DatasetId]:
+        """Datasets of a kind by the values of dimensions. Raises BadData for values that name nothing by themselves."""
+        runs = list(self._butler.collections.query(kind.runs_pattern))
+        if not runs:
+            return []
+        data_id = where | ({"skymap": skymap.NAME} if kind.on_skymap else {})
+        try:
+            refs = self._butler.query_datasets(kind.name, runs, data_id=data_id, limit=None, explain=False)
+        except InvalidQueryError as error:
+            raise BadData(str(error)) from error
+        return [_dataset_id(ref) for ref in refs]
+
+    def _provenance(self, inputs: Sequence[DatasetId]) -> DatasetProvenance:
+        provenance = DatasetProvenance()
+        for dataset in inputs:
+            ref = self.find(dataset)
+            if ref is None:
+                raise LookupError(f"its input {dataset} is not kept")
+            provenance.add_input(ref)
+        return provenance
+
+
+def _data_id(kind: Kind, dataset: DatasetId) -> dict[str, int | str]:
+    return dataset.data_id() | ({"skymap": skymap.NAME} if kind.on_skymap else {})
+
+
+def _dataset_id(ref: DatasetRef) -> DatasetId:
+    values = {name: value for name, value in ref.dataId.required.items() if name in _NAMES}
+    return DatasetId(dataset_type=ref.datasetType.name, **values)

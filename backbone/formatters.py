@@ -1,0 +1,93 @@
+"""How the Data Butler reads and writes Pachon's files.
+
+A repository's `butler.yaml` names these classes, so that whoever opens it with `lsst.daf.butler` alone needs this package
+importable, and nothing else of it. Without it, `Butler.getURI` still tells where a file lies, and astropy or pyarrow
+reads it: all are plain FITS and Parquet.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from lsst.daf.butler import DatasetProvenance, FormatterV2
+from lsst.daf.butler.formatters.parquet import ParquetFormatter, arrow_to_numpy, numpy_to_arrow
+from lsst.resources import ResourcePath
+
+from backbone.masked_fits import read_calibration, read_template, write_calibration, write_template
+from backbone.raw_fits import read_raw, write_raw
+from schemas.image import Calibration, Raw, Template
+from schemas.tables import Table
+
+
+class _FitsFormatter(FormatterV2):
+    """Local FITS files, whose primary header says of what they were made."""
+
+    default_extension = ".fits"
+    can_read_from_local_file = True
+    _provenance: DatasetProvenance | None = None
+
+    def add_provenance(self, in_memory_dataset: Any, /, *, provenance: DatasetProvenance | None = None) -> Any:  # noqa: ANN401 - the base's
+        """Keep it until the file is written: the objects themselves carry none."""
+        self._provenance = provenance
+        return in_memory_dataset
+
+    def _cards(self) -> Mapping[str, str | int | float]:
+        if self._provenance is None:
+            return {}
+        flat = self._provenance.to_flat_dict(self.dataset_ref, prefix="LSST BUTLER", sep=" ", simple_types=True)
+        return {key.upper(): value for key, value in flat.items()}
+
+
+class RawFormatter(_FitsFormatter):
+    """`schemas.image.Raw`."""
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Raw:  # noqa: ARG002
+        """The raw, every pixel checked."""
+        return read_raw(Path(path))
+
+    def write_local_file(self, in_memory_dataset: Raw, uri: ResourcePath) -> None:
+        """Write it, checksummed."""
+        write_raw(Path(uri.ospath), in_memory_dataset)
+
+
+class CalibrationFormatter(_FitsFormatter):
+    """`schemas.image.Calibration`."""
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Calibration:  # noqa: ARG002
+        """The calibration, every plane checked."""
+        return read_calibration(Path(path))
+
+    def write_local_file(self, in_memory_dataset: Calibration, uri: ResourcePath) -> None:
+        """Write it, checksummed."""
+        write_calibration(Path(uri.ospath), in_memory_dataset, self._cards())
+
+
+class TemplateFormatter(_FitsFormatter):
+    """`schemas.image.Template`; the parameter `box` (`schemas.skymap.Box`, pixels of the file) reads a part."""
+
+    unsupported_parameters = frozenset[str]()
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Template:  # noqa: ARG002
+        """The template, or its part in `box`."""
+        return read_template(Path(path), (self.file_descriptor.parameters or {}).get("box"))
+
+    def write_local_file(self, in_memory_dataset: Template, uri: ResourcePath) -> None:
+        """Write it, checksummed."""
+        write_template(Path(uri.ospath), in_memory_dataset, self._cards())
+
+
+class TableFormatter(ParquetFormatter):
+    """Structured arrays as Parquet, each page with its checksum (the base writes none); components as the base has them."""
+
+    can_read_from_uri = False
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:  # noqa: ANN401 - the base's
+        """The table, every page checked, or what the base reads of it by component or parameter."""
+        if component is not None or self.file_descriptor.parameters:
+            return super().read_from_local_file(path, component, expected_size)
+        return arrow_to_numpy(pq.read_table(path, use_threads=False, page_checksum_verification=True))
+
+    def write_local_file(self, in_memory_dataset: Table, uri: ResourcePath) -> None:
+        """Write it, checksummed."""
+        pq.write_table(numpy_to_arrow(in_memory_dataset), uri.ospath, write_page_checksum=True)

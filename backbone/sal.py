@@ -1,0 +1,210 @@
+"""The observatory's messages as they come from Kafka: read from given positions, decoded, or refused."""
+
+import asyncio
+import base64
+import heapq
+import io
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from fastavro import schemaless_reader
+
+from backbone.registry_client import RegistryClient
+from backbone.sal_events import TOPICS, Record, event_of
+from schemas.errors import BadData, Transient
+from schemas.events import Event, InputRefused
+
+_HEADER = struct.Struct(">bI")
+_POLL_S, _PROBE_S, _BATCH = 1.0, 5.0, 500
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message: the event it tells of (None: none for us), and where to read on once it is kept."""
+
+    event: Event | None
+    topic: str
+    partition: int
+    next_offset: int
+
+
+class SalReader:
+    """Reads SAL topics from `positions`, {(topic, partition): next offset}; from the beginning without one.
+
+    No consumer group: who keeps the positions keeps them with what the messages caused. They belong to one
+    broker's logs: for a broker that starts empty, give none. All partitions that a topic has at the start are
+    read. An async context manager. A dead broker or registry is waited for; Transient after `deadline_s`.
+    After an error, go on with a new reader from the kept positions.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        registry: RegistryClient,
+        positions: Mapping[tuple[str, int], int],
+        *,
+        topics: Sequence[str] = TOPICS,
+        deadline_s: float = 60.0,
+    ) -> None:
+        self._bootstrap, self._registry, self._deadline_s = bootstrap, registry, deadline_s
+        self._positions, self._topics = dict(positions), tuple(topics)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._patience = _Patience(deadline_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.stop()
+            self._consumer = None
+
+    async def messages(self) -> AsyncIterator[Received]:
+        """All messages, for ever: each partition in its order, partitions merged by the time of sending.
+
+        The order over topics is that of one fetch: a message that the broker yields late comes late.
+        """
+        consumer = self._consumer = self._consumer or await self._connected()
+        while True:
+            fetched = await self._fetched(consumer)
+            rows = [[await self._read(record) for record in records] for records in fetched]
+            for _, message in heapq.merge(*rows, key=lambda row: row[0]):
+                yield message
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        while True:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
+            )
+            try:
+                await consumer.start()
+                await self._assign(consumer)
+            except (KafkaError, OSError, TimeoutError) as error:
+                await consumer.stop()
+                await self._patience.wait(f"broker {self._bootstrap}", error)
+            except BaseException:
+                await consumer.stop()
+                raise
+            else:
+                self._patience.answered()
+                return consumer
+
+    async def _assign(self, consumer: AIOKafkaConsumer) -> None:
+        """Take every partition of our topics; one that does not exist yet is taken to have partition 0."""
+        async with asyncio.timeout(_PROBE_S):
+            await consumer.topics()
+        found = [
+            TopicPartition(topic, partition)
+            for topic in self._topics
+            for partition in sorted(consumer.partitions_for_topic(topic) or {0})
+        ]
+        consumer.assign(found)
+        for partition in found:
+            consumer.seek(partition, self._positions.get((partition.topic, partition.partition), 0))
+
+    async def _fetched(self, consumer: AIOKafkaConsumer) -> list[list[ConsumerRecord]]:
+        """The next records, by partition. aiokafka hides a dead broker, so silence is probed."""
+        while True:
+            try:
+                batch = await consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=_BATCH)
+                if batch:
+                    self._patience.answered()
+                    return [batch[key] for key in sorted(batch, key=self._order)]
+                async with asyncio.timeout(_PROBE_S):
+                    await consumer.topics()
+            except (KafkaError, OSError, TimeoutError) as error:
+                await self._patience.wait(f"broker {self._bootstrap}", error)
+            else:
+                self._patience.answered()
+
+    def _order(self, key: TopicPartition) -> tuple[int, int]:
+        return self._topics.index(key.topic), key.partition
+
+    async def _read(self, record: ConsumerRecord) -> tuple[tuple[int, float], Received]:
+        """When it was sent (broker's ms, then the sender's own stamp), and the message."""
+        payload, sent = record.value or b"", 0.0
+        event: Event | None
+        try:
+            values = await self._decoded(payload)
+            event = event_of(record.topic, values)
+            stamp = values.get("private_sndStamp")
+            sent = stamp if isinstance(stamp, float) else 0.0
+        except BadData as error:
+            event = _refused(record, payload, str(error))
+        message = Received(event, record.topic, record.partition, record.offset + 1)
+        return (record.timestamp, sent), message
+
+    async def _decoded(self, payload: bytes) -> Record:
+        """The record in Confluent's frame. Raises BadData for what is none."""
+        if len(payload) < _HEADER.size:
+            raise BadData(f"{len(payload)} bytes are too few for a magic byte and a schema id")
+        magic, schema_id = _HEADER.unpack_from(payload)
+        if magic != 0:
+            raise BadData(f"the magic byte is {magic}, not 0")
+        return _avro(payload[_HEADER.size :], await self._schema(schema_id))
+
+    async def _schema(self, schema_id: int) -> dict[str, object]:
+        while True:
+            try:
+                schema = await self._registry.schema(schema_id)
+            except Transient as error:
+                await self._patience.wait("schema registry", error)
+            else:
+                self._patience.answered()
+                return schema
+
+
+class _Patience:
+    """Waits for a peer, longer each time; Transient when `deadline_s` have passed without an answer."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._since: float | None = None
+        self._wait_s = _FIRST_WAIT_S
+
+    def answered(self) -> None:
+        self._since, self._wait_s = None, _FIRST_WAIT_S
+
+    async def wait(self, peer: str, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._since is None:
+            self._since = now
+            _log.warning("peer silent", peer=peer, deadline_s=self._deadline_s, error=repr(error))
+        if now - self._since >= self._deadline_s:
+            raise Transient(f"{peer} did not answer for {self._deadline_s:g} s: {error!r}") from error
+        await asyncio.sleep(min(self._wait_s, self._deadline_s))
+        self._wait_s = min(2.0 * self._wait_s, _LONGEST_WAIT_S)
+
+
+def _avro(body: bytes, schema: dict[str, object]) -> Record:
+    stream = io.BytesIO(body)
+    try:
+        record = schemaless_reader(stream, schema, None)
+    except (EOFError, LookupError, ValueError, TypeError, OverflowError, MemoryError, struct.error) as error:
+        raise BadData(f"{len(body)} bytes are not Avro of {schema.get('name')}: {error!r}") from error
+    if left := len(body) - stream.tell():
+        raise BadData(f"{left} bytes too many after the Avro of {schema.get('name')}")
+    if not isinstance(record, dict):
+        raise BadData(f"a {type(record).__name__}, not a record")
+    return record
+
+
+def _refused(record: ConsumerRecord, payload: bytes, reason: str) -> InputRefused:
+    return InputRefused(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        reason=reason,
+        payload=base64.b64encode(payload).decode(),
+    )

@@ -1,0 +1,120 @@
+"""What a detector needs of the sky, put together from what is kept by tract: its template, and reference stars."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from backbone.butler import ButlerArchive
+from backbone.butler_errors import NotKept
+from backbone.psf_model import psf_of_mosaic
+from schemas.identity import DatasetId
+from schemas.image import Mask, MaskedImage, Psf, Template
+from schemas.skymap import Box, Tract, tract_at
+from schemas.tables import REFCAT_DTYPE, Table
+from schemas.wcs import Wcs, from_tangent, separation_arcsec
+
+NO_DATA_VARIANCE = np.float32(1e18)
+"""nJy**2 where there is no template: no weight at all, and its square is still a float32."""
+
+_PROBE_DEG = 0.2
+"""How finely a circle is searched for tracts, which are 1.6 deg high and at least as wide but at the poles."""
+
+
+def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band: str) -> Template:
+    """The template under a detector with WCS `wcs` (a guess will do: there is a margin of 32 pixels) and `shape` (ny, nx).
+
+    It is put together from patches of the tract in which the detector's centre lies, on that tract's pixels. Where there
+    is none, the image is 0, the mask NO_DATA and the variance `NO_DATA_VARIANCE`. Raises NotKept if there is
+    no patch at all, BadData naming a patch that is damaged.
+    """
+    ny, nx = shape
+    tract = tract_at(*(float(angle) for angle in wcs.pixel_to_sky((nx - 1) / 2.0, (ny - 1) / 2.0)))
+    box = tract.box_of(wcs, shape)
+    mosaic = _blank(box.shape)
+    pieces: list[tuple[Box, Psf]] = []
+    for patch_id, part in _parts(tract, box, band):
+        place = _relative(part, box.x0, box.y0)
+        try:
+            patch = archive.get(patch_id, _relative(part, *_corner(patch_id)))
+        except NotKept:
+            continue
+        _paste(mosaic, patch.pixels, place)
+        pieces.append((place, patch.psf))
+    if not pieces:
+        raise NotKept(f"no {band} template patch of tract {tract.id} in {box}")
+    return Template(mosaic, tract.wcs.shifted(box.x0, box.y0), psf_of_mosaic(pieces, box.shape), band)
+
+
+def refcat_for(archive: ButlerArchive, ra: float, dec: float, radius: float) -> Table:
+    """Reference stars (`REFCAT_DTYPE`) within `radius` (deg) of a place (deg, ICRS), tract by tract.
+
+    Raises NotKept if no tract there has a catalogue; a tract without one beside others gives no stars.
+    """
+    found = [star for tract in _tracts_within(ra, dec, radius) for star in _kept_stars(archive, tract)]
+    if not found:
+        raise NotKept(f"no reference catalogue within {radius} deg of ({ra:.4f}, {dec:.4f})")
+    stars = np.concatenate(found)
+    near: Table = stars[separation_arcsec(stars["ra"], stars["dec"], ra, dec) <= radius * 3600.0]
+    return near
+
+
+def put_refcat(archive: ButlerArchive, stars: Table) -> list[DatasetId]:
+    """Keep reference stars (`REFCAT_DTYPE`), each with the tract in which it lies; what was made, by tract."""
+    tracts = np.array([tract_at(ra, dec).id for ra, dec in zip(stars["ra"].tolist(), stars["dec"].tolist(), strict=True)])
+    made = [_refcat_id(tract) for tract in np.unique(tracts).tolist()]
+    for dataset in made:
+        archive.put(dataset, np.ascontiguousarray(stars[tracts == dataset.tract], dtype=REFCAT_DTYPE))
+    return made
+
+
+def _blank(shape: tuple[int, int]) -> MaskedImage:
+    return MaskedImage(
+        np.zeros(shape, np.float32),
+        np.full(shape, Mask.NO_DATA, np.uint16),
+        np.full(shape, NO_DATA_VARIANCE, np.float32),
+    )
+
+
+def _parts(tract: Tract, box: Box, band: str) -> Iterator[tuple[DatasetId, Box]]:
+    """The patches under a box of tract pixels, and which of its pixels each has."""
+    for patch in tract.patches_in(box):
+        whole = tract.patch_box(patch)
+        part = Box(max(box.x0, whole.x0), max(box.y0, whole.y0), min(box.x1, whole.x1), min(box.y1, whole.y1))
+        yield DatasetId(dataset_type="template_patch", tract=tract.id, patch=patch, band=band), part
+
+
+def _corner(patch_id: DatasetId) -> tuple[int, int]:
+    if patch_id.patch is None:
+        raise ValueError(f"{patch_id} names no patch")
+    whole = Tract.patch_box(patch_id.patch)
+    return whole.x0, whole.y0
+
+
+def _relative(box: Box, x0: int, y0: int) -> Box:
+    return Box(box.x0 - x0, box.y0 - y0, box.x1 - x0, box.y1 - y0)
+
+
+def _paste(mosaic: MaskedImage, piece: MaskedImage, place: Box) -> None:
+    where = slice(place.y0, place.y1), slice(place.x0, place.x1)
+    mosaic.image[where] = piece.image
+    mosaic.mask[where] = piece.mask
+    mosaic.variance[where] = piece.variance
+
+
+def _tracts_within(ra: float, dec: float, radius: float) -> list[int]:
+    steps = np.linspace(-radius, radius, 2 * max(1, int(np.ceil(radius / _PROBE_DEG))) + 1)
+    xi, eta = np.meshgrid(steps, steps)
+    inside = np.hypot(xi, eta) <= radius * 1.0001
+    probes = zip(*from_tangent(xi[inside], eta[inside], (ra, dec)), strict=True)
+    return sorted({tract_at(float(a), float(d)).id for a, d in probes})
+
+
+def _kept_stars(archive: ButlerArchive, tract: int) -> list[Table]:
+    try:
+        return [archive.get(_refcat_id(tract))]
+    except NotKept:
+        return []
+
+
+def _refcat_id(tract: int) -> DatasetId:
+    return DatasetId(dataset_type="reference_catalogue", tract=tract)

@@ -1,0 +1,112 @@
+"""The command line: `pachon night`, `pachon alerts`."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from schemas.errors import PachonError
+
+app = typer.Typer(
+    name="pachon", help="A Rubin-style Data Management System on Ray.", no_args_is_help=True,
+    pretty_exceptions_enable=False, add_completion=False,
+)  # fmt: skip
+
+
+@app.callback()
+def _root() -> None:
+    """Pachon: pixels and observatory events in, alerts out within 60 s."""
+
+
+@app.command()
+def night(
+    visits: Annotated[int, typer.Option(help="How many visits to play.")] = 6,
+    detectors: Annotated[str, typer.Option(help="Detectors by id, name (R22_S11) or raft (R22), or `all`.")] = (
+        "R22_S00,R22_S01,R22_S10,R22_S11"
+    ),
+    instrument: Annotated[str, typer.Option(help="LSSTCam or LATISS.")] = "LSSTCam",
+    cadence: Annotated[float | None, typer.Option(help="Seconds between visits; default: the schedule's own.")] = None,
+    snaps: Annotated[int | None, typer.Option(help="Snaps a visit; default: the schedule's own.")] = None,
+    speed: Annotated[float, typer.Option(help="How much faster than real time the night passes.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sky, camera and plan.")] = 1,
+    schedule: Annotated[str, typer.Option(help="`own`, a real night (.json) or an opsim database (.db).")] = "own",
+    output: Annotated[Path | None, typer.Option(help="Folder for results; default: nights/<time>.")] = None,
+    inline: Annotated[bool, typer.Option(help="One process, no Ray, no servers, as fast as it can.")] = False,
+    kafka: Annotated[str, typer.Option(help="A broker that runs already, host:port.")] = "",
+    registry: Annotated[str, typer.Option(help="Its schema registry, http://host:port.")] = "",
+    postgres: Annotated[str, typer.Option(help="A PostgreSQL that runs already, postgresql://...")] = "",
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster that runs already.")] = "",
+    workers: Annotated[int, typer.Option(help="CCD workers, one core each.")] = 2,
+    kafka_port: Annotated[int, typer.Option(help="Of the embedded broker; 0: any free one.")] = 0,
+    registry_port: Annotated[int, typer.Option(help="Of the embedded schema registry; 0: any free one.")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="Of Prometheus' /metrics; 0: any free one.")] = 9464,
+    linger: Annotated[float, typer.Option(help="Seconds that the embedded broker stays up at the end.")] = 5.0,
+) -> None:
+    """Play a night, from the first event to the last alert, and report."""
+    given = dict(locals())
+    given["output"] = output or Path("nights") / time.strftime("%Y%m%dT%H%M%S")
+    _exit_with(lambda: _night(given))
+
+
+@app.command()
+def alerts(
+    kafka: Annotated[str, typer.Option(help="The broker, host:port.")] = "127.0.0.1:9092",
+    registry: Annotated[str, typer.Option(help="The schema registry, http://host:port.")] = "http://127.0.0.1:8081",
+    topic: Annotated[str, typer.Option(help="The alert topic.")] = "lsst-alerts-v11",
+    start: Annotated[str, typer.Option(help="`earliest`, `latest`, or an offset.")] = "earliest",
+    count: Annotated[int, typer.Option(help="End after so many alerts; 0: never.")] = 0,
+    wait: Annotated[float, typer.Option(help="End after so many seconds without an alert; 0: never.")] = 0.0,
+    stamps: Annotated[Path | None, typer.Option(help="Write each alert's three cutouts as a PNG here.")] = None,
+) -> None:
+    """Follow the alert topic as a broker does: one line an alert."""
+    from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
+
+    _exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
+
+
+def _night(given: dict[str, object]) -> int:
+    from cluster.run import run  # noqa: PLC0415 - so that --help answers at once
+
+    return run(given, Console())
+
+
+def _exit_with(command: Callable[[], int]) -> None:
+    """End with the command's exit code, or with one line that says what was wrong."""
+    try:
+        code = command()
+    except PachonError as error:
+        code = _complain(str(error))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        code = _complain(f"{option} {first['input']!r}: {first['msg']}")
+    except BaseExceptionGroup as group:
+        known = group.subgroup(PachonError)
+        if known is None:
+            raise
+        code = _complain(str(_leaf(known)))
+    raise typer.Exit(code)
+
+
+def _complain(message: str) -> int:
+    """One line on stderr."""
+    sys.stderr.write(f"pachon: {' '.join(message.split())}\n")
+    return 2
+
+
+def _leaf(group: BaseExceptionGroup[PachonError]) -> BaseException:
+    """The first error of a group, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main() -> None:
+    """The entry point."""
+    app()

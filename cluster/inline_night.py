@@ -1,0 +1,126 @@
+"""A night in one process, without Ray or servers: for a debugger, for tests, and to hold the live night to.
+
+The same bus, actors and topology; the journal and the L1 database are in memory, alerts are spooled to a file. The
+clock jumps from one message of the observatory to the next, so no latency is kept.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from rich.console import Console
+
+from access.report.collect import Collected, NightFacts, collect
+from actors.fan_out import Chronicle
+from backbone.alert_archive import AlertArchive
+from backbone.alert_spool import AlertSpool
+from backbone.butler import ButlerArchive
+from backbone.journal import MemoryJournal
+from backbone.l1 import L1Database
+from backbone.l1_memory import L1Memory
+from backbone.sal_events import event_of
+from cluster import prepare
+from cluster.inline import InlineHosts
+from cluster.night import staged, wind_down
+from cluster.options import NightOptions
+from cluster.pixels import MemoryPixels
+from cluster.products import ButlerProducts
+from cluster.settings import Settings
+from schemas.clock import ManualClock
+from schemas.image import Observation, Raw
+from simulators.camera.buffer import Catalogue
+from simulators.camera.exposure import FocalPlane
+from simulators.camera.truth import write_truth
+from simulators.ocs.schedule import PlannedVisit
+from simulators.ocs.timeline import timeline
+from simulators.sky.sky import Sky
+
+
+class InlineDaq:
+    """The camera without its network: pixels are made when they are read."""
+
+    def __init__(self, plane: FocalPlane, detectors: Sequence[int], folder: Path, truth: Path) -> None:
+        truth.mkdir(parents=True, exist_ok=True)
+        self._plane, self._detectors, self._truth = plane, tuple(detectors), truth
+        self._catalogue = Catalogue(folder, 0.0)
+
+    def expose(self, observation: Observation) -> None:
+        """Open the shutter."""
+        self._catalogue.add(observation, self._detectors, observation.started)
+
+    async def read(self, observation: Observation, detector: int) -> Raw:
+        """A detector's raw."""
+        recipe = self._catalogue.find(observation.exposure, detector).recipe
+        charge = self._plane.charge(recipe, detector)
+        write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
+        segments = self._plane.segments(recipe, detector, charge)
+        return Raw(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
+
+
+class InlineSite:
+    """What actors are given in one process."""
+
+    def __init__(self, settings: Settings, seed: int, journal: MemoryJournal, l1: L1Memory, clock: ManualClock) -> None:
+        self.settings = settings
+        self.camera = settings.camera
+        self.clock = clock
+        self.pixels = MemoryPixels()
+        self.daq = InlineDaq(
+            FocalPlane(seed, settings.instrument, Sky(seed)), settings.detectors, settings.output / "daq", settings.truth
+        )
+        self._journal, self._l1 = journal, l1
+
+    @cached_property
+    def archive(self) -> ButlerArchive:
+        """The repository."""
+        return ButlerArchive.open(self.settings.butler)
+
+    @cached_property
+    def products(self) -> ButlerProducts:
+        """Earlier products, from the repository."""
+        return ButlerProducts(self.archive)
+
+    @cached_property
+    def alert_archive(self) -> AlertArchive:
+        """Packets on disk."""
+        return AlertArchive(self.settings.alerts)
+
+    async def chronicle(self) -> Chronicle:
+        """The journal."""
+        return self._journal
+
+    async def l1(self) -> L1Database:
+        """The L1 database."""
+        return self._l1
+
+    async def alert_sink(self) -> AlertSpool:
+        """The spool."""
+        return AlertSpool(self.settings.output / "alerts.spool", self.clock)
+
+
+async def play_inline(
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console
+) -> Collected:
+    """Play a plan, one message after the other, and collect the report."""
+    clock, journal, l1 = ManualClock(), MemoryJournal(), L1Memory()
+    lacking, wanted = prepare.missing(settings, plan)
+    made = prepare.make_and_put(lacking, options.seed, settings)
+    console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
+    await l1.load_orbits(prepare.known_orbits(options.seed, plan))
+    site = InlineSite(settings, options.seed, journal, l1, clock)
+    hosts = await InlineHosts.build(site, all_pools=True)
+    one_lane = settings.model_copy(update={"workers": 1})
+    async with staged(one_lane, hosts, hosts.keeper, journal, clock, len(plan), console) as stage:
+        for moment in timeline(plan):
+            clock.set_to(moment.tai)
+            if isinstance(moment.payload, Observation):
+                site.daq.expose(moment.payload)
+                continue
+            event = event_of(moment.kind, moment.payload)
+            if event is not None:
+                await stage.bus.publish([event])
+                await stage.bus.drained()
+        await wind_down(stage)
+    facts = NightFacts(str(plan[0].day_obs), options.seed, options.speed, len(plan), settings.truth, timed=False)
+    return await collect(facts, journal, l1, clock)

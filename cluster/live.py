@@ -1,0 +1,243 @@
+"""A night with real parts: servers, Ray, and the simulators as processes of their own."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+import ray
+from rich.console import Console
+
+from access.report.collect import Collected, NightFacts, collect
+from backbone.journal import PostgresJournal
+from backbone.l1_postgres import L1Postgres
+from backbone.registry_client import RegistryClient
+from backbone.sal import SalReader
+from backbone.schema_registry import SchemaRegistry
+from cluster import prepare
+from cluster.inline import InlineHosts
+from cluster.night import SplitHosts, Stage, feed, staged, until_over, wind_down
+from cluster.options import NightOptions
+from cluster.pixels import MemoryPixels
+from cluster.ray_hosts import NAMESPACE, RayHosts
+from cluster.services import ChildProcess, EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port
+from cluster.settings import Settings
+from cluster.site import ServerSite
+from cluster.stored_clock import StoredClock
+from payloads.alert_production.packets import alert_schema, schema_id
+from schemas.clock import NightClock
+from schemas.errors import BadData, Transient
+from schemas.identity import DatasetId
+from simulators.ocs.schedule import PlannedVisit, dump_plan
+from simulators.ocs.timeline import ANNOUNCED_S
+
+SERVER_DEADLINE_S = 20.0
+DUSK_S = 6.0
+"""Wall seconds from the start of the simulators to the first announcement."""
+OBJECT_STORE_BYTES = 4 * 2**30
+PRODUCTS_AT_ONCE = 4
+PRODUCTS_DEADLINE_S = 1800.0
+_RAY_SYSTEM = {
+    "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}  # fmt: skip
+
+
+@contextmanager
+def servers(options: NightOptions, settings: Settings) -> Iterator[Settings]:
+    """Kafka and PostgreSQL, embedded unless their addresses are given; settings that name them."""
+    with ExitStack() as stack:
+        kafka, postgres = options.kafka, options.postgres
+        if kafka:
+            _check_address(f"kafka://{kafka}", 9092)
+        else:
+            broker = EmbeddedKafka(settings.output / "kafka.log", port=options.kafka_port or None)
+            kafka = stack.enter_context(broker).bootstrap
+        if postgres:
+            _check_address(postgres, 5432)
+        else:
+            postgres = stack.enter_context(EmbeddedPostgres(settings.output / "postgres")).url
+        yield settings.model_copy(update={"kafka": kafka, "postgres": postgres})
+
+
+def _check_address(url: str, port: int) -> None:
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise BadData(f"{url!r} names no host")
+    check_tcp(parts.hostname, parts.port or port, SERVER_DEADLINE_S)
+
+
+@contextmanager
+def ray_cluster(options: NightOptions) -> Iterator[None]:
+    """Ray on this machine, or the cluster at an address."""
+    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
+    try:
+        if options.ray_address:
+            ray.init(address=options.ray_address, **common)
+        else:
+            ray.init(
+                num_cpus=options.workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.2", _system_config=_RAY_SYSTEM, **common,
+            )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = options.ray_address or "this machine"
+        raise Transient(f"Ray on {where} does not start: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@asynccontextmanager
+async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[Settings]:
+    """The schema registry, embedded unless its address is given, with the alert schema under its official id."""
+    async with AsyncExitStack() as stack:
+        url = options.registry
+        if not url:
+            own = SchemaRegistry(settings.output / "schemas.json", port=options.registry_port)
+            url = (await stack.enter_async_context(own)).url
+        client = await stack.enter_async_context(RegistryClient(url))
+        await client.register(f"{settings.alert_topic}-value", alert_schema(), schema_id())
+        yield settings.model_copy(update={"registry": url})
+
+
+async def make_products(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> tuple[int, int]:
+    """Make what the Butler lacks of a plan's earlier products, on all of Ray's cores; (made, wanted)."""
+    lacking, wanted = await asyncio.to_thread(prepare.missing, settings, plan)
+    make = ray.remote(prepare.make_and_put)
+    jobs = [make.remote(list(names), options.seed, settings) for names in _in_parts(lacking)]
+    made = await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
+    return sum(made), wanted
+
+
+def _in_parts(names: Sequence[DatasetId]) -> Iterator[Sequence[DatasetId]]:
+    for start in range(0, len(names), PRODUCTS_AT_ONCE):
+        yield names[start : start + PRODUCTS_AT_ONCE]
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The simulators' processes."""
+
+    daq: ChildProcess
+    ocs: ChildProcess
+
+    def runs(self) -> bool:
+        """Whether the OCS still has something to say."""
+        return self.ocs.returncode is None
+
+
+@contextmanager
+def outside(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> Iterator[Outside]:
+    """The camera's DAQ and the observatory control, on the night's clock, which starts here."""
+    clock = _begin(options, plan, settings)
+    told = json.dumps(asdict(clock))
+    dump_plan(plan, settings.output / "plan.json")
+    daq = _python(
+        "simulators.camera.daq", "--port", settings.daq.rsplit(":", 1)[1], "--seed", str(options.seed),
+        "--instrument", settings.instrument, "--clock", told, "--buffer", str(settings.output / "daq"),
+        "--truth", str(settings.truth), "--detectors", ",".join(map(str, settings.detectors)),
+    )  # fmt: skip
+    ocs = _python(
+        "simulators.ocs.ocs", "--bootstrap", settings.kafka, "--registry", settings.registry, "--daq", settings.daq,
+        "--clock", told, "--plan", str(settings.output / "plan.json"),
+    )  # fmt: skip
+    with ChildProcess("daq", daq, settings.output / "daq.log") as camera:
+        camera.wait_for("ready")
+        with ChildProcess("ocs", ocs, settings.output / "ocs.log") as observatory:
+            yield Outside(camera, observatory)
+
+
+def _begin(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightClock:
+    first = plan[0].start_tai - ANNOUNCED_S
+    return StoredClock(settings.clock_file).begin(NightClock.starting(first, delay_s=DUSK_S, speed=options.speed))
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+@asynccontextmanager
+async def live_stage(
+    settings: Settings, journal: PostgresJournal, planned: int, console: Console
+) -> AsyncIterator[Stage]:
+    """Hosts on Ray, warmed up, and a running bus."""
+    clock = StoredClock(settings.clock_file)
+    here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
+    there = RayHosts(settings)
+    pids = await there.ready()
+    hosts = SplitHosts(here, there)
+    async with staged(settings, hosts, here.keeper, journal, clock, planned, console) as stage:
+        stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
+        yield stage
+
+
+async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
+    """Play a plan from its first event to its last alert, and collect the report. Servers and Ray run already."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with registry(options, settings) as named:
+        named = named.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
+        console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
+        made, wanted = await make_products(options, plan, named)
+        console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
+        async with opened(named) as (journal, l1):
+            await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
+            async with live_stage(named, journal, len(plan), console) as stage:
+                port = stage.metrics.serve(options.metrics_port)
+                console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")
+                await _observe(options, plan, named, stage, journal, stop)
+            facts = night_facts(options, plan, named)
+            collected = await collect(facts, journal, l1, StoredClock(named.clock_file))
+            await _linger(options, stop, console)
+    return collected
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[PostgresJournal, L1Postgres]]:
+    """The journal and the L1 database."""
+    journal = await PostgresJournal.open(settings.postgres)
+    try:
+        l1 = await L1Postgres.open(settings.postgres)
+        try:
+            yield journal, l1
+        finally:
+            await l1.close()
+    finally:
+        await journal.close()
+
+
+async def _observe(
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, stage: Stage, journal: PostgresJournal,
+    stop: asyncio.Event,
+) -> None:  # fmt: skip
+    """From the first announcement until nothing is owed any more."""
+    # An embedded broker starts empty: positions in an earlier one's topics mean nothing there.
+    positions = await journal.positions() if options.kafka else {}
+    with outside(options, plan, settings) as simulators:
+        stage.metrics.processes.pids |= {"daq": simulators.daq.pid, "ocs": simulators.ocs.pid}
+        async with RegistryClient(settings.registry) as client, SalReader(settings.kafka, client, positions) as reader:
+            feeding = asyncio.create_task(feed(reader, stage.bus))
+            await until_over(stage, simulators.runs, stop, feeding)
+            simulators.ocs.stop()
+            feeding.cancel()
+            await asyncio.wait([feeding])
+            await wind_down(stage)
+
+
+async def _linger(options: NightOptions, stop: asyncio.Event, console: Console) -> None:
+    """Leave the embedded broker up for a while, so that consumers can read to the end."""
+    if options.linger and not options.kafka and not stop.is_set():
+        console.print(f"the broker stays up for {options.linger:g} s, for consumers to read to the end")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), options.linger)
+
+
+def night_facts(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightFacts:
+    """What the command knows of its night."""
+    return NightFacts(str(plan[0].day_obs), options.seed, options.speed, len(plan), settings.truth)

@@ -1,0 +1,49 @@
+"""`pachon night`: checks what was asked, plays it inline or live, writes the report."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from access.report.collect import Collected
+from access.report.write import show, write
+from cluster import logs
+from cluster.options import NightOptions, make_output
+from cluster.settings import Settings
+from simulators.ocs.schedule import PlannedVisit, load_schedule
+
+INCOMPLETE = 1
+"""Exit code of a night that ended with something unaccounted for."""
+
+
+def run(given: Mapping[str, object], console: Console) -> int:
+    """Play a night; the exit code: 0 if every count reconciles. Raises PachonError for what cannot be played."""
+    options = NightOptions.model_validate(given)
+    plan = load_schedule(
+        options.schedule, n=options.visits, cadence=options.cadence, n_snaps=options.snaps, seed=options.seed,
+        instrument=options.instrument,
+    )  # fmt: skip
+    detectors = options.chosen_detectors()
+    make_output(options, len(plan), max(visit.n_snaps for visit in plan))
+    output = options.output.resolve()
+    settings = Settings(output=output, instrument=options.instrument, detectors=detectors, workers=options.workers)
+    logs.configure(settings.log, "night")
+    console.print(f"{len(plan)} visits, {len(detectors)} detectors, seed {options.seed}; results in {output}")
+    night = _inline(options, plan, settings, console) if options.inline else _live(options, plan, settings, console)
+    write(night, output)
+    show(night.report, console)
+    console.print(f"report: {output / 'report.html'}, {output / 'report.json'}")
+    return 0 if night.report.balance.reconciles else INCOMPLETE
+
+
+def _inline(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
+    from cluster.inline_night import play_inline  # noqa: PLC0415 - the live night has no use for it
+
+    return asyncio.run(play_inline(options, plan, settings, console))
+
+
+def _live(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
+    from cluster import live  # noqa: PLC0415 - the inline night must not import Ray
+
+    with live.servers(options, settings) as named, live.ray_cluster(options):
+        return asyncio.run(live.play(options, plan, named, console))

@@ -1,0 +1,85 @@
+"""What actors are given: clock, pixel store, DAQ, databases, archives, streams. One site a process."""
+
+from functools import cached_property
+from typing import Protocol
+
+from actors.alert_emitter import AlertSink
+from actors.associator import PacketArchive
+from actors.camera_reader import DataAcquisition, PixelStore
+from actors.ccd_worker import Products
+from actors.fan_out import Chronicle
+from backbone.alert_archive import AlertArchive
+from backbone.alert_stream import AlertStream
+from backbone.butler import ButlerArchive
+from backbone.daq_client import FlightDaq
+from backbone.journal import PostgresJournal
+from backbone.l1 import L1Database
+from backbone.l1_postgres import L1Postgres
+from cluster.products import ButlerProducts
+from cluster.settings import Settings
+from cluster.stored_clock import StoredClock
+from schemas.clock import Clock
+from schemas.instrument import Camera
+
+
+class Site(Protocol):
+    """The collaborators of the actors of a process; made when first asked for."""
+
+    settings: Settings
+
+    @property
+    def camera(self) -> Camera: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def pixels(self) -> PixelStore: ...
+    @property
+    def daq(self) -> DataAcquisition: ...
+    @property
+    def archive(self) -> ButlerArchive: ...
+    @property
+    def products(self) -> Products: ...
+    @property
+    def alert_archive(self) -> PacketArchive: ...
+    async def chronicle(self) -> Chronicle: ...
+    async def l1(self) -> L1Database: ...
+    async def alert_sink(self) -> AlertSink: ...
+
+
+class ServerSite:
+    """A process of the system proper: PostgreSQL, Kafka, the DAQ over the network, the Butler's repository."""
+
+    def __init__(self, settings: Settings, pixels: PixelStore, chronicle: Chronicle | None = None) -> None:
+        self.settings = settings
+        self.pixels = pixels
+        self._chronicle = chronicle
+        self.clock = StoredClock(settings.clock_file)
+        self.camera = settings.camera
+        self.daq = FlightDaq(settings.daq)
+
+    @cached_property
+    def archive(self) -> ButlerArchive:
+        """The repository."""
+        return ButlerArchive.open(self.settings.butler)
+
+    @cached_property
+    def products(self) -> ButlerProducts:
+        """Earlier products, from the repository."""
+        return ButlerProducts(self.archive)
+
+    @cached_property
+    def alert_archive(self) -> AlertArchive:
+        """Packets on disk."""
+        return AlertArchive(self.settings.alerts)
+
+    async def chronicle(self) -> Chronicle:
+        """The journal, to read."""
+        return self._chronicle or await PostgresJournal.open(self.settings.postgres)
+
+    async def l1(self) -> L1Database:
+        """The L1 database."""
+        return await L1Postgres.open(self.settings.postgres)
+
+    async def alert_sink(self) -> AlertSink:
+        """The broker."""
+        return await AlertStream.open(self.settings.kafka, self.settings.alert_topic, self.clock)

@@ -1,0 +1,228 @@
+"""Dipoles and trails: two PSFs of opposite sign, or one smeared along a line, fitted to a difference image."""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.imaging.photometry import UNUSABLE, shifted
+from payloads.imaging.warp import lanczos_table
+from schemas.image import Image, MaskedImage, MaskPlane
+
+Floats = NDArray[np.float64]
+
+DIPOLE, TRAIL = 6, 5
+"""Kinds of model, by their number of parameters."""
+
+_STEPS = 40
+_MARGIN = 6
+_LONGEST = 60.0
+_PIXEL_STEP = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Lobes:
+    """`parameters` (n, p) and their `covariance` (n, p, p), NaN where the fit failed; `chi2` over `n_pixels` (n,).
+
+    A dipole's: flux, x, y of the positive lobe, then (flux positive) of the negative one. A trail's: flux, x, y of its
+    middle, and the vector from one end to the other. Pixels, and the image's unit of flux.
+    """
+
+    parameters: Floats
+    covariance: Floats
+    chi2: Floats
+    n_pixels: NDArray[np.int32]
+
+
+def fit_lobes(kind: int, pixels: MaskedImage, psfs: Image, start: Floats) -> Lobes:
+    """Levenberg-Marquardt from `start` (n, kind), with inverse variances as weights; `psfs` (n, k, k)."""
+    n = start.shape[0]
+    result, covariance = start.astype(np.float64), np.full((n, kind, kind), np.nan)
+    chi2, n_pixels = np.full(n, np.nan), np.zeros(n, np.int32)
+    flux_steps = np.maximum(np.abs(start[:, 0]), 1e-6) * 0.01
+    lengths = np.hypot(start[:, -2], start[:, -1]) if kind == TRAIL else np.zeros(n)
+    halves = psfs.shape[1] // 2 + _MARGIN + np.minimum(lengths, _LONGEST).astype(np.int64) // 2
+    _fit_each(
+        kind, pixels.image, pixels.variance, pixels.mask, psfs, lanczos_table(), halves, flux_steps,
+        result, covariance, chi2, n_pixels,
+    )  # fmt: skip
+    result[np.isnan(chi2)] = np.nan
+    return Lobes(result, covariance, chi2, n_pixels)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _fit_each(  # noqa: PLR0914
+    kind: int,
+    image: Image,
+    variance: Image,
+    mask: MaskPlane,
+    psfs: Image,
+    table: Image,
+    halves: NDArray[np.int64],
+    flux_steps: Floats,
+    result: Floats,
+    covariance: Floats,
+    chi2: Floats,
+    n_pixels: NDArray[np.int32],
+) -> None:
+    for n in range(result.shape[0]):
+        side = 2 * halves[n] + 1
+        x0, y0 = int(result[n, 1]) - halves[n], int(result[n, 2]) - halves[n]
+        data, weight = np.zeros((side, side)), np.zeros((side, side))
+        n_pixels[n] = _cut(image, variance, mask, x0, y0, data, weight)
+        if n_pixels[n] < 2 * kind:
+            continue
+        points = int(np.hypot(result[n, kind - 2], result[n, kind - 1]) * 1.3) + 7
+        here, trial = result[n].copy(), result[n].copy()
+        model, slopes = np.empty((side, side)), np.empty((kind, side, side))
+        best = _chi2(kind, here, psfs[n], table, x0, y0, points, data, weight, model)
+        damping = 1e-3
+        normal, right = np.empty((kind, kind)), np.empty(kind)
+        for _ in range(_STEPS):
+            _slopes(kind, here, psfs[n], table, x0, y0, points, flux_steps[n], slopes)
+            _normal(data, weight, model, slopes, normal, right)
+            damped = normal.copy()
+            for p in range(kind):
+                damped[p, p] *= 1.0 + damping
+                damped[p, p] += 1e-12 * (normal[0, 0] if p % 3 == 0 else normal[1, 1]) + 1e-300
+            move = np.linalg.solve(damped, right)
+            for p in range(kind):
+                trial[p] = here[p] + move[p]
+            value = _chi2(kind, trial, psfs[n], table, x0, y0, points, data, weight, model)
+            if value < best:
+                done = best - value < 1e-4
+                here[:] = trial
+                best, damping = value, max(damping * 0.2, 1e-9)
+                if done:
+                    break
+            else:
+                damping *= 8.0
+                _chi2(kind, here, psfs[n], table, x0, y0, points, data, weight, model)
+                if damping > 1e6:
+                    break
+        _slopes(kind, here, psfs[n], table, x0, y0, points, flux_steps[n], slopes)
+        _normal(data, weight, model, slopes, normal, right)
+        if np.linalg.cond(normal) < 1e25 and _is_near(here, result[n], kind, halves[n]):
+            covariance[n] = np.linalg.inv(normal)
+            result[n] = here
+            chi2[n] = best
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _is_near(here: Floats, start: Floats, kind: int, half: int) -> bool:
+    far = abs(here[1] - start[1]) > 5.0 or abs(here[2] - start[2]) > 5.0
+    if kind == 6:
+        far = far or abs(here[4] - start[4]) > 5.0 or abs(here[5] - start[5]) > 5.0
+    else:
+        far = far or np.hypot(here[3], here[4]) > 2.0 * half
+    return not far and np.isfinite(here.sum())
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _cut(
+    image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, weight: Floats
+) -> int:
+    count = 0
+    for r in range(data.shape[0]):
+        for c in range(data.shape[1]):
+            y, x = y0 + r, x0 + c
+            if y < 0 or x < 0 or y >= image.shape[0] or x >= image.shape[1] or mask[y, x] & UNUSABLE:
+                continue
+            if np.isfinite(image[y, x]) and variance[y, x] > 0.0:
+                data[r, c], weight[r, c] = image[y, x], 1.0 / variance[y, x]
+                count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _render(
+    kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats
+) -> None:
+    out[:] = 0.0
+    if kind == 6:
+        _add(psf, table, p[1] - x0, p[2] - y0, p[0], out)
+        _add(psf, table, p[4] - x0, p[5] - y0, -p[3], out)
+    else:
+        for i in range(points):
+            t = (i + 0.5) / points - 0.5
+            _add(psf, table, p[1] + t * p[3] - x0, p[2] + t * p[4] - y0, p[0] / points, out)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _add(psf: Image, table: Image, x: float, y: float, flux: float, out: Floats) -> None:
+    if not (abs(x) < 1e5 and abs(y) < 1e5):
+        return
+    k = psf.shape[0]
+    ix, iy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    moved = np.empty((k, k))
+    shifted(psf, x - ix, y - iy, table, moved)
+    for r in range(max(0, k // 2 - iy), min(k, out.shape[0] + k // 2 - iy)):
+        for c in range(max(0, k // 2 - ix), min(k, out.shape[1] + k // 2 - ix)):
+            out[iy - k // 2 + r, ix - k // 2 + c] += flux * moved[r, c]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _chi2(
+    kind: int,
+    p: Floats,
+    psf: Image,
+    table: Image,
+    x0: int,
+    y0: int,
+    points: int,
+    data: Floats,
+    weight: Floats,
+    model: Floats,
+) -> float:
+    _render(kind, p, psf, table, x0, y0, points, model)
+    total = 0.0
+    for r in range(data.shape[0]):
+        for c in range(data.shape[1]):
+            left = data[r, c] - model[r, c]
+            total += weight[r, c] * left * left
+    return total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _slopes(
+    kind: int,
+    p: Floats,
+    psf: Image,
+    table: Image,
+    x0: int,
+    y0: int,
+    points: int,
+    flux_step: float,
+    slopes: Floats,
+) -> None:
+    """Derivatives of the model by each parameter, from differences."""
+    behind, q = np.empty(slopes.shape[1:]), p.copy()
+    for i in range(kind):
+        step = flux_step if i == 0 or (kind == 6 and i == 3) else _PIXEL_STEP
+        q[i] = p[i] + step
+        _render(kind, q, psf, table, x0, y0, points, slopes[i])
+        q[i] = p[i] - step
+        _render(kind, q, psf, table, x0, y0, points, behind)
+        q[i] = p[i]
+        for r in range(behind.shape[0]):
+            for c in range(behind.shape[1]):
+                slopes[i, r, c] = (slopes[i, r, c] - behind[r, c]) / (2.0 * step)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _normal(
+    data: Floats, weight: Floats, model: Floats, slopes: Floats, normal: Floats, right: Floats
+) -> None:
+    for i in range(slopes.shape[0]):
+        for j in range(i + 1):
+            total = 0.0
+            for r in range(data.shape[0]):
+                for c in range(data.shape[1]):
+                    total += weight[r, c] * slopes[i, r, c] * slopes[j, r, c]
+            normal[i, j] = normal[j, i] = total
+        total = 0.0
+        for r in range(data.shape[0]):
+            for c in range(data.shape[1]):
+                total += weight[r, c] * slopes[i, r, c] * (data[r, c] - model[r, c])
+        right[i] = total

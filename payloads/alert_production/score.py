@@ -1,0 +1,160 @@
+"""Reliability: how probable it is that a DIASource is in the sky and not in the subtraction.
+
+A logistic regression on what a person looks at: does it look like the PSF, is it balanced by a hole, what was there
+before, what is masked nearby. Its coefficients lie beside this file, with where they come from and how good they are.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BadData
+from schemas.image import Mask, Stamp
+from schemas.tables import Table
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+FEATURES = (
+    "log_snr", "negative", "log_chi2", "size_excess", "elongation", "shape_failed", "aperture_ratio", "sharpness",
+    "counterweight", "dipole", "dipole_tried", "trail", "log_science", "log_template", "log_template_peak",
+    "change", "ring_noise", "ring_slope", "masked", "masked_center", "halo", "off_peak",
+)  # fmt: skip
+
+_CORE, _RING = 2.0, (7.0, 11.0)
+_INSIDE = 6.0
+_RIDGE = 1.0
+_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Model:
+    """P(real) = 1 / (1 + exp(-z)), z linear in the standardized features and their squares."""
+
+    version: str
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    """The intercept, one a feature, one a feature squared."""
+    measured: dict[str, float]
+    """On sources that it was not trained on: counts, area under the ROC curve, bogus kept at completenesses."""
+
+
+def score(sources: Table, stamps: Sequence[Stamp]) -> Table:
+    """The sources (n,) with `reliability` (0 to 1) and `reliabilityVersion`, in a new table. One stamp a source."""
+    result = sources.copy()
+    if sources.size:
+        model = installed_model()
+        result["reliability"] = probability(model, features(sources, stamps))
+        result["reliabilityVersion"] = model.version
+    return result
+
+
+def features(sources: Table, stamps: Sequence[Stamp]) -> Floats:
+    """(n, 22): `FEATURES` of each source. Raises BadData if there is not one stamp a source."""
+    if len(stamps) != sources.size:
+        raise BadData(f"{len(stamps)} stamps for {sources.size} sources")
+    if not sources.size:
+        return np.empty((0, len(FEATURES)))
+    columns = np.column_stack([_from_columns(sources), np.array([_from_stamp(s) for s in stamps])])
+    sign = np.where(sources["isNegative"], -1.0, 1.0)
+    columns[:, -3] *= sign  # the slope of the ring counts against the source's own sign
+    return np.nan_to_num(columns, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def probability(model: Model, values: Floats) -> Floats:
+    """P(real) (n,) of features (n, m)."""
+    z = _design(values, np.array(model.mean), np.array(model.scale)) @ np.array(model.weights)
+    result: Floats = 1.0 / (1.0 + np.exp(-np.clip(z, -50.0, 50.0)))
+    return result
+
+
+def train(values: Floats, real: Bools, version: str, measured: dict[str, float]) -> Model:
+    """The model that maximizes the likelihood of labels `real` (n,) given `values` (n, m), with a ridge penalty.
+
+    Each class weighs the same. Newton's method; raises BadData if a class has fewer than 20 members.
+    """
+    if min(real.sum(), (~real).sum()) < 20:
+        raise BadData(f"{real.sum()} real and {(~real).sum()} bogus sources are too few to train on")
+    mean, scale = values.mean(0), values.std(0) + 1e-6
+    design = _design(values, mean, scale)
+    share = np.where(real, 0.5 / real.mean(), 0.5 / (~real).mean())
+    ridge = np.full(design.shape[1], _RIDGE)
+    ridge[0] = 0.0
+    weights = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ weights, -50.0, 50.0)))
+        gradient = design.T @ (share * (real - p)) - ridge * weights
+        hessian = (design.T * (share * p * (1.0 - p))) @ design + np.diag(ridge + 1e-9)
+        step = np.linalg.solve(hessian, gradient)
+        weights += step / max(1.0, float(np.abs(step).max()) / 2.0)
+        if np.abs(step).max() < 1e-6:
+            break
+    return Model(version, FEATURES, tuple(mean), tuple(scale), tuple(weights), measured)
+
+
+def roc(probabilities: Floats, real: Bools) -> dict[str, float]:
+    """Area under the curve, and the part of the bogus that is kept where 95, 98 and 99 % of the real are."""
+    order = np.argsort(probabilities)
+    rank = np.empty(order.size)
+    rank[order] = np.arange(1, order.size + 1)
+    n_real, n_bogus = int(real.sum()), int((~real).sum())
+    area = (rank[real].sum() - n_real * (n_real + 1) / 2) / (n_real * n_bogus)
+    result = {"real": float(n_real), "bogus": float(n_bogus), "auc": float(area)}
+    for completeness in (0.95, 0.98, 0.99):
+        threshold = np.quantile(probabilities[real], 1.0 - completeness)
+        result[f"bogus_kept_at_{completeness}"] = float((probabilities[~real] >= threshold).mean())
+    return result
+
+
+def to_json(model: Model) -> str:
+    """As it is kept beside this file."""
+    return json.dumps(asdict(model), indent=1) + "\n"
+
+
+@lru_cache(maxsize=1)
+def installed_model() -> Model:
+    """The model beside this file. Raises BadData if it was made for other features."""
+    text = (resources.files("payloads.alert_production") / "reliability.json").read_text(encoding="utf-8")
+    fields = json.loads(text)
+    if tuple(fields["features"]) != FEATURES:
+        raise BadData(f"reliability.json was made for the features {fields['features']}")
+    return Model(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+
+
+def _design(values: Floats, mean: Floats, scale: Floats) -> Floats:
+    z = np.clip((values - mean) / scale, -4.0, 4.0)
+    return np.column_stack([np.ones(len(z)), z, z * z])
+
+
+def _from_columns(s: Table) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size, psf_size = s["ixx"] + s["iyy"], s["ixxPSF"] + s["iyyPSF"]
+        elongation = np.hypot(s["ixx"] - s["iyy"], 2 * s["ixy"]) / size
+        flux = np.abs(s["psfFlux"])
+        masked = s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
+        masked_center = s["pixelFlags_crCenter"] | s["pixelFlags_interpolatedCenter"]
+        return np.column_stack([
+            np.log(s["snr"]),
+            s["isNegative"],
+            np.log(s["psfChi2"] / s["psfNdata"]),
+            np.clip(size / psf_size - 1.0, -1.0, 3.0),
+            elongation,
+            s["shape_flag"],
+            np.clip(s["apFlux"] / s["psfFlux"], -2.0, 4.0),
+        ]), np.column_stack([
+            s["isDipole"],
+            s["dipoleFitAttempted"],
+            np.log1p(np.nan_to_num(s["trailLength"])),
+            np.arcsinh(s["scienceFlux"] / s["scienceFluxErr"]),
+            np.arcsinh(s["templateFlux"] / s["psfFluxErr"]),
+            np.log(flux / (np.abs(s["templateFlux"]) + s["psfFluxErr"])),
+            masked,
+            masked_center,
+        ])  # fmt: skip

@@ -1,0 +1,275 @@
+"""The camera's DAQ: a server of raw pixels over Arrow Flight, in a process of its own.
+
+    python -m simulators.camera.daq --port 0 --seed 1 --instrument LSSTCam --clock '{...}' --buffer DIR
+    --truth DIR
+        --detectors 90,91
+
+It prints `ready PORT` when it serves, and ends with code 0 on SIGTERM.
+
+do_get(ticket): `{"exposure": ..., "detector": ..., "deadline_s": ...}`, the deadline in seconds of the wall.
+Sixteen batches come, one row each: `amplifier`, `rows`, `columns`, `pixels` (int32, row after row). The
+schema's metadata has `observation` (JSON), `detector`, and `sha256` of all segments in order. The pixels are
+there when the observation's `readout_ended` has come on the night's clock; who asks before, waits, to the
+deadline at most.
+
+do_action: `expose` (body: an `Observation` as JSON) opens the shutter: rendering begins. `faults` (body: a
+list of `{"detector", "exposure" or null, "fault"}`) replaces the faults that the server plays: `silent` never
+sends, `short` sends half the amplifiers, `corrupt` sends one pixel that differs. `health` answers with
+counts.
+
+list_flights: what the two-day buffer (`simulators.camera.buffer`) holds.
+"""
+
+import argparse
+import hashlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import flight
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.clock import Clock, NightClock
+from schemas.errors import BadData
+from schemas.image import Observation
+from schemas.instrument import camera
+from simulators.camera.buffer import Catalogue, Entry, Raster, Rasters
+from simulators.camera.ccd import AMPLIFIERS
+from simulators.camera.exposure import FocalPlane
+from simulators.camera.truth import write_truth
+from simulators.sky.sky import Sky
+
+HELD_RASTERS = 24
+"""Of 75 MB each, in memory."""
+_THREADS = 2
+
+SCHEMA = pa.schema(
+    [
+        ("amplifier", pa.int16()),
+        ("rows", pa.int32()),
+        ("columns", pa.int32()),
+        ("pixels", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a client asks for; it waits `deadline_s` seconds of the wall at most."""
+
+    exposure: int
+    detector: int
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with a detector, in one exposure or (None) in all."""
+
+    detector: int
+    exposure: int | None
+    fault: Literal["silent", "short", "corrupt"]
+
+
+_OBSERVATION, _TICKET, _FAULTS = TypeAdapter(Observation), TypeAdapter(Ticket), TypeAdapter(list[Fault])
+
+
+class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not typed
+    """Serves the detectors of one focal plane."""
+
+    def __init__(
+        self,
+        location: str,
+        plane: FocalPlane,
+        detectors: tuple[int, ...],
+        clock: Clock,
+        buffer: Path,
+        truth: Path,
+    ) -> None:
+        super().__init__(location)
+        truth.mkdir(parents=True, exist_ok=True)
+        self._plane, self._detectors, self._clock, self._truth = plane, detectors, clock, truth
+        self._catalogue = Catalogue(buffer, clock.now())
+        self._faults: list[Fault] = []
+        self._closing = threading.Event()
+        self._rasters = Rasters(self._render, size=HELD_RASTERS, threads=_THREADS)
+
+    def close(self) -> None:
+        """Tell whoever waits, finish what is being rendered, stop serving."""
+        self._closing.set()
+        self._rasters.close()
+        self.shutdown()
+
+    def do_action(self, _: object, action: flight.Action) -> list[bytes]:
+        """`expose`, `faults` or `health`.
+
+        Raises ArrowInvalid for a body that is none, ArrowKeyError for another action.
+        """
+        body = action.body.to_pybytes()
+        try:
+            if action.type == "expose":
+                self._expose(_OBSERVATION.validate_json(body))
+            elif action.type == "faults":
+                self._faults = _FAULTS.validate_json(body)
+            elif action.type != "health":
+                raise pa.ArrowKeyError(f"no action {action.type!r} (there are expose, faults, health)")
+        except (ValidationError, BadData) as error:
+            raise pa.ArrowInvalid(f"{action.type}: {error}") from error
+        return [json.dumps(self._health()).encode()]
+
+    def do_get(self, _: object, ticket: flight.Ticket) -> flight.RecordBatchStream:
+        """A detector's segments.
+
+        Raises ArrowInvalid, ArrowKeyError, FlightTimedOutError or FlightUnavailableError.
+        """
+        try:
+            wanted = _TICKET.validate_json(ticket.ticket)
+        except ValidationError as error:
+            raise pa.ArrowInvalid(f"ticket: {error}") from error
+        deadline = monotonic() + wanted.deadline_s
+        try:
+            entry = self._catalogue.find(wanted.exposure, wanted.detector)
+        except KeyError as error:
+            raise pa.ArrowKeyError(error.args[0]) from error
+        fault = self._fault_of(wanted)
+        self._wait_for_readout(entry, wanted, deadline, silent=fault == "silent")
+        raster = self._raster(wanted, deadline)
+        return flight.GeneratorStream(_schema(entry, wanted.detector, raster), _batches(raster, fault))
+
+    def list_flights(self, _: object, __: bytes) -> Iterator[flight.FlightInfo]:
+        """One for each detector of each exposure held; times and name in `app_metadata` (JSON)."""
+        for entry in self._catalogue.entries(self._clock.now()):
+            for detector in entry.detectors:
+                yield self._info(entry, detector)
+
+    def _expose(self, observation: Observation) -> None:
+        if observation.instrument != self._plane.camera.name:
+            raise BadData(f"this is {self._plane.camera.name}, not {observation.instrument}")
+        entry = self._catalogue.add(observation, self._detectors, self._clock.now())
+        self._rasters.prepare(observation.exposure, entry.detectors)
+
+    def _health(self) -> dict[str, float | int | str]:
+        now = self._clock.now()
+        exposures = sum(1 for _ in self._catalogue.entries(now))
+        return {
+            "instrument": self._plane.camera.name,
+            "now": now,
+            "exposures": exposures,
+            **self._rasters.counts(),
+        }
+
+    def _fault_of(self, wanted: Ticket) -> str | None:
+        fits = (
+            f for f in self._faults if f.detector == wanted.detector and f.exposure in {None, wanted.exposure}
+        )
+        return next((f.fault for f in fits), None)
+
+    def _wait_for_readout(self, entry: Entry, wanted: Ticket, deadline: float, *, silent: bool) -> None:
+        seconds = self._clock.wall_seconds(entry.recipe.observation.readout_ended - self._clock.now())
+        left = deadline - monotonic()
+        if self._closing.wait(left if silent else min(max(seconds, 0.0), left)):
+            raise flight.FlightUnavailableError("the camera is shutting down")
+        if silent or seconds > left:
+            raise flight.FlightTimedOutError(
+                f"no pixels of exposure {wanted.exposure} detector {wanted.detector} in {wanted.deadline_s} s"
+            )
+
+    def _raster(self, wanted: Ticket, deadline: float) -> Raster:
+        try:
+            return self._rasters.get((wanted.exposure, wanted.detector), deadline)
+        except TimeoutError as error:
+            raise flight.FlightTimedOutError(str(error)) from error
+        except ConnectionError as error:
+            raise flight.FlightUnavailableError(str(error)) from error
+
+    def _render(self, exposure: int, detector: int) -> Raster:
+        recipe = self._catalogue.find(exposure, detector).recipe
+        charge = self._plane.charge(recipe, detector)
+        segments = self._plane.segments(recipe, detector, charge)
+        if not (self._truth / f"{exposure}-{detector:03d}.parquet").exists():
+            write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
+        return Raster(segments, hashlib.sha256(segments.data).hexdigest())
+
+    def _info(self, entry: Entry, detector: int) -> flight.FlightInfo:
+        observation = entry.recipe.observation
+        ticket = json.dumps({"exposure": observation.exposure, "detector": detector, "deadline_s": 60.0})
+        times = {"image_name": observation.image_name, "detector": detector, "exposure": observation.exposure}
+        times |= {"started": observation.started, "readout_ended": observation.readout_ended}
+        return flight.FlightInfo(
+            SCHEMA,
+            flight.FlightDescriptor.for_command(ticket),
+            [flight.FlightEndpoint(ticket, [])],
+            AMPLIFIERS,
+            int(np.prod(self._plane.camera[detector].format.raw_shape)) * 4,
+            app_metadata=json.dumps(times).encode(),
+        )
+
+
+def _schema(entry: Entry, detector: int, raster: Raster) -> pa.Schema:
+    observation = json.dumps(asdict(entry.recipe.observation))
+    return SCHEMA.with_metadata(
+        {"observation": observation, "detector": str(detector), "sha256": raster.sha256}
+    )
+
+
+def _batches(raster: Raster, fault: str | None) -> Iterator[pa.RecordBatch]:
+    """One segment a batch; its pixels are not copied."""
+    for amplifier, segment in enumerate(raster.segments):
+        if fault == "short" and amplifier >= AMPLIFIERS // 2:
+            return
+        flat = segment.reshape(-1)
+        if fault == "corrupt" and amplifier == 0:
+            flat = flat.copy()
+            flat[flat.size // 2] ^= 1
+        pixels = pa.ListArray.from_arrays(pa.array([0, flat.size], pa.int32()), pa.array(flat))
+        rows, columns = (pa.array([n], pa.int32()) for n in segment.shape)
+        yield pa.RecordBatch.from_arrays(
+            [pa.array([amplifier], pa.int16()), rows, columns, pixels], schema=SCHEMA
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="simulators.camera.daq", description="The camera's DAQ.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True, help="0: any that is free")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--instrument", required=True)
+    parser.add_argument("--clock", type=json.loads, required=True, help="the fields of a NightClock, JSON")
+    parser.add_argument("--buffer", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--detectors", required=True, help="ids, names, rafts or all, comma-separated")
+    return parser
+
+
+def _end(_: int, __: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    options = _parser().parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    plane = FocalPlane(options.seed, options.instrument, Sky(options.seed))
+    detectors = tuple(d.id for d in camera(options.instrument).select(options.detectors))
+    clock = NightClock(**options.clock)
+    location = f"grpc://{options.host}:{options.port}"
+    server = DaqServer(location, plane, detectors, clock, options.buffer, options.truth)
+    try:
+        print(f"ready {server.port}", flush=True)  # noqa: T201 - what whoever started this process waits for
+        threading.Event().wait()
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What only the L1 database in PostgreSQL can be asked: its tables, its transactions, its server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib import resources
+
+import asyncpg
+import numpy as np
+import pytest
+from felis.datamodel import Schema
+from felis.metadata import MetaDataBuilder
+from sqlalchemy.dialects import postgresql
+
+from backbone import l1_schema, pg_copy
+from backbone.l1 import Stored
+from backbone.l1_postgres import L1Postgres
+from schemas.errors import BadData, Broken, Transient
+from schemas.events import AlertsReady
+from schemas.tables import apdb_schema
+from tests.backbone.l1_results import DEC, MJD, RA, filled, result
+from tests.backbone.servers import free_port
+
+VISIT = 2026070500004
+
+
+@pytest.fixture
+async def l1(dsn: str) -> AsyncIterator[L1Postgres]:
+    database = await L1Postgres.open(dsn)
+    yield database
+    tables = '"DiaSource", "DiaObject", "DiaObjectLast", "DiaForcedSource", "SSSource"'
+    await database._pool.execute(f"TRUNCATE visit_detector, journal, delivery, {tables}")
+    await database.close()
+
+
+def ready(visit: int) -> AlertsReady:
+    return AlertsReady(
+        group=f"group {visit}", visit=visit, detector=94, readout_ended=1.0, dia_sources=20, new_dia_objects=19,
+        alerts=20, path="x.avro", stages={},
+    )  # fmt: skip
+
+
+async def test_tables_are_those_that_felis_makes_but_for_the_size_of_floats(l1: L1Postgres) -> None:
+    official = Schema.from_uri(str(resources.files("lsst.sdm.schemas") / "apdb.yaml"), context={"id_generation": True})
+    metadata = MetaDataBuilder(official, apply_schema_to_metadata=False).build()
+    assert {table.name for table in metadata.tables.values()} == set(apdb_schema())
+    for table in metadata.tables.values():
+        ours = [(c.name, c.sql_type, c.nullable) for c in l1_schema.columns_of(table.name)]
+        assert ours == [(c.name, felis_type(c.type), c.nullable) for c in table.columns]
+        rows = await l1._pool.fetch(
+            "SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = $1"
+            " AND column_name <> 'healpix' ORDER BY ordinal_position",
+            table.name,
+        )
+        assert [(r[0], r[1] == "YES") for r in rows] == [(name, nullable) for name, _, nullable in ours]
+        keys = await l1._pool.fetch(
+            "SELECT column_name FROM information_schema.key_column_usage JOIN information_schema.table_constraints"
+            " USING (constraint_name) WHERE constraint_type = 'PRIMARY KEY' AND key_column_usage.table_name = $1"
+            " ORDER BY key_column_usage.ordinal_position",
+            table.name,
+        )
+        assert [r[0] for r in keys] == [c.name for c in table.primary_key.columns]
+
+
+def felis_type(sql_type: object) -> str:
+    name = sql_type.compile(dialect=postgresql.dialect())
+    replaced = {"FLOAT": "REAL", "TIMESTAMP(6) WITHOUT TIME ZONE": "TIMESTAMP (6) WITHOUT TIME ZONE"}
+    return replaced.get(name, name)
+
+
+async def test_official_indexes_are_there_or_a_longer_one_is(l1: L1Postgres) -> None:
+    rows = await l1._pool.fetch("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")
+    names = {row[0] for row in rows}
+    assert {"IDX_DiaSource_visitDetector", "IDX_DiaObject_validityStart", "dia_source_history"} <= names
+    assert "IDX_DiaSource_diaObjectId" not in names
+
+
+async def test_rows_written_as_whole_columns_are_those_that_the_driver_reads_one_by_one(l1: L1Postgres) -> None:
+    stored = result(VISIT, n=50)
+    await l1.store(stored, [], 1.0)
+    rows = await l1._pool.fetch('SELECT * FROM "DiaSource" ORDER BY "diaSourceId"')
+    table = stored.sources
+    for column in l1_schema.columns_of("DiaSource"):
+        read = [row[column.name] for row in rows]
+        expected = [plain(value, column.nullable) for value in table[column.name].tolist()]
+        assert read == expected, column.name
+    assert any(row["snr"] is None for row in rows)
+
+
+def plain(value: object, nullable: bool) -> object:
+    if isinstance(value, bool) or not nullable:
+        return value
+    return None if value in {0, ""} or value != value else value
+
+
+@pytest.mark.parametrize("table", ["DiaSource", "DiaObject", "mpc_orbits", "SSObject"])
+def test_encoding_has_the_documented_layout(table: str) -> None:
+    columns = l1_schema.columns_of(table)
+    rows = filled(table, 3, np.random.default_rng(1))
+    data = pg_copy.encode(columns, {c.name: rows[c.name] for c in columns})
+    assert data.startswith(b"PGCOPY\n\xff\r\n\x00" + bytes(8))
+    position = 19
+    for _ in range(3):
+        assert int.from_bytes(data[position : position + 2], "big") == len(columns)
+        position += 2
+        for _ in columns:
+            length = int.from_bytes(data[position : position + 4], "big", signed=True)
+            position += 4 + max(length, 0)
+    assert data[position:] == b"\xff\xff"
+
+
+async def test_facts_are_written_with_the_rows_or_not_at_all(l1: L1Postgres) -> None:
+    assert await l1.store(result(VISIT), [ready(VISIT)], 12.5) is Stored.ADDED
+    late = result(VISIT + 1, known=result(VISIT).objects[:1], mjd=MJD - 1.0)
+    with pytest.raises(BadData, match="starts after the new one"):
+        await l1.store(late, [ready(VISIT + 1)], 13.5)
+    journal = await l1._pool.fetch("SELECT event_id, at FROM journal")
+    assert [tuple(row) for row in journal] == [(ready(VISIT).event_id, 12.5)]
+
+
+async def test_versions_of_an_object_follow_one_another_without_a_gap(l1: L1Postgres) -> None:
+    first = result(VISIT)
+    await l1.store(first, [], 1.0)
+    for i in (1, 2, 3):
+        await l1.store(result(VISIT + i, known=first.objects[:4], mjd=MJD + i), [], 1.0)
+    rows = await l1._pool.fetch(
+        'SELECT "validityStartMjdTai", "validityEndMjdTai" FROM "DiaObject" WHERE "diaObjectId" = $1 ORDER BY 1',
+        int(first.objects["diaObjectId"][2]),
+    )
+    starts = [MJD + i + 0.001 for i in range(4)]
+    assert [tuple(row) for row in rows] == list(zip(starts, [*starts[1:], None], strict=True))
+
+
+async def test_the_table_of_last_versions_holds_exactly_the_valid_ones(l1: L1Postgres) -> None:
+    first = result(VISIT)
+    await l1.store(first, [], 1.0)
+    await l1.store(result(VISIT + 1, known=first.objects[:4], mjd=MJD + 1), [], 1.0)
+    names = ", ".join(f'"{c.name}"' for c in l1_schema.columns_of("DiaObjectLast")) + ", healpix"
+    last = await l1._pool.fetch(f'SELECT {names} FROM "DiaObjectLast" ORDER BY 1')
+    valid = await l1._pool.fetch(f'SELECT {names} FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY 1')
+    assert last == valid
+    assert len(last) == 19 + 15
+
+
+async def test_neighbours_that_change_the_same_object_at_once_do_not_lose_a_version(l1: L1Postgres) -> None:
+    first = result(VISIT)
+    await l1.store(first, [], 1.0)
+    rivals = [result(VISIT + 1, d, known=first.objects, n=30, mjd=MJD + 1 + d / 100) for d in range(4)]
+    outcomes = await asyncio.gather(*(l1.store(r, [], 1.0) for r in rivals), return_exceptions=True)
+    assert Stored.ADDED in outcomes
+    assert all(o is Stored.ADDED or isinstance(o, BadData | Transient) for o in outcomes)
+    stored = [r for r in rivals if await l1.contains(r.visit, r.detector)]
+    assert len(stored) == outcomes.count(Stored.ADDED)
+    found = await l1.objects_in(RA, DEC, 1.0)
+    assert len(found) == len(np.unique(found["diaObjectId"])) == 19 + 10 * len(stored)
+
+
+async def test_a_second_process_finds_the_tables_made(l1: L1Postgres, dsn: str) -> None:
+    await l1.store(result(VISIT), [], 1.0)
+    others = await asyncio.gather(*(L1Postgres.open(dsn) for _ in range(3)))
+    for other in others:
+        assert await other.contains(VISIT, 94)
+        await other.close()
+
+
+async def test_tables_of_another_version_are_refused(l1: L1Postgres, dsn: str) -> None:
+    await l1._pool.execute("UPDATE metadata SET value = '9.0.0' WHERE name = 'version:schema'")
+    with pytest.raises(Broken, match=r"has apdb 9\.0\.0, this is for 10\.0\.0"):
+        await L1Postgres.open(dsn)
+    await l1._pool.execute("UPDATE metadata SET value = $1 WHERE name = 'version:schema'", l1_schema.schema_version())
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    address = f"127.0.0.1:{free_port()}/postgres"
+    with pytest.raises(Transient, match=f"the L1 database at {address} does not answer") as raised:
+        await L1Postgres.open(f"postgresql://pachon:secret@{address}")
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_connection_cut_in_the_middle_changes_nothing_and_the_next_attempt_succeeds(
+    l1: L1Postgres, dsn: str
+) -> None:
+    killer = await asyncpg.connect(dsn)
+    async with killer.transaction():
+        await killer.execute('LOCK TABLE "DiaForcedSource" IN EXCLUSIVE MODE')
+        attempt = asyncio.create_task(l1.store(result(VISIT), [ready(VISIT)], 1.0))
+        await waiting_for_a_lock(killer)
+        await killer.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        with pytest.raises(Transient, match=f"visit {VISIT} detector 94: the L1 database does not answer"):
+            await attempt
+    await killer.close()
+    assert not await l1.contains(VISIT, 94)
+    assert await l1._pool.fetchval("SELECT count(*) FROM journal") == 0
+    assert await l1.store(result(VISIT), [ready(VISIT)], 1.0) is Stored.ADDED
+
+
+async def waiting_for_a_lock(connection: asyncpg.Connection) -> None:
+    async with asyncio.timeout(10):
+        while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            pass
