@@ -3,25 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.associator import PacketArchive
 from actors.base import Actor
-from backbone.alert_stream import Alert, Delivery
+from backbone.alert_stream import Alert, AlertSink
 from backbone.l1 import L1Database, Outbox
 from payloads.alert_production.packets import frame
 from schemas.errors import Broken, Transient
 from schemas.events import AlertsReady, AlertsSent, Event
-
-
-class AlertSink(Protocol):
-    """Where alerts go."""
-
-    async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
-        """Send, and wait for an answer about each, within a deadline."""
 
 
 class AlertEmitter(Actor):

@@ -56,7 +56,6 @@ class Associator(Actor):
         self._pixels = pixels
         self._chronicle = chronicle
         self._clock = clock
-        self._orbits: Table | None = None
         self._night: Night | None = None
 
     async def on_association_due(self, event: AssociationDue) -> Sequence[Event]:
@@ -88,16 +87,15 @@ class Associator(Actor):
             found = associate(products.sources, known, ephemerides)
         with times("forced_photometry"):
             forced = self._forced(event, products, known, found)
-        result, fact = await self._packed(event, products, found, forced, times)
-        return result, fact
+        return await self._packed(event, products, found, forced, night, times)
 
     async def _packed(
-        self, event: AssociationDue, products: DiaProducts, found: Association, forced: Table, times: StageTimes
+        self, event: AssociationDue, products: DiaProducts, found: Association, forced: Table, night: Night,
+        times: StageTimes,
     ) -> tuple[VisitDetectorResult, AlertsReady]:
         processed = mjd_from_tai(self._clock.now())
         since = mjd_from_tai(event.sources.observation.midpoint) - packets.HISTORY_DAYS
         history, forced_history = await self._l1.history_of(found.objects["diaObjectId"], since)
-        assert self._orbits is not None
         with times("make_packets"):
             every, every_forced = np.concatenate([history, found.sources]), np.concatenate([forced_history, forced])
             objects = dia_objects.update(found.objects, every, every_forced, processed)
@@ -105,7 +103,7 @@ class Associator(Actor):
             stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
             records = packets.make_packets(
                 found.sources[chosen], stamps, objects=objects, history=history, forced_history=forced_history,
-                ss_sources=found.ss_sources, orbits=self._orbits, observation=event.sources.observation,
+                ss_sources=found.ss_sources, orbits=night.orbits_of(found.ss_sources["ssObjectId"]), observation=event.sources.observation,
             )  # fmt: skip
             path = self._archive.write(event.visit, event.detector, map(packets.encode, records), packets.alert_schema())
         observation = event.sources.observation
@@ -142,10 +140,8 @@ class Associator(Actor):
 
     async def _ephemerides(self, mjd: float) -> Night:
         """The night's prediction of the known orbits: made once, for some hours."""
-        if self._orbits is None:
-            self._orbits = await self._l1.orbits()
         if self._night is None or not self._night.covers(mjd):
-            self._night = Night(OrbitCatalogue(self._orbits), mjd)
+            self._night = Night(OrbitCatalogue(await self._l1.orbits()), mjd)
         return self._night
 
 

@@ -9,10 +9,10 @@ from actors.camera_reader import DataAcquisition, PixelStore, raw_of
 from actors.stage_times import StageTimes
 from payloads.alert_production import pipeline
 from payloads.alert_production.pipeline import Context
-from schemas.clock import Clock, mjd_from_tai
+from schemas.clock import Clock
 from schemas.events import DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
 from schemas.identity import DatasetId
-from schemas.image import DiaProducts, MaskedImage, Observation
+from schemas.image import DiaProducts, MaskedImage, Observation, Raw
 from schemas.instrument import Camera, Detector
 
 KEPT_CONTEXTS = 8
@@ -42,6 +42,14 @@ class CcdWorker(Actor):
         self._clock = clock
         self._contexts: dict[tuple[str, int], Context] = {}
         self._snaps: dict[tuple[int, int], MaskedImage] = {}
+
+    def rehearse(self, raws: Sequence[Raw]) -> None:
+        """Run the pipeline on the raws of one visit and forget the result: kernels are compiled, files are cached."""
+        last = raws[-1].observation
+        context = self._load(last.group, raws[-1].detector, last.ra, last.dec, last.rotation, last.physical_filter)
+        snaps = [pipeline.reduce_snap(raw, context) for raw in raws]
+        observations = [raw.observation for raw in raws]
+        pipeline.process_visit(snaps, observations, context, stage=StageTimes(), processed=last.readout_ended)
 
     async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
         """Load calibrations, template and reference catalogue before the shutter closes."""
@@ -81,8 +89,8 @@ class CcdWorker(Actor):
         observations = [_snap_of(last, snap) for snap in range(last.n_snaps)]
         snaps = [await self._reduced(observation, detector, times) for observation in observations]
         context = self._load(last.group, detector, last.ra, last.dec, last.rotation, last.physical_filter)
-        processed = mjd_from_tai(self._clock.now())
-        return pipeline.process_visit(snaps, observations, context, stage=times, processed=processed)
+        now = self._clock.now()
+        return pipeline.process_visit(snaps, observations, context, stage=times, processed=now)
 
     async def _reduced(self, observation: Observation, detector: int, times: StageTimes) -> MaskedImage:
         """A snap without its instrument's signature: from memory, or from its raw again."""

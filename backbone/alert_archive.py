@@ -23,13 +23,14 @@ _HASH_BYTES = 8
 
 
 class AlertArchive:
-    """Files under a folder, `20260705/2026070500004_094_<hash>.avro`: one folder a night."""
+    """Files of records of one Avro `schema` under a folder, `20260705/2026070500004_094_<hash>.avro`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: Mapping[str, Any]) -> None:
         self._folder = folder
+        self._header, self._sync = _header(schema)
 
-    def write(self, visit: int, detector: int, packets: Iterable[bytes], schema: Mapping[str, Any]) -> str:
-        """Keep alerts, schemaless Avro records of `schema`; returns the file's name within the archive.
+    def write(self, visit: int, detector: int, records: Iterable[bytes]) -> str:
+        """Keep alerts, schemaless Avro records; returns the file's name within the archive.
 
         When it returns, the file is on the disk, whole. Raises Transient, naming the file, if it cannot be written.
         """
@@ -38,7 +39,8 @@ class AlertArchive:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                digest = _write_container(file, packets, schema)
+                file.write(self._header)
+                digest = _write_blocks(file, records, self._sync)
                 file.flush()
                 os.fsync(file.fileno())
             path = folder / f"{visit}_{detector:03d}_{digest}.avro"
@@ -61,27 +63,31 @@ class AlertArchive:
             raise BadData(f"{where}: there is no such alert file") from error
         except OSError as error:
             raise Transient(f"{where}: the alerts cannot be read: {error.strerror}") from error
-        packets, digest = [], _Digest()
-        for packet in _blocks(data, str(where)):
-            packets.append(packet)
-            digest.add(packet)
+        records, digest = [], _Digest()
+        for record in _blocks(data, str(where)):
+            records.append(record)
+            digest.add(record)
         if digest.hex() != where.stem.rsplit("_", 1)[-1]:
             raise BadData(f"{where}: the alerts in it are not those that were written")
-        return packets
+        return records
 
 
-def _write_container(file: BinaryIO, packets: Iterable[bytes], schema: Mapping[str, Any]) -> str:
-    """Write header and blocks; returns the hash of the alerts."""
+def _header(schema: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """A container's header, and the marker that ends it and each block."""
     # fastavro leaves marks of its own ("__fastavro_parsed") in a schema that it has parsed.
     text = json.dumps({key: value for key, value in schema.items() if not key.startswith("__")}).encode()
     sync = hashlib.blake2b(text, digest_size=_SYNC_BYTES).digest()  # not random: equal alerts make equal files
     metadata = {b"avro.schema": text, b"avro.codec": b"null"}
     entries = b"".join(_bytes(key) + _bytes(value) for key, value in metadata.items())
-    file.write(_MAGIC + _long(len(metadata)) + entries + _long(0) + sync)
+    return _MAGIC + _long(len(metadata)) + entries + _long(0) + sync, sync
+
+
+def _write_blocks(file: BinaryIO, records: Iterable[bytes], sync: bytes) -> str:
+    """A block for each record; returns the hash of all."""
     digest = _Digest()
-    for packet in packets:
-        digest.add(packet)
-        file.write(_long(1) + _bytes(packet) + sync)
+    for record in records:
+        digest.add(record)
+        file.write(_long(1) + _bytes(record) + sync)
     return digest.hex()
 
 
@@ -91,9 +97,9 @@ class _Digest:
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=_HASH_BYTES)
 
-    def add(self, packet: bytes) -> None:
-        self._hash.update(_long(len(packet)))
-        self._hash.update(packet)
+    def add(self, record: bytes) -> None:
+        self._hash.update(_long(len(record)))
+        self._hash.update(record)
 
     def hex(self) -> str:
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""What the Data Butler raises, as Pachon's errors: by the cause that lies beneath, for the Butler wraps what it meets."""
+"""What the Data Butler raises, as Pachon's errors, by the cause beneath: the Butler wraps what it meets."""
 
 import errno
 import sqlite3
@@ -20,7 +20,7 @@ class NotKept(BadData):
 
 @contextmanager
 def told_as_ours(what: str) -> Iterator[None]:
-    """Raise BadData or Transient naming `what` for a fault of the input, the disk or the database; a bug passes through."""
+    """Raise BadData or Transient naming `what` for a fault of input, disk or database; let bugs through."""
     try:
         yield
     except PachonError:
@@ -40,18 +40,22 @@ def is_locked(error: BaseException) -> bool:
 def _ours(what: str, error: Exception) -> PachonError | None:
     causes = list(_causes(error))
     for cause in causes:
-        if isinstance(cause, PachonError):
-            return type(cause)(f"{what}: {cause}")
-        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
-            return Transient(f"{what}: no room to write {cause.filename or ''}: {cause.strerror}")
-        if _sqlite_code(cause) in _FULL | _LOCKED:
-            return Transient(f"{what}: the registry's database: {cause}")
-        if isinstance(cause, FileNotFoundError):
-            return BadData(f"{what}: its file is gone: {cause}")
-    if isinstance(causes[-1], OSError) and causes[-1].errno is not None:
-        return Transient(f"{what}: {causes[-1]}")
-    if isinstance(error, ValueError | LookupError | OSError):
+        if (known := _known(what, cause)) is not None:
+            return known
+    if isinstance(error, ValueError | LookupError | OSError | RuntimeError):
         return BadData(f"{what}: {causes[-1]}")
+    return None
+
+
+def _known(what: str, cause: BaseException) -> PachonError | None:
+    if isinstance(cause, PachonError):
+        return type(cause)(f"{what}: {cause}")
+    if isinstance(cause, FileNotFoundError):
+        return BadData(f"{what}: its file is gone: {cause}")
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return Transient(f"{what}: {'no room: ' if cause.errno in _DISK_FULL else ''}{cause}")
+    if _sqlite_code(cause) in _FULL | _LOCKED:
+        return Transient(f"{what}: the registry's database: {cause}")
     return None
 
 

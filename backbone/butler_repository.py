@@ -1,6 +1,6 @@
-"""The Data Butler's calls that an archive needs, each one step; importing this imports `lsst.daf.butler` (1.8 s).
+"""The Data Butler's calls that an archive needs, each one step; imports `lsst.daf.butler` (1.8 s).
 
-It raises what the Data Butler raises: retries, errors as policy and what is kept under which name are `backbone.butler`'s.
+It raises what the Data Butler raises; retries and errors as policy are `backbone.butler`'s.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lsst.daf.butler import (
     Butler,
-    CollectionType,
+    CollectionType,  # type: ignore[attr-defined] # missing from its __all__
     Config,
     DataIdValueError,
     DatasetProvenance,
@@ -52,10 +52,9 @@ class Repository:
 
     def register_dataset_types(self) -> None:
         """Make all of `KINDS` known."""
+        universe = self._butler.dimensions
         for kind in KINDS.values():
-            dataset_type = DatasetType(
-                kind.name, kind.dimensions, kind.storage_class, universe=self._butler.dimensions
-            )
+            dataset_type = DatasetType(kind.name, kind.dimensions, kind.storage_class, universe=universe)
             self._butler.registry.registerDatasetType(dataset_type)
 
     def register_camera(self, camera: Camera) -> None:
@@ -79,15 +78,17 @@ class Repository:
             dimension_records.insert_tracts(self._butler, tracts)
 
     def find(self, dataset: DatasetId) -> DatasetRef | None:
-        """The Butler's reference to a dataset; None if there is none, or if nothing of its name is registered."""
+        """The Butler's reference to a dataset; None if there is none, or its id refers to nothing known."""
         kind = kind_of(dataset)
         try:
-            return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset))
+            return self._butler.find_dataset(
+                kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset)
+            )
         except (DataIdValueError, MissingCollectionError):
             return None
 
     def ingest(self, dataset: DatasetId, path: Path) -> bool:
-        """Take a file in, by a rename, as that of a dataset; False, and the file left, if there is one already.
+        """Take a file in, by a rename, as that of a dataset; False, and it is left, if there is one already.
 
         The look and the deed are one transaction, which in SQLite shuts all other writers out.
         """
@@ -105,7 +106,7 @@ class Repository:
         return True
 
     def put(self, dataset: DatasetId, kept: object, inputs: Sequence[DatasetId]) -> bool:
-        """Write an object, and say in its file what it was made of; False if there is one already under its name."""
+        """Write an object, and in its file what it was made of; False if there is one already."""
         kind = kind_of(dataset)
         self._butler.collections.register(kind.run_of(dataset))
         with self._butler.transaction():
@@ -117,7 +118,7 @@ class Repository:
             )
         return True
 
-    def get(self, ref: DatasetRef, parameters: dict[str, object]) -> Any:  # noqa: ANN401 - the dataset type says what
+    def get(self, ref: DatasetRef, parameters: dict[str, object]) -> Any:  # noqa: ANN401 - by dataset type
         """The object."""
         return self._butler.get(ref, parameters=parameters)
 
@@ -126,7 +127,7 @@ class Repository:
         return str(self._butler.getURI(ref))
 
     def query(self, kind: Kind, where: dict[str, int | str]) -> list[DatasetId]:
-        """Datasets of a kind by the values of dimensions. Raises BadData for values that name nothing by themselves."""
+        """Datasets of a kind by values of dimensions. Raises BadData for values that alone name nothing."""
         runs = list(self._butler.collections.query(kind.runs_pattern))
         if not runs:
             return []

@@ -1,7 +1,7 @@
-"""What is kept as files: the dataset types, what distinguishes their datasets, and in which collections they lie.
+"""What is kept as files: dataset types, what distinguishes their datasets, in which collections they lie.
 
-Names of collections follow Rubin's: `<instrument>/raw/all`, `<instrument>/calib`, `templates`, `refcats`, and a run a
-night for what prompt processing makes, `<instrument>/prompt/<day_obs>`.
+Names of collections follow Rubin's: `<instrument>/raw/all`, `<instrument>/calib`, `templates`, `refcats`, and
+a run a night for what prompt processing makes, `<instrument>/prompt/<day_obs>`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from schemas.tables import REFCAT_DTYPE, dtype_of
 
 @dataclass(frozen=True)
 class Kind:
-    """A dataset type: its Butler dimensions and storage class, its RUN collection, and what its datasets are here.
+    """A dataset type: Butler dimensions and storage class, RUN collection, and what its datasets are here.
 
     `run` may hold {instrument} and {day_obs}. `table`: the columns of a table, by name.
     """
@@ -61,7 +61,9 @@ class Kind:
         if not isinstance(kept, self.pytype):
             raise BadData(f"{dataset} is a {type(kept).__name__}, not a {self.pytype.__name__}")
         if isinstance(kept, np.ndarray) and kept.dtype != self._dtype():
-            raise BadData(f"{dataset} has other columns than {self.table}: {_differences(kept.dtype, self._dtype())}")
+            raise BadData(
+                f"{dataset} has other columns than {self.table}: {_differences(kept.dtype, self._dtype())}"
+            )
 
     def _dtype(self) -> np.dtype[np.void]:
         return REFCAT_DTYPE if self.table == "REFCAT_DTYPE" else dtype_of(self.table)
@@ -70,14 +72,19 @@ class Kind:
 def _differences(given: np.dtype[np.void], wanted: np.dtype[np.void]) -> str:
     columns = {name: str(dtype[name]) for dtype in (given, wanted) for name in dtype.names or ()}
     differing = [name for name in columns if _column(given, name) != _column(wanted, name)]
-    return ", ".join(f"{n} is {_column(given, n)}, not {_column(wanted, n)}" for n in differing[:5]) or "their order"
+    return (
+        ", ".join(f"{n} is {_column(given, n)}, not {_column(wanted, n)}" for n in differing[:5])
+        or "their order"
+    )
 
 
 def _column(dtype: np.dtype[np.void], name: str) -> str:
     return str(dtype[name]) if name in (dtype.names or ()) else "absent"
 
 
-_visit_kind = partial(Kind, dimensions=("instrument", "visit", "detector"), run="{instrument}/prompt/{day_obs}")
+_visit_kind = partial(
+    Kind, dimensions=("instrument", "visit", "detector"), run="{instrument}/prompt/{day_obs}"
+)
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -100,7 +107,7 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(dataset: DatasetId) -> Kind:
-    """The kind of a dataset. Raises BadData if there is none, or if other values than its dimensions are set."""
+    """The kind of a dataset. Raises BadData if there is none, or other values than its dimensions are set."""
     if dataset.dataset_type not in KINDS:
         raise BadData(f"no dataset type {dataset.dataset_type!r} is kept (there are {', '.join(KINDS)})")
     kind = KINDS[dataset.dataset_type]

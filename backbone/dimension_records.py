@@ -39,12 +39,16 @@ def insert_camera(butler: Butler, camera: Camera) -> None:
         },
     )
     _insert(butler, "visit_system", {"instrument": name, "id": _BY_GROUP, "name": "by-group-metadata"})
-    _insert(butler, "physical_filter", *({"instrument": name, "name": f, "band": b} for f, b in camera.filters.items()))
+    _insert(
+        butler,
+        "physical_filter",
+        *_filter_records(camera),
+    )
     _insert(butler, "detector", *(_detector_record(name, detector) for detector in camera.detectors))
 
 
 def insert_exposure(butler: Butler, camera: Camera, observation: Observation) -> None:
-    """Night, group, exposure and visit, with the regions of sky that the visit and each of its detectors cover.
+    """Night, group, exposure and visit, with the regions of sky that the visit and each detector cover.
 
     A visit's timespan is that of the exposure which was told first.
     """
@@ -54,12 +58,16 @@ def insert_exposure(butler: Butler, camera: Camera, observation: Observation) ->
     _insert(butler, "day_obs", {**key, "id": day_obs})
     _insert(butler, "group", {**key, "name": seen.group})
     _insert(butler, "exposure", {**key, **_exposure_record(seen)})
-    corners = {d.id: _corners(nominal_wcs(d, seen.ra, seen.dec, seen.rotation), _box(d)) for d in camera.detectors}
+    corners = {
+        d.id: _corners(nominal_wcs(d, seen.ra, seen.dec, seen.rotation), _box(d)) for d in camera.detectors
+    }
     everything = ConvexPolygon.convexHull([corner for four in corners.values() for corner in four])
     _insert(butler, "visit", {**key, **_visit_record(seen), "region": everything})
     _insert(butler, "visit_definition", {**key, "visit": seen.visit, "exposure": seen.exposure})
     _insert(butler, "visit_system_membership", {**key, "visit": seen.visit, "visit_system": _BY_GROUP})
-    regions = ({**key, "visit": seen.visit, "detector": d, "region": ConvexPolygon(c)} for d, c in corners.items())
+    regions = (
+        {**key, "visit": seen.visit, "detector": d, "region": ConvexPolygon(c)} for d, c in corners.items()
+    )
     _insert(butler, "visit_detector_region", *regions)
 
 
@@ -85,6 +93,10 @@ def insert_tracts(butler: Butler, tracts: Iterable[Tract]) -> None:
 
 def _insert(butler: Butler, element: str, *records: Record) -> None:
     butler.registry.insertDimensionData(element, *records, skip_existing=True)
+
+
+def _filter_records(camera: Camera) -> list[Record]:
+    return [{"instrument": camera.name, "name": name, "band": band} for name, band in camera.filters.items()]
 
 
 def _detector_record(instrument: str, detector: Detector) -> Record:
@@ -138,14 +150,25 @@ def _visit_record(seen: Observation) -> Record:
 
 
 def _timespan(seen: Observation) -> Timespan:
-    times = Time([mjd_from_tai(seen.started), mjd_from_tai(seen.started + seen.exposure_time)], format="mjd", scale="tai")
+    times = Time(
+        [mjd_from_tai(seen.started), mjd_from_tai(seen.started + seen.exposure_time)],
+        format="mjd",
+        scale="tai",
+    )
     return Timespan(times[0], times[1])
 
 
 def _patch_record(tract: Tract, patch: int) -> Record:
     row, column = divmod(patch, skymap.TRACT_PATCHES)
     region = _region(tract.wcs, tract.patch_box(patch))
-    return {"skymap": skymap.NAME, "tract": tract.id, "id": patch, "cell_x": column, "cell_y": row, "region": region}
+    return {
+        "skymap": skymap.NAME,
+        "tract": tract.id,
+        "id": patch,
+        "cell_x": column,
+        "cell_y": row,
+        "region": region,
+    }
 
 
 def _box(detector: Detector) -> Box:
@@ -160,4 +183,6 @@ def _corners(wcs: Wcs, box: Box) -> Sequence[UnitVector3d]:
     """The outer corners of a box of pixels, on the unit sphere."""
     x = np.array([box.x0, box.x1, box.x1, box.x0]) - 0.5
     y = np.array([box.y0, box.y0, box.y1, box.y1]) - 0.5
-    return [UnitVector3d(LonLat.fromDegrees(ra, dec)) for ra, dec in zip(*wcs.pixel_to_sky(x, y), strict=True)]
+    return [
+        UnitVector3d(LonLat.fromDegrees(ra, dec)) for ra, dec in zip(*wcs.pixel_to_sky(x, y), strict=True)
+    ]

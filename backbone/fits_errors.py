@@ -10,14 +10,25 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from schemas.errors import BadData, Transient
 
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, fits.VerifyError, AstropyUserWarning)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    fits.VerifyError,
+    AstropyUserWarning,
+)
 
 
 @contextmanager
 def opened(path: Path, **how: bool) -> Iterator[fits.HDUList]:
     """`astropy.io.fits.open`, for which a file shorter than its headers say is an error and not a warning."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "File may have been truncated|non-standard|Error validating", AstropyUserWarning)
+        warnings.filterwarnings(
+            "error", "File may have been truncated|non-standard|Error validating", AstropyUserWarning
+        )
         with fits.open(path, **how) as hdus:
             len(hdus)  # reads every header, so that a short file shows here
             yield hdus
@@ -25,12 +36,16 @@ def opened(path: Path, **how: bool) -> Iterator[fits.HDUList]:
 
 @contextmanager
 def refused_by_name(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged FITS file raises into BadData, a failing disk into Transient; both name `path`."""
+    """Turn what a damaged FITS file raises into BadData, a failing disk into Transient; both name `path`."""
     try:
         yield
     except BadData as error:
         raise BadData(f"{path}: {error}") from error
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and not isinstance(error, FileNotFoundError)
+        ):
             raise Transient(f"{path}: {error}") from error
         raise BadData(f"{path}: {type(error).__name__}: {error}") from error

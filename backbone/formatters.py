@@ -1,11 +1,10 @@
 """How the Data Butler reads and writes Pachon's files.
 
-A repository's `butler.yaml` names these classes, so that whoever opens it with `lsst.daf.butler` alone needs this package
-importable, and nothing else of it. Without it, `Butler.getURI` still tells where a file lies, and astropy or pyarrow
-reads it: all are plain FITS and Parquet.
+A repository's `butler.yaml` names these classes, so that whoever opens it with `lsst.daf.butler` alone needs
+this package importable, and nothing else of it. Without it, `Butler.getURI` still tells where a file lies,
+and astropy or pyarrow reads it: all are plain FITS and Parquet.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from lsst.daf.butler import DatasetProvenance, FormatterV2
 from lsst.daf.butler.formatters.parquet import ParquetFormatter, arrow_to_numpy, numpy_to_arrow
 from lsst.resources import ResourcePath
 
-from backbone.masked_fits import read_calibration, read_template, write_calibration, write_template
+from backbone.masked_fits import Cards, read_calibration, read_template, write_calibration, write_template
 from backbone.raw_fits import read_raw, write_raw
 from schemas.image import Calibration, Raw, Template
 from schemas.tables import Table
@@ -27,22 +26,30 @@ class _FitsFormatter(FormatterV2):
     can_read_from_local_file = True
     _provenance: DatasetProvenance | None = None
 
-    def add_provenance(self, in_memory_dataset: Any, /, *, provenance: DatasetProvenance | None = None) -> Any:  # noqa: ANN401 - the base's
+    def add_provenance(
+        self,
+        in_memory_dataset: Any,  # noqa: ANN401 - the base's
+        /,
+        *,
+        provenance: DatasetProvenance | None = None,
+    ) -> Any:  # noqa: ANN401 - the base's
         """Keep it until the file is written: the objects themselves carry none."""
         self._provenance = provenance
         return in_memory_dataset
 
-    def _cards(self) -> Mapping[str, str | int | float]:
+    def _cards(self) -> Cards:
         if self._provenance is None:
             return {}
-        flat = self._provenance.to_flat_dict(self.dataset_ref, prefix="LSST BUTLER", sep=" ", simple_types=True)
-        return {key.upper(): value for key, value in flat.items()}
+        flat = self._provenance.to_flat_dict(
+            self.dataset_ref, prefix="LSST BUTLER", sep=" ", simple_types=True
+        )
+        return {key.upper(): str(value) for key, value in flat.items()}
 
 
 class RawFormatter(_FitsFormatter):
     """`schemas.image.Raw`."""
 
-    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Raw:  # noqa: ARG002
+    def read_from_local_file(self, path: str, *_: object, **__: object) -> Raw:
         """The raw, every pixel checked."""
         return read_raw(Path(path))
 
@@ -54,7 +61,7 @@ class RawFormatter(_FitsFormatter):
 class CalibrationFormatter(_FitsFormatter):
     """`schemas.image.Calibration`."""
 
-    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Calibration:  # noqa: ARG002
+    def read_from_local_file(self, path: str, *_: object, **__: object) -> Calibration:
         """The calibration, every plane checked."""
         return read_calibration(Path(path))
 
@@ -64,11 +71,11 @@ class CalibrationFormatter(_FitsFormatter):
 
 
 class TemplateFormatter(_FitsFormatter):
-    """`schemas.image.Template`; the parameter `box` (`schemas.skymap.Box`, pixels of the file) reads a part."""
+    """`schemas.image.Template`; the parameter `box` (`schemas.skymap.Box`, its pixels) reads a part."""
 
     unsupported_parameters = frozenset[str]()
 
-    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Template:  # noqa: ARG002
+    def read_from_local_file(self, path: str, *_: object, **__: object) -> Template:
         """The template, or its part in `box`."""
         return read_template(Path(path), (self.file_descriptor.parameters or {}).get("box"))
 
@@ -78,7 +85,7 @@ class TemplateFormatter(_FitsFormatter):
 
 
 class TableFormatter(ParquetFormatter):
-    """Structured arrays as Parquet, each page with its checksum (the base writes none); components as the base has them."""
+    """Structured arrays as Parquet, each page with its checksum, which the base does not write."""
 
     can_read_from_uri = False
 

@@ -143,6 +143,9 @@ class L1Database(Protocol):
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """`DiaSource` and `DiaForcedSource` rows of objects since an MJD (TAI), by object and time."""
 
+    async def sources_of(self, visit: int, detector: int) -> Table:
+        """All `DiaSource` rows of a visit-detector, by id."""
+
     async def contains(self, visit: int, detector: int) -> bool:
         """Whether a visit-detector is stored."""
 

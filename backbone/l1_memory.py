@@ -52,6 +52,11 @@ class L1Memory:
         wanted = np.isin(rows["diaObjectId"], object_ids) & (rows["midpointMjdTai"] >= since_mjd)
         return ordered(rows[wanted], "diaObjectId", "midpointMjdTai")
 
+    async def sources_of(self, visit: int, detector: int) -> Table:
+        """See `L1Database`."""
+        rows = self._tables["DiaSource"].rows
+        return ordered(rows[(rows["visit"] == visit) & (rows["detector"] == detector)], "diaSourceId")
+
     async def contains(self, visit: int, detector: int) -> bool:
         """See `L1Database`."""
         return (visit, detector) in self._outboxes

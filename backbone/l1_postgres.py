@@ -142,6 +142,11 @@ class L1Postgres:
         order = "diaObjectId", "midpointMjdTai"
         return ordered(sources, *order), ordered(forced, *order)
 
+    async def sources_of(self, visit: int, detector: int) -> Table:
+        """See `L1Database`."""
+        found = await self._read("DiaSource", "o WHERE visit = $1::bigint AND detector = $2::smallint", visit, detector)
+        return ordered(found, "diaSourceId")
+
     async def _read(self, table: str, rest: str, *parameters: object) -> Table:
         """Rows of a table, named `o` in the `rest` of the statement."""
         columns = l1_schema.columns_of(table)

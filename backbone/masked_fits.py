@@ -1,10 +1,12 @@
 """Planes of pixels as FITS: calibrations and template patches, one image extension a plane, uncompressed.
 
-Files are read at memory speed: a plane is mapped, and turned from big-endian in the one pass that copies it out. A whole
-read checks each plane against its DATASUM (FITS 4.0, section 4.4.2.7); a read of a box, which touches only some
-rows, cannot. The PSF model lies in the extension PSF, terms by rows by columns, with its order and domain as keywords.
+Files are read at memory speed: a plane is mapped, and turned from big-endian in the one pass that copies it
+out. A whole read checks each plane against its DATASUM (FITS 4.0, section 4.4.2.7); a read of a box, which
+touches only some rows, cannot. The PSF model lies in the extension PSF, terms by rows by columns, with its
+order and domain as keywords.
 
-Errors: BadData, naming the file, for one that is absent, short, damaged or lacks a plane; Transient if the disk fails.
+Errors: BadData, naming the file, for one that is absent, short, damaged or lacks a plane; Transient if the
+disk fails.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ _MODULUS = (1 << 32) - 1
 
 
 def write_calibration(path: Path, calibration: Calibration, cards: Cards) -> None:
-    """Write a calibration; `cards` go to the primary header. Raises BadData if a plane is not as the contract says."""
+    """Write a calibration; `cards`: for the primary header. Raises BadData for a plane not as it should be."""
     planes = {name: getattr(calibration, name) for name in _CALIBRATION}
     _check(path, planes, of_one_shape=("bias", "dark", "flat", "defects"))
     _write(path, cards, planes, {})
@@ -46,17 +48,19 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_template(path: Path, template: Template, cards: Cards) -> None:
-    """Write a template; `cards` go to the primary header. Raises BadData if a plane is not as the contract says."""
+    """Write a template; `cards`: for the primary header. Raises BadData for a plane not as it should be."""
     planes = {name: getattr(template.pixels, name) for name in _MASKED} | {"psf": template.psf.components}
     _check(path, planes, of_one_shape=_MASKED)
     psf = {"ORDER": template.psf.order, "NY": template.psf.shape[0], "NX": template.psf.shape[1]}
     wcs = template.wcs.to_header() | {"BUNIT": "nJy"}
     primary = {**cards, "FILTBAND": template.band}
-    _write(path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf})
+    _write(
+        path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf}
+    )
 
 
 def read_template(path: Path, box: Box | None = None) -> Template:
-    """The template in a file, every plane checked; or the part of it in `box` (pixels of the file), not checked.
+    """The template in a file, every plane checked; or its part in `box` (pixels of the file), not checked.
 
     WCS and PSF are those of what is returned. Raises BadData if `box` reaches beyond the image.
     """
@@ -90,14 +94,14 @@ def _write(path: Path, primary: Cards, planes: Mapping[str, Plane], cards: Mappi
 
 
 def _header(cards: Cards) -> fits.Header:
-    """Names that FITS has no room for get the HIERARCH convention, said so that astropy need not warn of it."""
+    """FITS cards; names longer than 8 get the HIERARCH convention, asked for, or astropy warns of it."""
     header = fits.Header()
     for name, value in cards.items():
         header[name if len(name) <= _KEYWORD_LENGTH and " " not in name else f"HIERARCH {name}"] = value
     return header
 
 
-def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noqa: ANN401 - float32 or uint16, by name
+def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noqa: ANN401 - by name
     """A plane in native byte order, whole and checked, or what `box` cuts out of it."""
     hdu = hdus[name.upper()]
     stored = hdu.data
@@ -106,19 +110,20 @@ def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noq
         if not (0 <= box.x0 < box.x1 <= nx and 0 <= box.y0 < box.y1 <= ny):
             raise BadData(f"{box} is not inside {name} ({ny}, {nx})")
         stored = stored[box.y0 : box.y1, box.x0 : box.x1]
-    native = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
-    words = native.view(np.uint16 if name in _BITS else np.uint32)
-    if box is None and (_datasum(words) - int(hdu.header["DATASUM"])) % _MODULUS:
+    native: Plane = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+    if box is None and (_datasum(native) - int(hdu.header["DATASUM"])) % _MODULUS:
         raise BadData(f"the pixels of {name} do not have their checksum")
-    if name in _BITS:
-        words ^= 0x8000  # FITS has no unsigned integers: 32768 was taken off (BZERO)
-        return words
-    return native
+    if name not in _BITS:
+        return native
+    bits = native.view(np.uint16)
+    return np.bitwise_xor(
+        bits, 0x8000, out=bits
+    )  # FITS has no unsigned integers: 32768 was taken off (BZERO)
 
 
-def _datasum(words: NDArray[np.uint16] | NDArray[np.uint32]) -> int:
+def _datasum(plane: Plane) -> int:
     """The sum of a data unit's 32-bit words, to be taken modulo 2**32 - 1 (FITS adds in ones' complement)."""
-    if words.dtype == np.uint32:
-        return int(words.sum(dtype=np.uint64))
-    flat = words.reshape(-1)
+    if plane.itemsize == np.dtype(np.uint32).itemsize:
+        return int(plane.view(np.uint32).sum(dtype=np.uint64))
+    flat = plane.view(np.uint16).reshape(-1)
     return (int(flat[0::2].sum(dtype=np.uint64)) << 16) + int(flat[1::2].sum(dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""PSF models moved to another domain: a `Psf`'s polynomial is tied to the image over which u and v run from -1 to 1."""
+"""PSF models moved to another domain: a `Psf`'s u and v run from -1 to 1 over the image it belongs to."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _SAMPLES = 5
 
 
 def psf_in_box(psf: Psf, box: Box) -> Psf:
-    """The same model over the part of its image in `box`: exact, for a polynomial in a linear function of u is one in u."""
+    """The same model over the part of its image in `box`, exactly: one u is linear in the other."""
     x, y = _grid(box, psf.order + 1)
     whole = _terms(x, y, psf.order, psf.shape)
     part = _terms(x - box.x0, y - box.y0, psf.order, box.shape)
@@ -22,14 +22,15 @@ def psf_in_box(psf: Psf, box: Box) -> Psf:
 
 
 def psf_of_mosaic(pieces: Sequence[tuple[Box, Psf]], shape: tuple[int, int]) -> Psf:
-    """One PSF for a mosaic of `shape` (ny, nx) from those of its pieces, each over a box of the mosaic's pixels.
+    """One PSF for a mosaic of `shape` (ny, nx) from those of its pieces, each over a box of its pixels.
 
-    Least squares over a grid of places in each piece, with the highest order that a piece has; kernels of different
-    size are padded with zeros to the largest.
+    Least squares over a grid of places in each piece, with the highest order that a piece has; kernels of
+    different size are padded with zeros to the largest.
     """
     order = max(psf.order for _, psf in pieces)
     size = max(psf.components.shape[1] for _, psf in pieces)
-    terms, kernels = [], []
+    terms: list[Floats] = []
+    kernels: list[NDArray[np.float32]] = []
     for box, psf in pieces:
         x, y = _grid(box, _SAMPLES)
         terms.append(_terms(x, y, order, shape))

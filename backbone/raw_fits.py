@@ -1,11 +1,12 @@
 """Raws as FITS files, laid out as LSSTCam's: a primary header and 16 amplifier extensions, `Segment10` first.
 
-Keywords are those of LSSTCam's raw headers (header version 102); what they lack is kept in PACHVIS, PACHSHA, TAIBEG and
-TAIEND. Segments are tile-compressed with RICE_1 (FITS 4.0, section 10), which loses nothing. A raw of 16 x 2048 x 576
-pixels with 25 ADU of noise, one core: 17.6 MB against 75.6 MB, 0.30 against 0.15 core-s to write, 0.24 against 0.18 to
-read, both with SHA-256. The camera's own tiles of one row cost 0.7 core-s to write, hence tiles of 64 rows.
+Keywords are those of LSSTCam's raw headers (header version 102); what they lack is kept in PACHVIS, PACHSHA,
+TAIBEG and TAIEND. Segments are tile-compressed with RICE_1 (FITS 4.0, section 10), which loses nothing. A raw
+of 16 x 2048 x 576 pixels with 25 ADU of noise, one core: 17.6 MB against 75.6 MB, 0.30 against 0.15 core-s to
+write, 0.24 against 0.18 to read, both with SHA-256. The camera's own tiles of one row cost 0.7 core-s to
+write, hence tiles of 64 rows.
 
-Errors: BadData, naming the file, for one that is absent, short, damaged or no raw; Transient if the disk fails.
+Errors: BadData naming a file that is absent, short, damaged or no raw; Transient if the disk fails.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ _INSTRUMENTS = {fits_name: name for name, (fits_name, _) in _TELESCOPES.items()}
 
 
 def write_raw(path: Path, raw: Raw) -> None:
-    """Write a raw, each HDU with its FITS checksum. Raises BadData if its pixels do not fit its detector or SHA-256."""
+    """Write a raw, each HDU with its checksum. Raises BadData for pixels not as detector or SHA-256 say."""
     detector = camera(raw.observation.instrument)[raw.detector]
     _check_pixels(raw, detector)
     tile = (TILE_ROWS, raw.segments.shape[2])
@@ -57,12 +58,15 @@ def read_raw(path: Path) -> Raw:
 
 
 def verify_raw(path: Path) -> str:
-    """The SHA-256 of a raw's segments, from its header, once the checksum of every HDU was found good (20 ms).
+    """The SHA-256 of a raw's segments, from its header, once every HDU's checksum was found good (20 ms).
 
-    It finds what a disk or network does to a file; that the compressed pixels are the right ones, `read_raw` finds.
+    It finds what a disk or network does to a file; that the compressed pixels are the right ones, `read_raw`
+    finds.
     """
     with refused_by_name(path), opened(path, disable_image_compression=True) as hdus:
-        damaged = [hdu.name or "PRIMARY" for hdu in hdus if hdu.verify_checksum() != 1 or hdu.verify_datasum() != 1]
+        damaged = [
+            hdu.name or "PRIMARY" for hdu in hdus if hdu.verify_checksum() != 1 or hdu.verify_datasum() != 1
+        ]
         if damaged or len(hdus) != 17:
             raise BadData(f"{len(hdus)} HDUs, checksums wrong in {damaged}")
         return str(hdus[0].header["PACHSHA"])
@@ -70,18 +74,20 @@ def verify_raw(path: Path) -> str:
 
 def sha256_of(segments: NDArray[np.int32]) -> str:
     """SHA-256 (hex) of segments in C order, little-endian, as `Raw.sha256` has it."""
-    return hashlib.sha256(np.ascontiguousarray(segments, dtype="<i4")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(segments, dtype="<i4").data).hexdigest()
 
 
 def _check_pixels(raw: Raw, detector: Detector) -> None:
     name = f"raw of {raw.observation.image_name} {detector.name}"
     if raw.segments.shape != detector.format.raw_shape or raw.segments.dtype != np.int32:
-        raise BadData(f"{name} is {raw.segments.dtype} {raw.segments.shape}, not int32 {detector.format.raw_shape}")
+        raise BadData(
+            f"{name} is {raw.segments.dtype} {raw.segments.shape}, not int32 {detector.format.raw_shape}"
+        )
     if sha256_of(raw.segments) != raw.sha256:
         raise BadData(f"{name}: the pixels' SHA-256 is not {raw.sha256}")
 
 
-# --- headers: what is written, and how it is read back ----------------------------------------------------------------
+# --- headers: what is written, and how it is read back ------------------------------------------------------
 
 
 def _primary_header(raw: Raw, detector: Detector) -> fits.Header:

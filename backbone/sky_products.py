@@ -1,4 +1,4 @@
-"""What a detector needs of the sky, put together from what is kept by tract: its template, and reference stars."""
+"""What a detector needs of the sky, put together from what is kept by tract: template and reference stars."""
 
 from collections.abc import Iterator
 
@@ -17,15 +17,15 @@ NO_DATA_VARIANCE = np.float32(1e18)
 """nJy**2 where there is no template: no weight at all, and its square is still a float32."""
 
 _PROBE_DEG = 0.2
-"""How finely a circle is searched for tracts, which are 1.6 deg high and at least as wide but at the poles."""
+"""How finely a circle is searched for tracts, which are 1.6 deg high and about as wide but at the poles."""
 
 
 def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band: str) -> Template:
-    """The template under a detector with WCS `wcs` (a guess will do: there is a margin of 32 pixels) and `shape` (ny, nx).
+    """The template under a detector of `shape` (ny, nx); a guess of its WCS will do, to 32 pixels of margin.
 
-    It is put together from patches of the tract in which the detector's centre lies, on that tract's pixels. Where there
-    is none, the image is 0, the mask NO_DATA and the variance `NO_DATA_VARIANCE`. Raises NotKept if there is
-    no patch at all, BadData naming a patch that is damaged.
+    It is put together from patches of the tract in which the detector's centre lies, on that tract's pixels.
+    Where there is none, the image is 0, the mask NO_DATA and the variance `NO_DATA_VARIANCE`. Raises NotKept
+    if there is no patch at all, BadData naming a patch that is damaged.
     """
     ny, nx = shape
     tract = tract_at(*(float(angle) for angle in wcs.pixel_to_sky((nx - 1) / 2.0, (ny - 1) / 2.0)))
@@ -59,8 +59,10 @@ def refcat_for(archive: ButlerArchive, ra: float, dec: float, radius: float) -> 
 
 
 def put_refcat(archive: ButlerArchive, stars: Table) -> list[DatasetId]:
-    """Keep reference stars (`REFCAT_DTYPE`), each with the tract in which it lies; what was made, by tract."""
-    tracts = np.array([tract_at(ra, dec).id for ra, dec in zip(stars["ra"].tolist(), stars["dec"].tolist(), strict=True)])
+    """Keep reference stars (`REFCAT_DTYPE`), each in the tract where it lies; what was made, by tract."""
+    tracts = np.array(
+        [tract_at(ra, dec).id for ra, dec in zip(stars["ra"].tolist(), stars["dec"].tolist(), strict=True)]
+    )
     made = [_refcat_id(tract) for tract in np.unique(tracts).tolist()]
     for dataset in made:
         archive.put(dataset, np.ascontiguousarray(stars[tracts == dataset.tract], dtype=REFCAT_DTYPE))

@@ -11,8 +11,8 @@ import numpy as np
 
 from backbone.l1 import VisitDetectorResult
 from backbone.l1_postgres import L1Postgres
+from cluster.services import EmbeddedPostgres
 from tests.backbone.l1_results import MJD, result
-from tests.backbone.servers import postgres
 
 VISIT = 2026070500004
 PER_CCD, CCDS = 53, 189
@@ -73,5 +73,5 @@ async def measure(dsn: str, millions: float) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        with postgres(Path(folder) / "postgres") as dsn:
-            asyncio.run(measure(dsn, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0))
+        with EmbeddedPostgres(Path(folder)) as server:
+            asyncio.run(measure(server.url, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0))

@@ -79,7 +79,7 @@ class InlineSite:
     @cached_property
     def products(self) -> ButlerProducts:
         """Earlier products, from the repository."""
-        return ButlerProducts(self.archive)
+        return ButlerProducts(self.archive, self.settings.instrument)
 
     @cached_property
     def alert_archive(self) -> AlertArchive:

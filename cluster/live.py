@@ -32,6 +32,7 @@ from payloads.alert_production.packets import alert_schema, schema_id
 from schemas.clock import NightClock
 from schemas.errors import BadData, Transient
 from schemas.identity import DatasetId
+from schemas.image import Raw
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -163,13 +164,14 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def live_stage(
-    settings: Settings, journal: PostgresJournal, planned: int, console: Console
+    settings: Settings, journal: PostgresJournal, raws: Sequence[Raw], planned: int, console: Console
 ) -> AsyncIterator[Stage]:
-    """Hosts on Ray, warmed up, and a running bus."""
+    """Hosts on Ray, the CCD workers having rehearsed on `raws`, and a running bus."""
     clock = StoredClock(settings.clock_file)
     here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
     there = RayHosts(settings)
     pids = await there.ready()
+    await there.rehearse(raws)
     hosts = SplitHosts(here, there)
     async with staged(settings, hosts, here.keeper, journal, clock, planned, console) as stage:
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
@@ -187,8 +189,9 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
         made, wanted = await make_products(options, plan, named)
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         async with opened(named) as (journal, l1):
+            raws = await asyncio.to_thread(prepare.rehearsal, options.seed, plan, named)
             await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-            async with live_stage(named, journal, len(plan), console) as stage:
+            async with live_stage(named, journal, raws, len(plan), console) as stage:
                 port = stage.metrics.serve(options.metrics_port)
                 console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")
                 await _observe(options, plan, named, stage, journal, stop)

@@ -4,6 +4,7 @@ A real observatory has them from earlier nights. Here the simulator's side makes
 the Data Butler like any other; what is there already is not made again.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ from cluster.settings import Settings
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.identity import DatasetId
+from schemas.image import Observation, Raw
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
 from schemas.skymap import tract, tract_at
 from schemas.tables import Table
+from schemas.wcs import from_tangent
 from simulators.camera import products
+from simulators.camera.exposure import FocalPlane, Recipe
 from simulators.ocs.schedule import PlannedVisit
 from simulators.sky.sky import Sky
 
@@ -55,26 +59,37 @@ def _of_detector(visit: PlannedVisit, detector: Detector, band: str, instrument:
     wcs = nominal_wcs(detector, visit.ra, visit.dec, visit.rotation)
     ra, dec = wcs.pixel_to_sky((form.width - 1) / 2, (form.height - 1) / 2)
     plane = tract_at(float(ra), float(dec))
-    yield DatasetId(dataset_type="reference_catalogue", tract=plane.id)
+    for number in {tract_at(*place).id for place in _around(float(ra), float(dec))}:
+        yield DatasetId(dataset_type="reference_catalogue", tract=number)
     for patch in plane.patches_in(plane.box_of(wcs, (form.height, form.width), MARGIN_PIXELS)):
         yield DatasetId(dataset_type="template_patch", tract=plane.id, patch=patch, band=band)
+
+
+def _around(ra: float, dec: float) -> list[tuple[float, float]]:
+    """A position and eight about it, in whose tracts a detector's reference stars lie."""
+    offsets = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    places = [from_tangent(x * STARS_WITHIN_DEG, y * STARS_WITHIN_DEG, (ra, dec)) for x, y in offsets]
+    return [(float(a), float(d)) for a, d in places]
 
 
 def make(name: DatasetId, seed: int, sky: Sky, camera: Camera) -> object:
     """One product of the simulated sky or camera."""
     if name.dataset_type == "calibration":
         assert name.detector is not None and name.physical_filter is not None
-        return products.calibration(seed, camera, camera[name.detector], camera.band_of(name.physical_filter))
+        return products.calibration(seed, camera, name.detector, camera.band_of(name.physical_filter))
     assert name.tract is not None
     plane = tract(name.tract)
     if name.dataset_type == "reference_catalogue":
-        return products.reference_catalogue(sky, plane.ra, plane.dec, REFCAT_RADIUS_DEG)
+        stars = products.reference_catalogue(sky, plane.ra, plane.dec, REFCAT_RADIUS_DEG)
+        return stars[[tract_at(ra, dec).id == plane.id for ra, dec in zip(stars["ra"], stars["dec"], strict=True)]]
     assert name.patch is not None and name.band is not None
     return products.template_patch(sky, seed, plane, name.patch, name.band)
 
 
 REFCAT_RADIUS_DEG = 1.65
 """A tract's plane, corner to corner."""
+STARS_WITHIN_DEG = 0.2
+"""Half a CCD's diagonal, and what the pointing may be off."""
 
 
 def make_and_put(names: Sequence[DatasetId], seed: int, settings: Settings) -> int:
@@ -105,6 +120,22 @@ def known_orbits(seed: int, plan: Sequence[PlannedVisit]) -> Table:
     bodies = np.unique(np.concatenate(near)) & BODY_NUMBER
     chosen: Table = orbits[np.isin(orbits["id"], bodies + 1)]
     return chosen
+
+
+def rehearsal(seed: int, plan: Sequence[PlannedVisit], settings: Settings) -> list[Raw]:
+    """The raws of a detector in a visit that the system can process, for its workers to rehearse on."""
+    for visit in plan:
+        if visit.physical_filter in settings.camera.filters:
+            observations = [visit.observation(snap) for snap in range(visit.n_snaps)]
+            plane = FocalPlane(seed, settings.instrument, Sky(seed))
+            return [_raw(plane, seen, observations[0].midpoint, settings.detectors[0]) for seen in observations]
+    return []
+
+
+def _raw(plane: FocalPlane, observation: Observation, epoch: float, detector: int) -> Raw:
+    recipe = Recipe(observation, epoch)
+    segments = plane.segments(recipe, detector, plane.charge(recipe, detector))
+    return Raw(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
 
 
 ORBITS_RADIUS_DEG = 2.5

@@ -1,12 +1,13 @@
-"""Hosts in Ray actors: one process a slot, started anew whenever it dies."""
+"""Hosts in Ray actors: one process each, started anew whenever it dies."""
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
+from actors.ccd_worker import CcdWorker
 from cluster import logs
 from cluster.host import Host, Outcome
 from cluster.pixels import SHELF, RayPixels, Shelf
@@ -15,6 +16,7 @@ from cluster.site import ServerSite
 from cluster.topology import POOLS, Pool
 from schemas.events import Event
 from schemas.identity import DatasetId
+from schemas.image import Raw
 
 NAMESPACE = "pachon"
 START_DEADLINE_S = 240.0
@@ -35,9 +37,15 @@ class RayHost:
         self._building = asyncio.Lock()
 
     async def ready(self) -> int:
-        """Build the actor and warm its kernels up; the process's id."""
+        """Build the actor; the process's id."""
         await self._built()
         return os.getpid()
+
+    async def rehearse(self, raws: Sequence[Raw]) -> None:
+        """Have a CCD's worker compile its kernels on the raws of a visit."""
+        worker = (await self._built()).actor
+        assert isinstance(worker, CcdWorker)
+        worker.rehearse(raws)
 
     async def handle(self, event: Event) -> Outcome:
         """See `Host.handle`."""
@@ -80,17 +88,23 @@ class RayHosts:
         pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
         return dict(zip(keys, pids, strict=True))
 
-    async def call(self, pool: str, slot: int, event: Event) -> Outcome:
+    async def rehearse(self, raws: Sequence[Raw]) -> None:
+        """Have all CCD workers rehearse."""
+        held = ray.put(raws)
+        calls = [host.rehearse.remote(held) for (pool, _), host in self._slots.items() if pool == "ccd_worker"]
+        await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
+
+    async def call(self, pool: str, lane: int, event: Event) -> Outcome:
         """Raises ConnectionError if the process died; Ray starts it anew."""
         try:
-            outcome: Outcome = await self._process(pool, slot).handle.remote(event)
+            outcome: Outcome = await self._process(pool, lane).handle.remote(event)
         except ray.exceptions.RayActorError as error:
             raise ConnectionError(str(error).splitlines()[0]) from error
         return outcome
 
-    async def replace(self, pool: str, slot: int) -> None:
+    async def replace(self, pool: str, lane: int) -> None:
         """Kill a host that hangs; Ray starts it anew."""
-        await asyncio.to_thread(ray.kill, self._process(pool, slot), no_restart=False)
+        await asyncio.to_thread(ray.kill, self._process(pool, lane), no_restart=False)
 
     def _process(self, pool: str, lane: int) -> Any:  # noqa: ANN401 - Ray's handles are untyped
         return self._slots[pool, lane % POOLS[pool].processes(self._settings)]

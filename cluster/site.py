@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import Protocol
 
-from actors.alert_emitter import AlertSink
+from backbone.alert_stream import AlertSink
 from actors.associator import PacketArchive
 from actors.camera_reader import DataAcquisition, PixelStore
 from actors.ccd_worker import Products
@@ -65,7 +65,7 @@ class ServerSite:
     @cached_property
     def products(self) -> ButlerProducts:
         """Earlier products, from the repository."""
-        return ButlerProducts(self.archive)
+        return ButlerProducts(self.archive, self.settings.instrument)
 
     @cached_property
     def alert_archive(self) -> AlertArchive:

@@ -69,11 +69,9 @@ async def _camera_reader(site: Site) -> CameraReader:
 
 
 async def _ccd_worker(site: Site) -> CcdWorker:
-    worker = CcdWorker(
+    return CcdWorker(
         camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock
     )
-    site.warm_up()
-    return worker
 
 
 async def _associator(site: Site) -> Associator:

@@ -62,10 +62,9 @@ def features(sources: Table, stamps: Sequence[Stamp]) -> Floats:
         raise BadData(f"{len(stamps)} stamps for {sources.size} sources")
     if not sources.size:
         return np.empty((0, len(FEATURES)))
-    columns = np.column_stack([_from_columns(sources), np.array([_from_stamp(s) for s in stamps])])
     sign = np.where(sources["isNegative"], -1.0, 1.0)
-    columns[:, -3] *= sign  # the slope of the ring counts against the source's own sign
-    return np.nan_to_num(columns, nan=0.0, posinf=0.0, neginf=0.0)
+    columns = _of_columns(sources) | _of_stamps(stamps, sign)
+    return np.nan_to_num(np.column_stack([columns[name] for name in FEATURES]), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def probability(model: Model, values: Floats) -> Floats:
@@ -133,28 +132,53 @@ def _design(values: Floats, mean: Floats, scale: Floats) -> Floats:
     return np.column_stack([np.ones(len(z)), z, z * z])
 
 
-def _from_columns(s: Table) -> Floats:
+def _of_columns(s: Table) -> dict[str, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         size, psf_size = s["ixx"] + s["iyy"], s["ixxPSF"] + s["iyyPSF"]
-        elongation = np.hypot(s["ixx"] - s["iyy"], 2 * s["ixy"]) / size
-        flux = np.abs(s["psfFlux"])
+        template = np.abs(s["templateFlux"]) + s["psfFluxErr"]
         masked = s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
-        masked_center = s["pixelFlags_crCenter"] | s["pixelFlags_interpolatedCenter"]
-        return np.column_stack([
-            np.log(s["snr"]),
-            s["isNegative"],
-            np.log(s["psfChi2"] / s["psfNdata"]),
-            np.clip(size / psf_size - 1.0, -1.0, 3.0),
-            elongation,
-            s["shape_flag"],
-            np.clip(s["apFlux"] / s["psfFlux"], -2.0, 4.0),
-        ]), np.column_stack([
-            s["isDipole"],
-            s["dipoleFitAttempted"],
-            np.log1p(np.nan_to_num(s["trailLength"])),
-            np.arcsinh(s["scienceFlux"] / s["scienceFluxErr"]),
-            np.arcsinh(s["templateFlux"] / s["psfFluxErr"]),
-            np.log(flux / (np.abs(s["templateFlux"]) + s["psfFluxErr"])),
-            masked,
-            masked_center,
-        ])  # fmt: skip
+        return {
+            "log_snr": np.log(s["snr"]),
+            "negative": s["isNegative"],
+            "log_chi2": np.log(s["psfChi2"] / s["psfNdata"]),
+            "size_excess": np.clip(size / psf_size - 1.0, -1.0, 3.0),
+            "elongation": np.hypot(s["ixx"] - s["iyy"], 2.0 * s["ixy"]) / size,
+            "shape_failed": s["shape_flag"],
+            "aperture_ratio": np.clip(s["apFlux"] / s["psfFlux"], -2.0, 4.0),
+            "dipole": s["isDipole"],
+            "dipole_tried": s["dipoleFitAttempted"],
+            "trail": np.log1p(np.nan_to_num(s["trailLength"])),
+            "log_science": np.arcsinh(s["scienceFlux"] / s["scienceFluxErr"]),
+            "log_template": np.arcsinh(s["templateFlux"] / s["psfFluxErr"]),
+            "change": np.log(np.abs(s["psfFlux"]) / template),
+            "masked": masked,
+            "masked_center": s["pixelFlags_crCenter"] | s["pixelFlags_interpolatedCenter"],
+        }
+
+
+def _of_stamps(stamps: Sequence[Stamp], sign: Floats) -> dict[str, Floats]:
+    names = ("sharpness", "counterweight", "log_template_peak", "ring_noise", "ring_slope", "halo", "off_peak")
+    rows = [_of_stamp(stamp, s) for stamp, s in zip(stamps, sign, strict=True)]
+    return dict(zip(names, np.array(rows, np.float64).T, strict=True))
+
+
+def _of_stamp(stamp: Stamp, sign: float) -> tuple[float, ...]:
+    """In units of the noise, with the source's own sign made positive."""
+    size = stamp.difference.image.shape[0]
+    dy, dx = np.mgrid[:size, :size] - size // 2
+    radius = np.hypot(dx, dy)
+    noise = np.sqrt(stamp.difference.variance)
+    z = np.nan_to_num(sign * stamp.difference.image / noise)
+    below = np.nan_to_num(stamp.template.image / noise)
+    inside, ring = z[radius < _INSIDE], z[(radius >= _RING[0]) & (radius < _RING[1])]
+    brightest = int(np.argmax(np.where(radius < _INSIDE, z, -np.inf)))
+    near = z[radius < _CORE]
+    return (
+        float(z.flat[brightest] / (np.abs(near).sum() + 1.0)),
+        float(np.clip(-inside, 0.0, None).sum() / (np.abs(inside).sum() + 1e-6)),
+        float(np.arcsinh(below[radius < _INSIDE].max())),
+        float(np.log(ring.std() + 0.1)),
+        float(np.arcsinh(ring.mean())),
+        float(((stamp.difference.mask & np.uint16(Mask.HALO)) != 0)[radius < _INSIDE].mean()),
+        float(radius.flat[brightest]),
+    )

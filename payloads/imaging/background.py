@@ -35,7 +35,8 @@ def mesh(image: Image, mask: MaskPlane, excluded: int, cell: int, row_step: int 
     level, sigma = _cell_statistics(image, mask, excluded, y_edges, x_edges, row_step)
     if not np.isfinite(level).any():
         raise BadData(f"no sky: under {_LEAST_GOOD:.0%} of the pixels are usable in every {cell}-pixel cell")
-    return _without_outliers(_filled(level)), _filled(sigma)
+    level, sigma = _filled(level), _filled(sigma)
+    return _without_outliers(level, sigma), sigma
 
 
 def subtract(image: Image, level: Image) -> Image:
@@ -94,12 +95,15 @@ def _filled(values: Image) -> Image:
     return result
 
 
-def _without_outliers(level: Image) -> Image:
-    """A cell that stands out of its neighbours (a giant star, a galaxy) takes their median."""
+def _without_outliers(level: Image, sigma: Image) -> Image:
+    """A cell that stands out of its neighbours (a giant star, a galaxy) takes their median.
+
+    By over half its own noise: at a corner, a slope of the sky alone stands out a little.
+    """
     around = median_filter(level, size=3, mode="nearest")
-    deviation = level - around
-    scatter = 1.4826 * np.median(np.abs(deviation))
-    result: Image = np.where(np.abs(deviation) > 5.0 * scatter, around, level).astype(np.float32)
+    deviation = np.abs(level - around)
+    apart = deviation > np.maximum(0.5 * sigma, 5.0 * 1.4826 * np.median(deviation))
+    result: Image = np.where(apart, around, level).astype(np.float32)
     return result
 
 

@@ -32,7 +32,7 @@ galaxy's
 half-light ellipse, 0 for a point."""
 _LOST = 1e-4
 """The part of a source's flux that may fall outside of where one of its Gaussians is drawn."""
-_WIDE = 0.25
+_WIDE = 0.03
 """A galaxy so much smaller than a Gaussian of the PSF (in variance) widens it as one Gaussian."""
 _DEEPEST = 1300.0
 """-2 ln of the smallest number in a box's corner that a double can hold."""

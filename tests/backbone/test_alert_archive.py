@@ -1,7 +1,4 @@
 import io
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ from lsst.alert.packet import Schema, retrieve_alerts, simulate_alert
 
 from backbone.alert_archive import AlertArchive
 from schemas.errors import BadData, Transient
+from tests.backbone.full_disk import files_of_at_most
 
 VISIT = 2026070500004
 
@@ -26,7 +24,7 @@ def packets(schema: dict[str, Any]) -> list[bytes]:
     """Alerts of the official schema, with cutouts of some size."""
     made = []
     for i in range(7):
-        alert = simulate_alert(Schema.from_file().definition)
+        alert = simulate_alert(Schema.from_file().definition)  # it changes the schema that it is given
         alert |= {"diaSourceId": 100 + i, "cutoutDifference": bytes([i]) * 20_000}
         stream = io.BytesIO()
         fastavro.schemaless_writer(stream, schema, alert)
@@ -35,24 +33,24 @@ def packets(schema: dict[str, Any]) -> list[bytes]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> AlertArchive:
-    return AlertArchive(tmp_path)
+def archive(tmp_path: Path, schema: dict[str, Any]) -> AlertArchive:
+    return AlertArchive(tmp_path, schema)
 
 
 def test_alerts_come_back_byte_for_byte(archive: AlertArchive, packets: list[bytes], schema: dict[str, Any]) -> None:
-    path = archive.write(VISIT, 94, iter(packets), schema)
+    path = archive.write(VISIT, 94, iter(packets))
     assert path.startswith("20260705/2026070500004_094_")
     assert archive.read(path) == packets
 
 
 def test_a_visit_detector_without_alerts_has_an_empty_file(archive: AlertArchive, schema: dict[str, Any]) -> None:
-    assert archive.read(archive.write(VISIT, 94, [], schema)) == []
+    assert archive.read(archive.write(VISIT, 94, [])) == []
 
 
 def test_fastavro_reads_the_file(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    with (tmp_path / archive.write(VISIT, 94, packets, schema)).open("rb") as file:
+    with (tmp_path / archive.write(VISIT, 94, packets)).open("rb") as file:
         alerts = list(fastavro.reader(file))
     assert alerts == [fastavro.schemaless_reader(io.BytesIO(p), schema, None) for p in packets]
 
@@ -60,7 +58,7 @@ def test_fastavro_reads_the_file(
 def test_the_official_package_reads_the_file_and_its_schema(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    with (tmp_path / archive.write(VISIT, 94, packets, schema)).open("rb") as file:
+    with (tmp_path / archive.write(VISIT, 94, packets)).open("rb") as file:
         written, alerts = retrieve_alerts(file)
         assert [alert["diaSourceId"] for alert in alerts] == list(range(100, 107))
     assert written.definition["name"] == schema["name"]
@@ -70,9 +68,9 @@ def test_the_official_package_reads_the_file_and_its_schema(
 def test_the_same_alerts_written_again_are_the_same_file(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = archive.write(VISIT, 94, packets, schema)
+    path = archive.write(VISIT, 94, packets)
     first = (tmp_path / path).read_bytes()
-    assert archive.write(VISIT, 94, packets, schema) == path
+    assert archive.write(VISIT, 94, packets) == path
     assert (tmp_path / path).read_bytes() == first
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
@@ -80,8 +78,8 @@ def test_the_same_alerts_written_again_are_the_same_file(
 def test_other_alerts_get_another_name_and_the_first_file_stays(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any]
 ) -> None:
-    first = archive.write(VISIT, 94, packets, schema)
-    second = archive.write(VISIT, 94, packets[::-1], schema)
+    first = archive.write(VISIT, 94, packets)
+    second = archive.write(VISIT, 94, packets[::-1])
     assert first != second
     assert archive.read(first) == packets
     assert archive.read(second) == packets[::-1]
@@ -91,7 +89,7 @@ def test_other_alerts_get_another_name_and_the_first_file_stays(
 def test_a_file_cut_short_is_refused_by_name(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path, kept: int
 ) -> None:
-    path = archive.write(VISIT, 94, packets, schema)
+    path = archive.write(VISIT, 94, packets)
     file = tmp_path / path
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BadData, match=str(file)):
@@ -101,8 +99,8 @@ def test_a_file_cut_short_is_refused_by_name(
 def test_a_file_that_lost_its_last_alert_whole_is_refused(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    shorter = tmp_path / archive.write(VISIT, 94, packets[:-1], schema)
-    path = archive.write(VISIT, 94, packets, schema)
+    shorter = tmp_path / archive.write(VISIT, 94, packets[:-1])
+    path = archive.write(VISIT, 94, packets)
     shorter.replace(tmp_path / path)
     with pytest.raises(BadData, match="are not those that were written"):
         archive.read(path)
@@ -112,7 +110,7 @@ def test_a_file_that_lost_its_last_alert_whole_is_refused(
 def test_a_single_changed_byte_is_noticed_outside_the_schema(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path, place: int
 ) -> None:
-    path = archive.write(VISIT, 94, packets, schema)
+    path = archive.write(VISIT, 94, packets)
     data = bytearray((tmp_path / path).read_bytes())
     data[place] ^= 0x10
     (tmp_path / path).write_bytes(data)
@@ -129,17 +127,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
     with files_of_at_most(150_000), pytest.raises(Transient, match=r"2026070500004_094.*cannot be written"):
-        archive.write(VISIT, 94, packets * 10, schema)
+        archive.write(VISIT, 94, packets * 10)
     assert list(tmp_path.rglob("*.*")) == []
-    assert archive.read(archive.write(VISIT, 94, packets, schema)) == packets
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """The system refuses to write more, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert archive.read(archive.write(VISIT, 94, packets)) == packets

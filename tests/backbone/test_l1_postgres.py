@@ -14,11 +14,11 @@ from sqlalchemy.dialects import postgresql
 from backbone import l1_schema, pg_copy
 from backbone.l1 import Stored
 from backbone.l1_postgres import L1Postgres
+from cluster.services import free_port
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady
 from schemas.tables import apdb_schema
 from tests.backbone.l1_results import DEC, MJD, RA, filled, result
-from tests.backbone.servers import free_port
 
 VISIT = 2026070500004
 
@@ -34,7 +34,7 @@ async def l1(dsn: str) -> AsyncIterator[L1Postgres]:
 
 def ready(visit: int) -> AlertsReady:
     return AlertsReady(
-        group=f"group {visit}", visit=visit, detector=94, readout_ended=1.0, dia_sources=20, new_dia_objects=19,
+        group=f"group {visit}", instrument="LSSTCam", visit=visit, detector=94, readout_ended=1.0, dia_sources=20, new_dia_objects=19,
         alerts=20, path="x.avro", stages={},
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ import pytest
 from backbone.l1 import L1Database, Stored
 from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
+from cluster.services import EmbeddedPostgres
 from schemas.errors import BadData
 from schemas.tables import Table, dtype_of, empty
 from tests.backbone.l1_results import DEC, MJD, RA, filled, result
-from tests.backbone.servers import postgres
 
 VISIT = 2026070500004
 WIDE = 1.0
@@ -21,11 +21,8 @@ WIDE = 1.0
 
 @pytest.fixture(scope="module")
 def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("l1")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    with postgres(folder / "postgres") as dsn:
-        yield dsn
+    with EmbeddedPostgres(tmp_path_factory.mktemp("l1")) as server:
+        yield server.url
 
 
 @pytest.fixture(params=["postgres", "memory"])
@@ -57,6 +54,12 @@ class TestL1Database:
         sources, forced = await l1.history_of(stored.objects["diaObjectId"], 0.0)
         same(sources, stored.sources[:-1])
         same(forced, stored.forced)
+
+    async def test_sources_of_a_visit_detector_are_all_of_its_own_and_no_others(self, l1: L1Database) -> None:
+        for detector in (94, 95):
+            await l1.store(result(VISIT, detector), [], 1.0)
+        same(await l1.sources_of(VISIT, 95), result(VISIT, 95).sources)
+        assert len(await l1.sources_of(VISIT, 96)) == 0
 
     async def test_a_cone_holds_what_is_in_it_and_no_more(self, l1: L1Database) -> None:
         stored = result(VISIT, n=300)

@@ -51,7 +51,7 @@ class Pair:
     x: Floats  # injected, science pixels
     y: Floats
     flux: Floats  # nJy
-    true_psf: Seeing
+    length: Floats  # of the trail, pixels
     stars_x: Floats
     stars_y: Floats
     stars_flux: Floats
@@ -88,8 +88,17 @@ def make_pair(
     density: float = 1.0,
     rotation: float = 0.3,
     depth: float = 10.0,
+    faded: int = 0,
+    trails: int = 0,
+    variables: int = 0,
+    cosmic_rays: int = 0,
+    hot_columns: int = 0,
 ) -> Pair:
-    """`density`: relative to 1500 stars (14 < m < 24.5) and 6000 galaxies per 4096 x 4096 pixels."""
+    """`density`: relative to 1500 stars (14 < m < 24.5) and 6000 galaxies per 4096 x 4096 pixels.
+
+    `injected`, `faded`, `trails`, `variables` are real: new in the science image, only in the template, moving while
+    exposed, and stars of the template that changed. `cosmic_rays` and `hot_columns` are unmasked artifacts.
+    """
     rng = np.random.default_rng(seed)
     area = (n + 120) ** 2 / 4096**2 * density
     science_seeing, template_seeing = Seeing(science_fwhm), Seeing(template_fwhm, angle=1.2)
@@ -116,7 +125,17 @@ def make_pair(
     iy[: hosts.size] = gy[hosts] + rng.normal(0, 2.5, hosts.size)
     sigma_sky = NJY_PER_ELECTRON * np.sqrt(SKY_ELECTRONS + READ_NOISE**2) * np.sqrt(1 + 1 / depth)
     area_of_noise = np.sqrt(1 / (psf_of(science_seeing, (n, n)).at(n / 2, n / 2).astype(float) ** 2).sum())
-    i_flux = rng.uniform(*snr, injected) * sigma_sky * area_of_noise
+    one_sigma = sigma_sky * area_of_noise
+    i_flux = _log_uniform(rng, snr, injected) * one_sigma
+    old_x, old_y = rng.uniform(45, n - 45, (2, faded))
+    old_flux = _log_uniform(rng, snr, faded) * one_sigma
+    trail_x, trail_y = rng.uniform(70, n - 70, (2, trails))
+    trail_flux = 2.0 * _log_uniform(rng, snr, trails) * one_sigma
+    trail_length, trail_angle = rng.uniform(2, 25, trails), rng.uniform(0, np.pi, trails)
+    inside = (np.minimum(sx, sy) > 45) & (np.maximum(sx, sy) < n - 45) & (mag > 17)
+    changed = rng.permutation(np.flatnonzero(inside))[:variables]
+    change = _log_uniform(rng, snr, changed.size) * one_sigma
+    change = np.where(rng.random(changed.size) < 0.5, change, -np.minimum(change, star_flux[changed]))
 
     truth = _Canvas(n, science_seeing)
     for x, y, f in zip(sx, sy, star_flux, strict=True):
@@ -125,10 +144,18 @@ def make_pair(
         truth.galaxy(gx[k], gy[k], g_flux[k], g_size[k], g_shape[:, k])
     for x, y, f in zip(ix, iy, i_flux, strict=True):
         truth.star(x, y, f)
+    for x, y, f, length, angle in zip(trail_x, trail_y, trail_flux, trail_length, trail_angle, strict=True):
+        for t in np.linspace(-0.5, 0.5, 41):
+            truth.star(x + t * length * np.cos(angle), y + t * length * np.sin(angle), f / 41)
+    for x, y, f in zip(sx[changed], sy[changed], change, strict=True):
+        truth.star(x, y, f)
     science = _observe(rng, truth.image, 1.0)
+    _strike(rng, science, cosmic_rays, hot_columns)
 
     canvas = _Canvas(template_side, template_seeing)
     for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(sx, sy)), star_flux, strict=True):
+        canvas.star(x, y, f)
+    for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(old_x, old_y)), old_flux, strict=True):
         canvas.star(x, y, f)
     turned = _turn(g_shape, rotation)
     for k, (x, y) in enumerate(zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(gx, gy)), strict=True)):
@@ -139,9 +166,11 @@ def make_pair(
     science_psf = psf_of(science_seeing, (n, n))
     template_psf = psf_of(template_seeing, (template_side, template_side))
     visit = VisitImage(science, handed, science_psf, NJY_PER_ELECTRON, "r", 5.2e9, 30.0)
-    return Pair(
-        visit, Template(deep, template_wcs, template_psf, "r"), ix, iy, i_flux, science_seeing, sx, sy, star_flux
-    )
+    x, y = np.concatenate([ix, old_x, trail_x, sx[changed]]), np.concatenate([iy, old_y, trail_y, sy[changed]])
+    flux = np.concatenate([i_flux, -old_flux, trail_flux, change])
+    length = np.concatenate([np.zeros(injected + faded), trail_length, np.zeros(changed.size)])
+    template = Template(deep, template_wcs, template_psf, "r")
+    return Pair(visit, template, x, y, flux, length, sx, sy, star_flux)
 
 
 def _wcs(rotation: float, scale: float, middle: float) -> Wcs:
@@ -167,6 +196,10 @@ def _magnitudes(rng: np.random.Generator, count: int, low: float, high: float, s
     return np.log10(u) / slope
 
 
+def _log_uniform(rng: np.random.Generator, limits: tuple[float, float], count: int) -> Floats:
+    return np.exp(rng.uniform(*np.log(limits), count))
+
+
 class _Canvas:
     def __init__(self, side: int, seeing: Seeing) -> None:
         self.image = np.zeros((side, side))
@@ -175,7 +208,7 @@ class _Canvas:
         self.calibration = 1 / aperture_of(seeing)
 
     def star(self, x: float, y: float, flux: float) -> None:
-        half = int(np.clip(3 * (flux / 10) ** 0.22, 12, 150))
+        half = int(np.clip(3 * (abs(flux) / 10) ** 0.22, 12, 150))
         self._add(x, y, half, lambda dx, dy: flux * self.calibration * self.seeing.stamp(*self._uv(x, y), dx, dy))
 
     def galaxy(self, x: float, y: float, flux: float, size: float, shape: Floats) -> None:
@@ -221,6 +254,20 @@ def _mixture(seeing: Seeing) -> Floats:
     parts = np.exp(-0.5 * (r[:, None] / sigma) ** 2) / (2 * np.pi * sigma**2)
     weights, _ = nnls(parts * np.sqrt(r)[:, None], target * np.sqrt(r))
     return weights / weights.sum()
+
+
+def _strike(rng: np.random.Generator, image: MaskedImage, cosmic_rays: int, hot_columns: int) -> None:
+    """Tracks of a pixel's width, and parts of columns that are too bright; in the image and its variance only."""
+    ny, nx = image.shape
+    for _ in range(cosmic_rays):
+        length, angle = rng.integers(1, 9), rng.uniform(0, np.pi)
+        x0, y0, charge = *rng.uniform(20, min(ny, nx) - 20, 2), rng.uniform(150, 3000) * NJY_PER_ELECTRON
+        for t in range(length):
+            y, x = int(y0 + t * np.sin(angle)), int(x0 + t * np.cos(angle))
+            image.image[y, x] += charge * rng.uniform(0.5, 1.5)
+    for _ in range(hot_columns):
+        x, y = rng.integers(20, nx - 20), rng.integers(0, ny - 200)
+        image.image[y : y + rng.integers(20, 200), x] += rng.uniform(40, 400) * NJY_PER_ELECTRON
 
 
 def _observe(rng: np.random.Generator, sky_free: Floats, depth: float) -> MaskedImage:

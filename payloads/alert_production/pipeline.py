@@ -1,0 +1,95 @@
+"""Alert production: from raws to DIASources that are measured and scored. The stages, in order."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from payloads.alert_production.calibrate import calibrate
+from payloads.alert_production.characterize import characterize
+from payloads.alert_production.detect import detect
+from payloads.alert_production.isr import remove_signature
+from payloads.alert_production.measure import measure
+from payloads.alert_production.score import score
+from payloads.alert_production.snaps import combine_snaps
+from payloads.alert_production.stamps import make_stamps
+from payloads.alert_production.subtract import subtract
+from schemas.errors import BadData
+from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template
+from schemas.instrument import Detector
+from schemas.pointing import nominal_wcs
+from schemas.tables import Table
+
+EXPECTED_FWHM = 4.0
+"""Pixels; before the PSF is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a detector's processing needs beside its pixels. `refcat`: rows of `schemas.tables.REFCAT_DTYPE`."""
+
+    detector: Detector
+    calibration: Calibration
+    template: Template
+    refcat: Table
+
+
+def reduce_snap(raw: Raw, context: Context) -> MaskedImage:
+    """One snap's electrons, as soon as it is read."""
+    return remove_signature(raw, context.calibration, context.detector)
+
+
+def process_visit(
+    snaps: Sequence[MaskedImage],
+    observations: Sequence[Observation],
+    context: Context,
+    *,
+    stage: Callable[[str], AbstractContextManager[None]],
+    processed: float,
+) -> DiaProducts:
+    """Everything from the reduced snaps on. `observations`: one a snap, in order; `processed`: TAI s, for the rows.
+
+    Each stage runs inside `stage(name)`, which times it. Raises BadData, naming what cannot be used.
+    """
+    if not snaps or len(snaps) != len(observations):
+        raise BadData(f"{len(snaps)} snaps with {len(observations)} observations")
+    first, detector = observations[0], context.detector
+    with stage("combine_snaps"):
+        image = combine_snaps(snaps, EXPECTED_FWHM)
+    with stage("characterize"):
+        characterized = characterize(image)
+    with stage("calibrate"):
+        guess = nominal_wcs(detector, first.ra, first.dec, first.rotation)
+        science, calibration = calibrate(
+            characterized, context.refcat, guess, first.band, midpoint(observations), exposure_time(observations)
+        )
+    with stage("subtract"):
+        subtraction = subtract(science, context.template)
+    with stage("detect"):
+        detections = detect(subtraction)
+    with stage("measure"):
+        sources = measure(
+            detections, subtraction, science, visit=first.visit, detector=detector.id, processed=processed
+        )
+        difference = replace(
+            subtraction.difference, pixels=replace(subtraction.difference.pixels, mask=detections.mask)
+        )
+        stamps = make_stamps(sources, science, subtraction.warped, difference)
+    with stage("score"):
+        sources = score(sources, stamps)
+    summary = calibration.as_dict() | {
+        "fwhm_px": characterized.fwhm_px, "zero_point": science.zero_point, "n_sources": float(sources.size),
+        "n_reliable": float((sources["reliability"] >= 0.5).sum()), "score_width": detections.width,
+        "n_stamps": float(subtraction.kernel.n_stamps), "kernel_chi2": subtraction.kernel.chi2,
+        "kernel_sum": subtraction.kernel_sum, "template_convolved": float(subtraction.convolved == "template"),
+    }  # fmt: skip
+    return DiaProducts(sources, stamps, difference, science, summary)
+
+
+def midpoint(observations: Sequence[Observation]) -> float:
+    """Middle (TAI s) of the visit: from the first snap's opening to the last one's closing."""
+    return (observations[0].started + observations[-1].started + observations[-1].exposure_time) / 2.0
+
+
+def exposure_time(observations: Sequence[Observation]) -> float:
+    """Seconds that the shutter was open, over all snaps."""
+    return sum(observation.exposure_time for observation in observations)

@@ -1,0 +1,77 @@
+"""What happens to alerts when the broker does not do its part."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backbone import alert_stream
+from backbone.alert_stream import Alert, AlertStream
+from cluster.services import EmbeddedKafka, free_port
+from schemas.clock import ManualClock
+from schemas.errors import Transient
+
+ALERTS = [Alert(b"7", bytes([i]) * 100, i) for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
+        yield kafka.bootstrap
+
+
+@pytest.fixture
+def short_deadline(monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(alert_stream, "DELIVERY_S", 1.5)
+    monkeypatch.setitem(alert_stream._SETTINGS, "delivery.timeout.ms", 1500)
+    return 1.5
+
+
+async def test_a_dead_broker_leaves_every_alert_failed_after_the_deadline(
+    tmp_path: Path, short_deadline: float
+) -> None:
+    with EmbeddedKafka(tmp_path / "log") as kafka:
+        stream = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
+        assert [d.acknowledged_at for d in await stream.send(ALERTS)] == [5.0] * 20
+        kafka.process.kill()
+    start = time.monotonic()
+    deliveries = await stream.send(ALERTS)
+    assert short_deadline <= time.monotonic() - start < short_deadline + alert_stream._GRACE_S + 0.5
+    assert all(math.isnan(d.acknowledged_at) and d.error for d in deliveries)
+    assert [d.dia_source_id for d in deliveries] == list(range(20))
+
+
+@pytest.mark.usefixtures("short_deadline")
+async def test_when_the_broker_is_back_the_same_stream_goes_on(tmp_path: Path) -> None:
+    port = free_port()
+    with EmbeddedKafka(tmp_path / "log", port=port) as kafka:
+        stream = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
+        await stream.send(ALERTS)
+        kafka.process.kill()
+    assert all(d.error for d in await stream.send(ALERTS))
+    with EmbeddedKafka(tmp_path / "log", port=port) as kafka:
+        await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
+        assert [d.error for d in await stream.send(ALERTS)] == [""] * 20
+        kafka.process.kill()
+
+
+async def test_an_alert_that_is_too_large_fails_alone(broker: str) -> None:
+    stream = await AlertStream.open(broker, "alerts", ManualClock(5.0))
+    huge = Alert(b"8", bytes(11_000_000), 99)
+    deliveries = await stream.send([*ALERTS[:3], huge, *ALERTS[3:]])
+    assert [d.dia_source_id for d in deliveries if d.error] == [99]
+    assert "too large" in deliveries[3].error
+
+
+async def test_opening_twice_is_no_error_and_makes_the_topic_once(broker: str) -> None:
+    for _ in range(2):
+        await AlertStream.open(broker, "opened-twice", ManualClock())
+
+
+async def test_a_broker_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_stream, "_CREATE_S", 1.0)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(Transient, match=address):
+        await AlertStream.open(address, "alerts", ManualClock())
