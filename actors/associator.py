@@ -1,8 +1,8 @@
 """From measured sources to committed objects and alert packets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -29,7 +29,7 @@ FIELD_RADIUS_DEG = 0.17
 class PacketArchive(Protocol):
     """Where alert packets lie: archive, outbox and source of replays in one."""
 
-    def write(self, visit: int, detector: int, packets: Iterable[bytes], schema: Mapping[str, Any]) -> str:
+    def write(self, visit: int, detector: int, records: Iterable[bytes]) -> str:
         """Write the packets of a visit-detector, in order, and return the file's name. Whole or not at all."""
 
     def read(self, path: str) -> list[bytes]:
@@ -105,7 +105,7 @@ class Associator(Actor):
                 found.sources[chosen], stamps, objects=objects, history=history, forced_history=forced_history,
                 ss_sources=found.ss_sources, orbits=night.orbits_of(found.ss_sources["ssObjectId"]), observation=event.sources.observation,
             )  # fmt: skip
-            path = self._archive.write(event.visit, event.detector, map(packets.encode, records), packets.alert_schema())
+            path = self._archive.write(event.visit, event.detector, map(packets.encode, records))
         observation = event.sources.observation
         result = VisitDetectorResult(
             group=event.group, visit=event.visit, detector=event.detector, readout_ended=observation.readout_ended,

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from lsst.daf.butler import (
+from lsst.daf.butler import (  # type: ignore[attr-defined] # CollectionType is not in its __all__
     Butler,
-    CollectionType,  # type: ignore[attr-defined] # missing from its __all__
+    CollectionType,
     Config,
     DataIdValueError,
     DatasetProvenance,

@@ -1,7 +1,7 @@
 """The L1 database as its users see it: sources, objects and the outbox of alerts.
 
-Tables are structured arrays of `schemas.tables.dtype_of(...)`, nulls as described there. One visit-detector is
-stored once, in one transaction; the alerts it owes the broker are part of it.
+Tables are structured arrays of `schemas.tables.dtype_of(...)`, nulls as described there. One visit-detector
+is stored once, in one transaction; the alerts it owes the broker are part of it.
 """
 
 import hashlib
@@ -26,7 +26,13 @@ HEALPIX_NSIDE = 16384
 """Nested; a pixel is 12.9 arcsec wide."""
 
 ACKNOWLEDGEMENT_DTYPE = np.dtype(
-    [("visit", "i8"), ("detector", "i2"), ("diaSourceId", "i8"), ("readout_ended", "f8"), ("acknowledged_at", "f8")]
+    [
+        ("visit", "i8"),
+        ("detector", "i2"),
+        ("diaSourceId", "i8"),
+        ("readout_ended", "f8"),
+        ("acknowledged_at", "f8"),
+    ]
 )
 """Times TAI s; `acknowledged_at` is NaN while the broker owes its answer."""
 
@@ -46,8 +52,8 @@ class VisitDetectorResult:
     """What association makes of a visit-detector.
 
     `sources`, `objects`, `forced`, `ss_sources`: rows of `DiaSource`, `DiaObject` (new versions, whole rows),
-    `DiaForcedSource`, `SSSource`. `alert_ids`: the `diaSourceId` of each alert in the file `alert_path`, in its order.
-    `readout_ended`: TAI s.
+    `DiaForcedSource`, `SSSource`. `alert_ids`: the `diaSourceId` of each alert in the file `alert_path`, in
+    its order. `readout_ended`: TAI s.
     """
 
     group: str
@@ -85,8 +91,8 @@ class VisitDetectorResult:
         for table in self.tables().values():
             for name in table.dtype.names or ():
                 if name not in _MADE_ANEW:
-                    digest.update(np.ascontiguousarray(table[name]).view(np.uint8))
-        digest.update(np.ascontiguousarray(self.alert_ids))
+                    digest.update(table[name].tobytes())
+        digest.update(self.alert_ids.tobytes())
         return digest.digest()
 
 
@@ -94,8 +100,8 @@ class VisitDetectorResult:
 class Outbox:
     """The stored record of a visit-detector, and how far its alerts got.
 
-    `alert_ids`, `alert_keys`: int64 (n,), in the order of the file `path`. `acknowledged_at`: TAI s (n,), NaN for what
-    is still owed. `failures`: reason -> how many, of the last attempt.
+    `alert_ids`, `alert_keys`: int64 (n,), in the order of the file `path`. `acknowledged_at`: TAI s (n,), NaN
+    for what is still owed. `failures`: reason -> how many, of the last attempt.
     """
 
     group: str
@@ -135,7 +141,7 @@ class Counts:
 
 
 class L1Database(Protocol):
-    """What association and the alert emitter ask of the L1 database. All raise Transient if it does not answer."""
+    """What is asked of the L1 database while it works. All raise Transient if it does not answer."""
 
     async def objects_in(self, ra: float, dec: float, radius_deg: float) -> Table:
         """Currently valid `DiaObject` rows within a cone (deg, ICRS), by id."""
@@ -152,9 +158,9 @@ class L1Database(Protocol):
     async def store(self, result: VisitDetectorResult, facts: Sequence[Event], at: float) -> Stored:
         """Store a result and the facts that follow from it, all or nothing, at a time (TAI s).
 
-        Current versions of its objects end where the new ones start. A visit-detector that is stored stays as it is.
-        Raises BadData if its tables break the schema, if an object's version starts before the current one, or if
-        the visit-detector is stored with another content.
+        Current versions of its objects end where the new ones start. What is stored stays as it is. Raises
+        BadData if the tables break the schema, if an object's version starts before the current one, or if the
+        visit-detector is stored with another content.
         """
 
     async def outbox(self, visit: int, detector: int) -> Outbox | None:
@@ -185,7 +191,7 @@ class L1Database(Protocol):
 
 
 def ordered(table: Table, *names: str) -> Table:
-    """The rows by the values of columns, the first name first (np.sort compares whole records, 20 times slower)."""
+    """The rows by the values of columns, the first name first (np.sort by `order` compares whole records)."""
     result: Table = table[np.lexsort([table[name] for name in reversed(names)])]
     return result
 
@@ -232,7 +238,13 @@ def check_table(name: str, table: Table, what: str) -> None:
             raise BadData(f"{what}: {column} of {name} has a text that is not ASCII")
         if description.get("nullable", True):
             continue
-        null = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind == "U" else None
+        null = (
+            np.isnan(values)
+            if values.dtype.kind == "f"
+            else values == ""
+            if values.dtype.kind == "U"
+            else None
+        )
         if null is not None and np.any(null):
             raise BadData(f"{what}: {column} of {name} is null in row {int(np.argmax(null))}")
 

@@ -35,7 +35,7 @@ _MODULUS = (1 << 32) - 1
 
 
 def write_calibration(path: Path, calibration: Calibration, cards: Cards) -> None:
-    """Write a calibration; `cards`: for the primary header. Raises BadData for a plane not as it should be."""
+    """Write a calibration; `cards`: for the primary header. Raises BadData for a plane of a wrong kind."""
     planes = {name: getattr(calibration, name) for name in _CALIBRATION}
     _check(path, planes, of_one_shape=("bias", "dark", "flat", "defects"))
     _write(path, cards, planes, {})
@@ -48,7 +48,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_template(path: Path, template: Template, cards: Cards) -> None:
-    """Write a template; `cards`: for the primary header. Raises BadData for a plane not as it should be."""
+    """Write a template; `cards`: for the primary header. Raises BadData for a plane of a wrong kind."""
     planes = {name: getattr(template.pixels, name) for name in _MASKED} | {"psf": template.psf.components}
     _check(path, planes, of_one_shape=_MASKED)
     psf = {"ORDER": template.psf.order, "NY": template.psf.shape[0], "NX": template.psf.shape[1]}

@@ -10,7 +10,7 @@ from backbone.psf_model import psf_of_mosaic
 from schemas.identity import DatasetId
 from schemas.image import Mask, MaskedImage, Psf, Template
 from schemas.skymap import Box, Tract, tract_at
-from schemas.tables import REFCAT_DTYPE, Table
+from schemas.tables import Table
 from schemas.wcs import Wcs, from_tangent, separation_arcsec
 
 NO_DATA_VARIANCE = np.float32(1e18)
@@ -56,17 +56,6 @@ def refcat_for(archive: ButlerArchive, ra: float, dec: float, radius: float) -> 
     stars = np.concatenate(found)
     near: Table = stars[separation_arcsec(stars["ra"], stars["dec"], ra, dec) <= radius * 3600.0]
     return near
-
-
-def put_refcat(archive: ButlerArchive, stars: Table) -> list[DatasetId]:
-    """Keep reference stars (`REFCAT_DTYPE`), each in the tract where it lies; what was made, by tract."""
-    tracts = np.array(
-        [tract_at(ra, dec).id for ra, dec in zip(stars["ra"].tolist(), stars["dec"].tolist(), strict=True)]
-    )
-    made = [_refcat_id(tract) for tract in np.unique(tracts).tolist()]
-    for dataset in made:
-        archive.put(dataset, np.ascontiguousarray(stars[tracts == dataset.tract], dtype=REFCAT_DTYPE))
-    return made
 
 
 def _blank(shape: tuple[int, int]) -> MaskedImage:

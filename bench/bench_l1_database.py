@@ -62,7 +62,9 @@ async def measure(dsn: str, millions: float) -> None:
     print(await timed(3, visit))
     centers = rng.uniform(-SIDE_DEG / 2, SIDE_DEG / 2, (60, 2)) + (150.0, 2.0)
     cones = [await database.objects_in(*center, CCD_RADIUS_DEG) for center in centers[:30]]
-    print(f"objects_in, a CCD's circle, {np.mean([len(c) for c in cones]):.0f} objects, not in the cache of clients:")
+    print(
+        f"objects_in, a CCD's circle, {np.mean([len(c) for c in cones]):.0f} objects, not in the cache of clients:"
+    )
     print(await timed(30, lambda i: database.objects_in(*centers[30 + i], CCD_RADIUS_DEG)))
     ids = whole[0].objects["diaObjectId"]
     print("history_of 600 objects with 6 sources and forced sources each:")

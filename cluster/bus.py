@@ -92,9 +92,10 @@ class Bus:
 
     def waiting(self) -> Counter[str]:
         """Deliveries queued, by pool."""
-        return Counter({pool: 0 for pool in self._routes}) + Counter(
-            {pool: sum(q.qsize() for (name, _), q in self._lanes.items() if name == pool) for pool in self._routes}
-        )
+        queued: Counter[str] = Counter(dict.fromkeys(self._routes, 0))
+        for (pool, _), queue in self._lanes.items():
+            queued[pool] += queue.qsize()
+        return queued
 
     def _owed(self, facts: Sequence[Event]) -> dict[str, list[str]]:
         return {f.event_id: [r.name for r in self._routes.values() if f.kind in r.understands] for f in facts}

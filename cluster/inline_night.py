@@ -5,6 +5,7 @@ clock jumps from one message of the observatory to the next, so no latency is ke
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +28,13 @@ from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.products import ButlerProducts
 from cluster.settings import Settings
+from payloads.alert_production.packets import alert_schema
 from schemas.clock import ManualClock
 from schemas.image import Observation, Raw
 from simulators.camera.buffer import Catalogue
 from simulators.camera.exposure import FocalPlane
 from simulators.camera.truth import write_truth
+from simulators.ocs.sal import stamped
 from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import timeline
 from simulators.sky.sky import Sky
@@ -84,7 +87,7 @@ class InlineSite:
     @cached_property
     def alert_archive(self) -> AlertArchive:
         """Packets on disk."""
-        return AlertArchive(self.settings.alerts)
+        return AlertArchive(self.settings.alerts, alert_schema())
 
     async def chronicle(self) -> Chronicle:
         """The journal."""
@@ -112,12 +115,13 @@ async def play_inline(
     hosts = await InlineHosts.build(site, all_pools=True)
     one_lane = settings.model_copy(update={"workers": 1})
     async with staged(one_lane, hosts, hosts.keeper, journal, clock, len(plan), console) as stage:
-        for moment in timeline(plan):
+        for number, moment in enumerate(timeline(plan)):
             clock.set_to(moment.tai)
             if isinstance(moment.payload, Observation):
                 site.daq.expose(moment.payload)
                 continue
-            event = event_of(moment.kind, moment.payload)
+            message = stamped(moment.kind, moment.payload, sent=moment.tai, seq_num=number, origin=os.getpid())
+            event = event_of(moment.kind, message)
             if event is not None:
                 await stage.bus.publish([event])
                 await stage.bus.drained()

@@ -19,7 +19,7 @@ LATENCY_BUCKETS = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 65.
 _PAGE = 4096
 
 
-@dataclass
+@dataclass(eq=False)
 class Processes(Collector):
     """Resident memory and CPU of every process of the system on this machine, read when asked."""
 

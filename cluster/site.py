@@ -18,6 +18,7 @@ from backbone.l1_postgres import L1Postgres
 from cluster.products import ButlerProducts
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
+from payloads.alert_production.packets import alert_schema
 from schemas.clock import Clock
 from schemas.instrument import Camera
 
@@ -70,7 +71,7 @@ class ServerSite:
     @cached_property
     def alert_archive(self) -> AlertArchive:
         """Packets on disk."""
-        return AlertArchive(self.settings.alerts)
+        return AlertArchive(self.settings.alerts, alert_schema())
 
     async def chronicle(self) -> Chronicle:
         """The journal, to read."""

@@ -121,7 +121,8 @@ def _halo_noise(light: Image) -> Image:
 
 def _robust_width(score: Image) -> float:
     sample = score[::7, ::7]
-    return float(1.4826 * np.median(np.abs(sample[sample != 0.0])))
+    free = sample[sample != 0.0]
+    return float(1.4826 * np.median(np.abs(free))) if free.size else 0.0
 
 
 def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels: Indices) -> None:

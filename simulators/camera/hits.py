@@ -65,7 +65,7 @@ def streak(seed: int, exposure: int) -> Streak | None:
 
 def streak_ends(path: Streak, detector: Detector) -> Floats | None:
     """(2, 2): x, y of where it enters and leaves the detector; None if it does not cross it."""
-    a, b, c = path.in_pixels(detector)
+    a, b, c = np.array(path.in_pixels(detector))
     nx, ny = detector.format.width - 1.0, detector.format.height - 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
         points = np.array([(0.0, c / b), (nx, (c - a * nx) / b), (c / a, 0.0), ((c - b * ny) / a, ny)])

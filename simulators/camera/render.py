@@ -30,7 +30,7 @@ SHAPES_DTYPE = np.dtype([(name, "f8") for name in ("x", "y", "flux", "xx", "xy",
 """What is drawn: pixel position, total in the image's unit, and the second moments (pixels squared) of a
 galaxy's
 half-light ellipse, 0 for a point."""
-_LOST = 1e-4
+_LOST = 5e-5
 """The part of a source's flux that may fall outside of where one of its Gaussians is drawn."""
 _WIDE = 0.03
 """A galaxy so much smaller than a Gaussian of the PSF (in variance) widens it as one Gaussian."""

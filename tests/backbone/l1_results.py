@@ -25,7 +25,13 @@ def filled(name: str, rows: int, rng: np.random.Generator, null_fraction: float 
 
 
 def result(
-    visit: int, detector: int = 94, *, n: int = 20, known: Table | None = None, mjd: float = MJD, seed: int = 1
+    visit: int,
+    detector: int = 94,
+    *,
+    n: int = 20,
+    known: Table | None = None,
+    mjd: float = MJD,
+    seed: int = 1,
 ) -> VisitDetectorResult:
     """`n` sources; the first ones are of the `known` objects, the others of new ones, and the last of an orbit."""
     rng = np.random.default_rng([seed, visit, detector])

@@ -37,13 +37,17 @@ def archive(tmp_path: Path, schema: dict[str, Any]) -> AlertArchive:
     return AlertArchive(tmp_path, schema)
 
 
-def test_alerts_come_back_byte_for_byte(archive: AlertArchive, packets: list[bytes], schema: dict[str, Any]) -> None:
+def test_alerts_come_back_byte_for_byte(
+    archive: AlertArchive, packets: list[bytes], schema: dict[str, Any]
+) -> None:
     path = archive.write(VISIT, 94, iter(packets))
     assert path.startswith("20260705/2026070500004_094_")
     assert archive.read(path) == packets
 
 
-def test_a_visit_detector_without_alerts_has_an_empty_file(archive: AlertArchive, schema: dict[str, Any]) -> None:
+def test_a_visit_detector_without_alerts_has_an_empty_file(
+    archive: AlertArchive, schema: dict[str, Any]
+) -> None:
     assert archive.read(archive.write(VISIT, 94, [])) == []
 
 

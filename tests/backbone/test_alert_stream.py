@@ -20,6 +20,7 @@ ALERTS = [Alert(b"7", bytes([i]) * 100, i) for i in range(20)]
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
         yield kafka.bootstrap
+        kafka.process.kill()  # at once, however many clients it has
 
 
 @pytest.fixture

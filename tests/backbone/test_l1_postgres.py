@@ -40,7 +40,9 @@ def ready(visit: int) -> AlertsReady:
 
 
 async def test_tables_are_those_that_felis_makes_but_for_the_size_of_floats(l1: L1Postgres) -> None:
-    official = Schema.from_uri(str(resources.files("lsst.sdm.schemas") / "apdb.yaml"), context={"id_generation": True})
+    official = Schema.from_uri(
+        str(resources.files("lsst.sdm.schemas") / "apdb.yaml"), context={"id_generation": True}
+    )
     metadata = MetaDataBuilder(official, apply_schema_to_metadata=False).build()
     assert {table.name for table in metadata.tables.values()} == set(apdb_schema())
     for table in metadata.tables.values():
@@ -74,7 +76,9 @@ async def test_official_indexes_are_there_or_a_longer_one_is(l1: L1Postgres) -> 
     assert "IDX_DiaSource_diaObjectId" not in names
 
 
-async def test_rows_written_as_whole_columns_are_those_that_the_driver_reads_one_by_one(l1: L1Postgres) -> None:
+async def test_rows_written_as_whole_columns_are_those_that_the_driver_reads_one_by_one(
+    l1: L1Postgres,
+) -> None:
     stored = result(VISIT, n=50)
     await l1.store(stored, [], 1.0)
     rows = await l1._pool.fetch('SELECT * FROM "DiaSource" ORDER BY "diaSourceId"')
@@ -136,7 +140,9 @@ async def test_the_table_of_last_versions_holds_exactly_the_valid_ones(l1: L1Pos
     await l1.store(result(VISIT + 1, known=first.objects[:4], mjd=MJD + 1), [], 1.0)
     names = ", ".join(f'"{c.name}"' for c in l1_schema.columns_of("DiaObjectLast")) + ", healpix"
     last = await l1._pool.fetch(f'SELECT {names} FROM "DiaObjectLast" ORDER BY 1')
-    valid = await l1._pool.fetch(f'SELECT {names} FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY 1')
+    valid = await l1._pool.fetch(
+        f'SELECT {names} FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY 1'
+    )
     assert last == valid
     assert len(last) == 19 + 15
 
@@ -166,7 +172,9 @@ async def test_tables_of_another_version_are_refused(l1: L1Postgres, dsn: str) -
     await l1._pool.execute("UPDATE metadata SET value = '9.0.0' WHERE name = 'version:schema'")
     with pytest.raises(Broken, match=r"has apdb 9\.0\.0, this is for 10\.0\.0"):
         await L1Postgres.open(dsn)
-    await l1._pool.execute("UPDATE metadata SET value = $1 WHERE name = 'version:schema'", l1_schema.schema_version())
+    await l1._pool.execute(
+        "UPDATE metadata SET value = $1 WHERE name = 'version:schema'", l1_schema.schema_version()
+    )
 
 
 async def test_a_server_that_is_not_there_is_named_without_its_password() -> None:

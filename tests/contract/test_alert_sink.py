@@ -36,13 +36,16 @@ class Place:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
         yield kafka.bootstrap
+        kafka.process.kill()  # at once, however many clients it has
 
 
 @pytest.fixture(params=["broker", "file"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "file":
         path = tmp_path / "alerts.spool"
-        yield Place(AlertSpool(path, ManualClock(NOW)), lambda count: [(None, v) for v in read_spool(path)][:count])
+        yield Place(
+            AlertSpool(path, ManualClock(NOW)), lambda count: [(None, v) for v in read_spool(path)][:count]
+        )
         return
     bootstrap = request.getfixturevalue("broker")
     topic = request.node.name.replace("[", "-").replace("]", "")
@@ -51,7 +54,12 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 def consumed(bootstrap: str, topic: str, count: int) -> list[tuple[bytes | None, bytes]]:
-    settings = {"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest", "session.timeout.ms": 2000}
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "group.id": topic,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 2000,
+    }
     consumer = Consumer(settings)
     consumer.subscribe([topic])
     messages: list[tuple[bytes | None, bytes]] = []
@@ -65,7 +73,9 @@ def consumed(bootstrap: str, topic: str, count: int) -> list[tuple[bytes | None,
 
 
 class TestAlertSink:
-    async def test_every_alert_is_acknowledged_by_name_and_time_in_the_order_given(self, place: Place) -> None:
+    async def test_every_alert_is_acknowledged_by_name_and_time_in_the_order_given(
+        self, place: Place
+    ) -> None:
         sent = alerts(50)
         deliveries = await place.sink.send(sent)
         assert [d.dia_source_id for d in deliveries] == [a.dia_source_id for a in sent]

@@ -28,7 +28,7 @@ def test_cells_are_clipped_means() -> None:
         for i in range(4):
             cell = np.s_[128 * j : 128 * (j + 1), 128 * i : 128 * (i + 1)]
             assert level[j, i] == pytest.approx(reference_cell(field.image[cell], field.mask[cell]), abs=0.3)
-    assert sigma == pytest.approx(np.sqrt(900 + 36), rel=0.03)
+    assert sigma == pytest.approx(np.sqrt(900 + 36), rel=0.06)
 
 
 def test_a_sloping_sky_is_taken_off_to_a_fifth_of_an_electron() -> None:

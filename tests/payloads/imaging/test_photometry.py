@@ -124,8 +124,8 @@ def test_a_fit_that_runs_away_is_forced_where_it_began():
 def test_an_aperture_holds_the_light_within_its_radius():
     pixels = field(40.3, 39.6, 1000.0, noise=1e-3)
     flux, error, lost = aperture_fluxes(pixels, np.array([40.3]), np.array([39.6]), 5.0)
-    assert flux[0] == pytest.approx(1000 * (1 - np.exp(-25 / 8)), rel=2e-3)
-    assert error[0] == pytest.approx(1e-3 * np.sqrt(np.pi * 25), rel=0.02)
+    assert flux[0] == pytest.approx(1000 * (1 - np.exp(-25 / 8)), rel=4e-3)
+    assert error[0] == pytest.approx(1e-3 * np.sqrt(np.pi * 25), rel=0.05)
     assert lost[0] == 0.0
 
 

@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from payloads.alert_production.isr import remove_signature
+from schemas.errors import BadData
+from schemas.image import Calibration, Image, Mask, MaskedImage, Observation, Raw
+from schemas.instrument import E2V, ITL, Detector, Format
+
+PEDESTAL = 25_000
+OBSERVATION = Observation(
+    instrument="LSSTCam", group="g", visit=1, exposure=20260101_00012, snap=0, n_snaps=2, image_name="MC_O_20260101_000012",
+    physical_filter="r_57", band="r", ra=10.0, dec=-20.0, rotation=0.0, exposure_time=15.0, started=0.0, readout_ended=17.0,
+)  # fmt: skip
+
+
+def small(form: Format) -> Detector:
+    """A vendor's layout with few pixels. The vendor's own object decides the direction of its readout."""
+    return Detector(7, "R22_S11", "R22", form, (0.0, 0.0))
+
+
+@pytest.fixture(params=[E2V, ITL], ids=lambda form: form.vendor)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    return small(request.param)
+
+
+def calibration_of(form: Format, seed: int = 0) -> Calibration:
+    rng = np.random.default_rng(seed)
+    shape = (form.height, form.width)
+    crosstalk = rng.normal(0, 1e-4, (16, 16)) * (1 - np.eye(16))
+    return Calibration(
+        bias=rng.normal(0, 3, shape).astype(np.float32),
+        dark=rng.uniform(0, 0.05, shape).astype(np.float32),
+        flat=rng.normal(1, 0.02, shape).astype(np.float32),
+        defects=np.where(rng.random(shape) < 1e-4, np.uint16(Mask.BAD), np.uint16(0)),
+        gain=rng.normal(1.5, 0.05, 16).astype(np.float32),
+        read_noise=rng.normal(6, 0.5, 16).astype(np.float32),
+        saturation=rng.normal(1.3e5, 1e3, 16).astype(np.float32),
+        crosstalk=crosstalk.astype(np.float32),
+    )
+
+
+def raw_of(form: Format, seed: int = 1) -> Raw:
+    """Sky, a drift of the pedestal with rows, and a star in one amplifier that all others hear."""
+    rng = np.random.default_rng(seed)
+    segments = rng.normal(600, 25, form.raw_shape)
+    imaging = form.prescan + form.amp_width
+    segments[:, :, imaging:] = rng.normal(0, 4, (16, form.raw_shape[1], form.serial_overscan))
+    segments[3, 300:320, 200:220] = 80_000.0
+    segments += PEDESTAL + 20 * np.sin(np.arange(form.raw_shape[1]) / 40)[:, None]
+    return Raw(OBSERVATION, 7, segments.astype(np.int32), "")
+
+
+def reference(raw: Raw, calibration: Calibration, detector: Detector) -> MaskedImage:
+    """The same in plain NumPy, a step at a time, but for the growth of saturated pixels."""
+    form = detector.format
+    segments = raw.segments[:, : form.amp_height].astype(np.float64)
+    overscan = segments[:, :, form.prescan + form.amp_width + 4 :]
+    offset = np.abs(overscan - overscan.mean(axis=2, keepdims=True))
+    kept = offset <= 3 * overscan.std(axis=2, keepdims=True) + 1
+    level = np.where(kept, overscan, 0).sum(axis=2) / kept.sum(axis=2)
+    imaging = segments[:, :, form.prescan : form.prescan + form.amp_width]
+    electrons = (imaging - level[:, :, None]) * calibration.gain[:, None, None]
+    clean = electrons - np.tensordot(calibration.crosstalk.astype(np.float64), electrons, 1)
+    image, full = np.empty((form.height, form.width)), np.empty((form.height, form.width), bool)
+    noise = np.empty_like(image)
+    for a in detector.amplifiers:
+        turn = np.s_[:: -1 if a.flip_y else 1, :: -1 if a.flip_x else 1]
+        where = np.s_[a.y0 : a.y0 + form.amp_height, a.x0 : a.x0 + form.amp_width]
+        image[where], noise[where] = clean[a.index][turn], calibration.read_noise[a.index] ** 2
+        full[where] = electrons[a.index][turn] >= 0.98 * calibration.saturation[a.index]
+    charge = image - calibration.bias
+    signal = (charge - calibration.dark * raw.observation.exposure_time) / calibration.flat
+    variance = (np.maximum(charge, 0) + noise) / calibration.flat**2
+    mask = calibration.defects | np.where(full, np.uint16(Mask.SAT), np.uint16(0))
+    return MaskedImage(signal.astype(np.float32), mask, variance.astype(np.float32))
+
+
+def test_it_is_each_step_in_turn(detector: Detector) -> None:
+    raw, calibration = raw_of(detector.format), calibration_of(detector.format)
+    made, expected = remove_signature(raw, calibration, detector), reference(raw, calibration, detector)
+    assert made.image == pytest.approx(expected.image, rel=2e-5, abs=0.02)
+    assert made.variance == pytest.approx(expected.variance, rel=2e-5, abs=0.02)
+    assert np.array_equal(made.mask & Mask.BAD, expected.mask & Mask.BAD)
+    assert {made.image.dtype, made.variance.dtype} == {np.dtype("f4")}
+    assert made.mask.dtype == np.uint16
+
+
+def full_well() -> tuple[Raw, Calibration]:
+    raw, calibration = raw_of(E2V), calibration_of(E2V)
+    raw.segments[:, 100:400, 50] = PEDESTAL + 100_000
+    return raw, calibration
+
+
+def test_saturated_columns_are_marked_and_grown() -> None:
+    detector = small(E2V)
+    raw, calibration = full_well()
+    made, expected = remove_signature(raw, calibration, detector), reference(raw, calibration, detector)
+    saturated = expected.mask & Mask.SAT != 0
+    assert saturated.sum() >= 16 * 300
+    grown = made.mask & Mask.SAT != 0
+    assert np.all(grown[saturated])
+    rows, columns = np.nonzero(saturated)
+    for dy, dx in ((2, 0), (-2, 0), (0, 1), (0, -1)):
+        assert np.all(grown[np.clip(rows + dy, 0, 4003), np.clip(columns + dx, 0, 4095)])
+    assert grown.sum() < 4 * saturated.sum()
+
+
+def test_a_ray_in_the_overscan_does_not_pull_its_row() -> None:
+    detector, calibration = small(E2V), calibration_of(E2V)
+    clean, struck = raw_of(E2V), raw_of(E2V)
+    struck.segments[5, 700, -20] += 30_000
+    before, after = (remove_signature(r, calibration, detector).image for r in (clean, struck))
+    assert np.abs(after - before).max() < 1.0
+
+
+def test_a_calibration_without_value_is_masked_not_spread() -> None:
+    detector, raw, calibration = small(E2V), raw_of(E2V), calibration_of(E2V)
+    calibration.flat[10, 20] = 0.0
+    calibration.flat[11, 20] = np.nan
+    calibration.bias[12, 20] = np.nan
+    calibration.dark[13, 20] = np.inf
+    made = remove_signature(raw, calibration, detector)
+    assert np.all(made.mask[10:14, 20] & (Mask.BAD | Mask.UNMASKED_NAN) == Mask.BAD | Mask.UNMASKED_NAN)
+    assert np.all(made.image[10:14, 20] == 0.0)
+    assert np.isfinite(made.image).all()
+    assert np.isfinite(made.variance).all()
+    assert np.all(made.variance > 0)
+    assert not made.mask[14, 20] & Mask.UNMASKED_NAN
+
+
+def frozen(image: Image) -> Image:
+    image.setflags(write=False)
+    return image
+
+
+def test_read_only_arrays_are_taken() -> None:
+    detector, raw, calibration = small(E2V), raw_of(E2V), calibration_of(E2V)
+    expected = remove_signature(raw, calibration, detector)
+    raw.segments.setflags(write=False)
+    for name in ("bias", "dark", "flat", "defects", "gain", "read_noise", "saturation", "crosstalk"):
+        frozen(getattr(calibration, name))
+    assert np.array_equal(remove_signature(raw, calibration, detector).image, expected.image)
+
+
+@pytest.mark.parametrize(
+    ("segments", "said"),
+    [
+        (np.zeros((16, 2000, 576), np.int32), r"int32 \(16, 2000, 576\)"),
+        (np.zeros((15, 2048, 576), np.int32), r"\(15, 2048, 576\)"),
+        (np.zeros(E2V.raw_shape, np.uint16), "uint16"),
+    ],
+)
+def test_a_short_or_strange_raw_is_refused_by_name(segments: Image, said: str) -> None:
+    raw = replace(raw_of(E2V), segments=segments)
+    with pytest.raises(BadData, match=rf"exposure 2026010100012 .* detector 7: .*{said}"):
+        remove_signature(raw, calibration_of(E2V), small(E2V))
+
+
+def test_a_calibration_of_another_format_is_refused_by_name() -> None:
+    with pytest.raises(BadData, match="detector 7: calibration bias has shape"):
+        remove_signature(raw_of(E2V), calibration_of(ITL), small(E2V))
+
+
+def test_a_raw_of_another_detector_is_refused() -> None:
+    with pytest.raises(BadData, match="detector 8: processed as detector 7"):
+        remove_signature(replace(raw_of(E2V), detector=8), calibration_of(E2V), small(E2V))

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from scipy.signal import convolve2d
+
+from payloads.alert_production import kernel
+from payloads.alert_production.kernel import choose_stamps, fit_kernel
+from payloads.imaging.warp import warp
+from schemas.errors import BadData
+from schemas.image import Mask, MaskedImage
+
+RNG = np.random.default_rng(4)
+
+
+def stars(n=400, count=40, sigma=1.6, seed=3):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:n, :n]
+    image = np.zeros((n, n))
+    for sx, sy, flux in zip(*rng.uniform(40, n - 40, (2, count)), rng.uniform(2e3, 2e4, count), strict=True):
+        image += flux * np.exp(-((x - sx) ** 2 + (y - sy) ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    return image
+
+
+def masked(image, noise=1.0, seed=0):
+    noisy = image + np.random.default_rng(seed).normal(0, noise, image.shape)
+    return MaskedImage(
+        noisy.astype(np.float32), np.zeros(image.shape, np.uint16), np.full(image.shape, noise**2, np.float32)
+    )
+
+
+def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes():
+    t = np.arange(-12, 13)
+    true = 0.8 * np.exp(-(t[:, None] ** 2) / 5.0 - t**2 / 7.0)
+    true /= true.sum() / 0.8
+    sharp = stars()
+    wide = convolve2d(sharp, true, mode="same") + 7.0
+    found = fit_kernel(masked(sharp, 0.01), masked(wide, 1.0, seed=1), 1.7)
+    here = found.at(np.array(200.0), np.array(200.0))
+    assert here.sum() == pytest.approx(0.8, abs=2e-3)
+    np.testing.assert_allclose(here, true, atol=2e-3)
+    assert found.background(np.array(200.0), np.array(200.0)) == pytest.approx(7.0, abs=0.1)
+    assert found.chi2 == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_star_that_varied_is_dropped_from_the_fit():
+    sharp = stars()
+    wide = stars(sigma=2.4)
+    spoilt = masked(wide, 1.0, seed=1)
+    x, y = choose_stamps(masked(sharp, 0.01), spoilt)
+    box = np.s_[y[3] - 15 : y[3] + 16, x[3] - 15 : x[3] + 16]
+    spoilt.image[box] *= 1.3
+    found = fit_kernel(masked(sharp, 0.01), spoilt, 1.8)
+    assert found.n_stamps < x.size
+    assert found.at(np.array(200.0), np.array(200.0)).sum() == pytest.approx(1.0, abs=3e-3)
+
+
+def test_stamps_avoid_saturated_stars_and_holes():
+    image, template = masked(stars()), masked(stars())
+    x, y = choose_stamps(image, template)
+    image.mask[y[0], x[0]] = Mask.SAT
+    template.mask[y[1] + 20, x[1]] = Mask.NO_DATA
+    fewer = set(zip(*choose_stamps(image, template), strict=True))
+    assert (x[0], y[0]) not in fewer
+    assert (x[1], y[1]) not in fewer
+
+
+def test_an_empty_field_is_refused_with_the_number_of_its_stars():
+    empty = masked(np.zeros((300, 300)))
+    with pytest.raises(BadData, match="0 clean stars"):
+        fit_kernel(empty, empty, 1.0)
+
+
+def test_the_stamps_vectors_are_convolutions_with_the_basis(pair):
+    source = warp(pair.template, pair.science.wcs, pair.science.pixels.shape)
+    xs, ys = np.array([300, 512]), np.array([400, 700])
+    first, second, lines = kernel._basis_lines(1.3)
+    vectors = np.empty((2, first.size + 2, 31, 31), np.float32)
+    kernel._stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
+    for q, i in ((0, 0), (0, 17), (1, 30)):
+        basis = np.outer(lines[second[i]], lines[first[i]]).astype(float)
+        cut = source.image[ys[q] - 27 : ys[q] + 28, xs[q] - 27 : xs[q] + 28].astype(float)
+        expected = convolve2d(cut, basis, mode="valid")
+        np.testing.assert_allclose(vectors[q, i], expected, atol=1e-4 * np.abs(cut).max())
+    assert (vectors[:, first.size] == 1).all()
+
+
+def test_gram_matrices_are_weighted_products():
+    vectors, weight = RNG.normal(size=(3, 5, 40)).astype(np.float32), RNG.uniform(0, 2, (3, 40)).astype(np.float32)
+    expected = np.einsum("qip,qp,qjp->qij", vectors, weight, vectors)
+    np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, atol=1e-4)
+
+
+def test_maxima_are_the_highest_of_their_25_pixels():
+    image = RNG.normal(0, 1, (80, 90)).astype(np.float32)
+    image[40, 50], image[42, 52] = 30.0, 25.0
+    y, x, peak = kernel._maxima(image, np.ones_like(image), np.float32(2.5), 6)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).max((2, 3))
+    highest = np.zeros(image.shape, bool)
+    highest[2:-2, 2:-2] = image[2:-2, 2:-2] == windows
+    highest &= image > 2.5
+    highest[:6], highest[-6:], highest[:, :6], highest[:, -6:] = False, False, False, False
+    assert set(zip(y, x, strict=True)) == set(map(tuple, np.argwhere(highest)))
+    assert peak.max() == 30.0
