@@ -1,6 +1,7 @@
 """`pachon alerts`: follows the alert topic as a broker does, with Kafka's and the registry's own clients."""
 
 import io
+import json
 import struct
 import sys
 import time
@@ -92,7 +93,7 @@ class Decoder:
         except OSError as error:
             raise Transient(f"the schema registry does not answer: {error}") from error
         assert text is not None
-        return fastavro.parse_schema(fastavro.schema.json.loads(text))
+        return fastavro.parse_schema(json.loads(text))
 
 
 def messages(kafka: str, topic: str, start: str, wait: float) -> Iterator[Message]:

@@ -1,10 +1,10 @@
-"""The alert archive: one Avro object container file for each visit-detector. Archive, outbox and replay source in one.
+"""The alert archive: one Avro object container file for each visit-detector; outbox and replay source, too.
 
-Every alert is a block of its own, so that its exact bytes are read back without decoding. The file's name ends in a
-hash of its alerts: the same alerts written again are the same file, others get another name, and which of two is the
-stored one is said by the L1 database, which keeps the name. Reading checks the hash. The layout is that of the Avro
-specification 1.11, "Object Container Files", without a codec: the cutouts in it are noise, and the disk's file system
-can compress.
+Every alert is a block of its own, so that its exact bytes are read back without decoding. The file's name
+ends in a hash of its alerts: the same alerts written again are the same file, others get another name, and
+which of two is the stored one is said by the L1 database, which keeps the name. Reading checks the hash. The
+layout is that of the Avro specification 1.11, "Object Container Files", without a codec: writing is part of
+the 60 s.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class AlertArchive:
     def write(self, visit: int, detector: int, records: Iterable[bytes]) -> str:
         """Keep alerts, schemaless Avro records; returns the file's name within the archive.
 
-        When it returns, the file is on the disk, whole. Raises Transient, naming the file, if it cannot be written.
+        When it returns, the file is on the disk, whole. Raises Transient, naming the file, if that fails.
         """
         folder = self._folder / str(visit // 100_000)
         partial = folder / f".{visit}_{detector:03d}.{os.getpid()}.partial"
@@ -118,13 +118,18 @@ def _blocks(data: bytes, where: str) -> Iterator[bytes]:
                 _read_exactly(stream, _read_long(stream))
         sync = _read_exactly(stream, _SYNC_BYTES)
         while stream.tell() < len(data):
-            if _read_long(stream) != 1:
-                raise ValueError("a block has not one alert")
-            yield _read_exactly(stream, _read_long(stream))
-            if _read_exactly(stream, _SYNC_BYTES) != sync:
-                raise ValueError("a block does not end in the sync marker")
+            yield _read_block(stream, sync)
     except ValueError as error:
         raise BadData(f"{where}: corrupt before byte {stream.tell()} of {len(data)}: {error}") from error
+
+
+def _read_block(stream: io.BytesIO, sync: bytes) -> bytes:
+    if _read_long(stream) != 1:
+        raise ValueError("a block has not one alert")
+    record = _read_exactly(stream, _read_long(stream))
+    if _read_exactly(stream, _SYNC_BYTES) != sync:
+        raise ValueError("a block does not end in the sync marker")
+    return record
 
 
 def _bytes(value: bytes) -> bytes:

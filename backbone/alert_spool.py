@@ -17,8 +17,8 @@ _LENGTH = struct.Struct(">I")
 class AlertSpool:
     """`backbone.alert_stream.AlertSink` on a file: what is on the disk counts as acknowledged.
 
-    One process writes it. A message that a crash cut short is cut off when the file is opened again; it was not
-    acknowledged. Keys are not kept: a packet says what it is about.
+    One process writes it. A message that a crash cut short is cut off when the file is opened again; it was
+    not acknowledged. Keys are not kept: a packet says what it is about.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:

@@ -55,7 +55,7 @@ def raw_from(table: pa.Table, observation: Observation, detector: Detector) -> R
     """A raw of the DAQ's table: one row a segment (`amplifier`, `pixels`), SHA-256 in the schema's metadata."""
     what = f"{observation.image_name} detector {detector.id}"
     segments = _segments(table, detector, what)
-    sha256 = hashlib.sha256(segments).hexdigest()
+    sha256 = hashlib.sha256(segments.data).hexdigest()
     promised = (table.schema.metadata or {}).get(b"sha256", b"").decode()
     if promised != sha256:
         raise BadData(f"{what}: the pixels' SHA-256 is {sha256[:12]}, the DAQ said {promised[:12] or 'none'}")

@@ -29,9 +29,18 @@ def opened(path: Path, **how: bool) -> Iterator[fits.HDUList]:
         warnings.filterwarnings(
             "error", "File may have been truncated|non-standard|Error validating", AstropyUserWarning
         )
-        with fits.open(path, **how) as hdus:
+        with path.open("rb") as file, fits.open(file, **how) as hdus:  # or astropy leaves it open if it fails
             len(hdus)  # reads every header, so that a short file shows here
             yield hdus
+
+
+@contextmanager
+def written_or_transient(path: Path) -> Iterator[None]:
+    """Turn a disk that takes no more into Transient naming `path`; NumPy's writing tells no errno, so any OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise Transient(f"{path}: no room, or a failing disk: {error}") from error
 
 
 @contextmanager

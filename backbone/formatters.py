@@ -8,6 +8,7 @@ and astropy or pyarrow reads it: all are plain FITS and Parquet.
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from lsst.daf.butler import DatasetProvenance, FormatterV2
 from lsst.daf.butler.formatters.parquet import ParquetFormatter, arrow_to_numpy, numpy_to_arrow
@@ -15,6 +16,7 @@ from lsst.resources import ResourcePath
 
 from backbone.masked_fits import Cards, read_calibration, read_template, write_calibration, write_template
 from backbone.raw_fits import read_raw, write_raw
+from schemas.errors import BadData
 from schemas.image import Calibration, Raw, Template
 from schemas.tables import Table
 
@@ -93,7 +95,10 @@ class TableFormatter(ParquetFormatter):
         """The table, every page checked, or what the base reads of it by component or parameter."""
         if component is not None or self.file_descriptor.parameters:
             return super().read_from_local_file(path, component, expected_size)
-        return arrow_to_numpy(pq.read_table(path, use_threads=False, page_checksum_verification=True))
+        try:
+            return arrow_to_numpy(pq.read_table(path, use_threads=False, page_checksum_verification=True))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise BadData(f"{path}: {error}") from error
 
     def write_local_file(self, in_memory_dataset: Table, uri: ResourcePath) -> None:
         """Write it, checksummed."""

@@ -8,7 +8,7 @@ one transaction, so that a restart goes on where the journal stands.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS input_position (
 DEADLINE_S = 30.0
 """For one statement, seconds."""
 
-Connection = asyncpg.Connection
+Connection = Any
+"""An asyncpg connection, which has no type information."""
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ class L1Database(Protocol):
         """Store a result and the facts that follow from it, all or nothing, at a time (TAI s).
 
         Current versions of its objects end where the new ones start. What is stored stays as it is. Raises
-        BadData if the tables break the schema, if an object's version starts before the current one, or if the
-        visit-detector is stored with another content.
+        BadData if the tables break the schema, if an object's version starts before the current one, or if
+        the visit-detector is stored with another content.
         """
 
     async def outbox(self, visit: int, detector: int) -> Outbox | None:

@@ -65,7 +65,12 @@ class L1Memory:
         """See `L1Database`."""
         return (visit, detector) in self._outboxes
 
-    async def store(self, result: VisitDetectorResult, facts: Sequence[Event], at: float) -> Stored:  # noqa: ARG002
+    async def store(
+        self,
+        result: VisitDetectorResult,
+        facts: Sequence[Event],
+        at: float,  # noqa: ARG002 - the journal of a run in one process keeps the time
+    ) -> Stored:
         """See `L1Database`."""
         check_result(result)
         key = result.visit, result.detector
@@ -110,7 +115,7 @@ class L1Memory:
     ) -> None:
         """See `L1Database`."""
         outbox = self._outboxes.get((visit, detector))
-        earlier = None if outbox is None else outbox.acknowledged_at
+        earlier = None if outbox is None else outbox.acknowledged_at.tolist()
         merged = merged_acknowledgements(earlier, acknowledged_at, f"visit {visit} detector {detector}")
         if outbox is not None:
             self._outboxes[visit, detector] = replace(outbox, acknowledged_at=merged, failures=dict(failures))

@@ -42,16 +42,20 @@ _CONE_NSIDE = 2048
 """Cones are covered with pixels of 1.7 arcmin: few ranges to look up, few rows beyond the rim."""
 
 _NO_ANSWER = (
-    OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError, asyncpg.TransactionRollbackError,
+    OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError, asyncpg.TransactionRollbackError,
 )  # fmt: skip
 
 _CLOSE = """
 WITH new AS (SELECT * FROM unnest($1::bigint[], $2::float8[]) AS n (id, start)),
-same AS (DELETE FROM "DiaObject" o USING new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = start RETURNING id),
-closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = start FROM new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" < start RETURNING id)
+same AS (
+    DELETE FROM "DiaObject" o USING new
+    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = start
+    RETURNING id),
+closed AS (
+    UPDATE "DiaObject" o SET "validityEndMjdTai" = start FROM new
+    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" < start
+    RETURNING id)
 SELECT id FROM same UNION ALL SELECT id FROM closed
 """
 
@@ -71,7 +75,7 @@ class L1Postgres:
     async def open(cls, dsn: str) -> "L1Postgres":
         """Connect, and make the tables if there are none.
 
-        Raises Transient if the server does not answer, Broken if its tables are of another version of `apdb.yaml`.
+        Raises Transient if the server does not answer, Broken if its tables are of another `apdb.yaml`.
         """
         where = dsn.rsplit("@", 1)[-1]
         try:
@@ -133,8 +137,8 @@ class L1Postgres:
         first, end = _ranges(ra, dec, radius_deg)
         found = await self._read(
             "DiaObject",
-            'o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop) ON o.healpix >= first AND o.healpix < stop'
-            ' WHERE o."validityEndMjdTai" IS NULL',
+            "o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop)"
+            ' ON o.healpix >= first AND o.healpix < stop WHERE o."validityEndMjdTai" IS NULL',
             first, end,
         )  # fmt: skip
         inside = separation_arcsec(found["ra"], found["dec"], ra, dec) <= radius_deg * 3600.0
@@ -159,7 +163,7 @@ class L1Postgres:
         """Rows of a table, named `o` in the `rest` of the statement."""
         columns = l1_schema.columns_of(table)
         output = io.BytesIO()
-        query = f'SELECT {pg_copy.selection(columns, "o")} FROM "{table}" {rest}'  # noqa: S608 - names of apdb.yaml
+        query = f'SELECT {pg_copy.selection(columns, "o")} FROM "{table}" {rest}'  # noqa: S608 - apdb.yaml
         async with self._connection(f"reading {table}") as connection:
             await connection.copy_from_query(
                 query, *parameters, output=output, format="binary", timeout=DEADLINE_S
@@ -242,7 +246,7 @@ class L1Postgres:
         async with self._connection("counting") as connection:
             rows = await connection.fetch(
                 "SELECT visit, detector, dia_sources, new_dia_objects, dia_forced_sources,"
-                " cardinality(alert_ids) AS alerts, cardinality(alert_ids) - owed AS acknowledged FROM visit_detector"
+                " cardinality(alert_ids), cardinality(alert_ids) - owed FROM visit_detector"
             )
         return {(visit, detector): Counts(*counts) for visit, detector, *counts in rows}
 
@@ -257,15 +261,17 @@ def _ranges(ra: float, dec: float, radius_deg: float) -> tuple[list[int], list[i
 
 
 async def _claim(connection: asyncpg.Connection, result: VisitDetectorResult, at: float) -> bool:
-    """Enter a visit-detector. False if it is there already; raises BadData if it is there with another content."""
+    """Enter a visit-detector. False if it is there; raises BadData if it is there with another content."""
     n = len(result.alert_ids)
     claimed = await connection.fetchval(
         "INSERT INTO visit_detector (visit, detector, grp, digest, readout_ended, committed_at, alert_path,"
         " dia_sources, new_dia_objects, dia_forced_sources, alert_ids, alert_keys, acknowledged_at, owed)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11, array_fill('NaN'::float8, ARRAY[$12::int]), $12)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11,"
+        " array_fill('NaN'::float8, ARRAY[$12::int]), $12)"
         " ON CONFLICT DO NOTHING RETURNING visit",
-        result.visit, result.detector, result.group, result.digest, result.readout_ended, at, result.alert_path,
-        len(result.sources), len(result.forced), result.alert_ids.tolist(), result.alert_keys().tolist(), n,
+        result.visit, result.detector, result.group, result.digest, result.readout_ended, at,
+        result.alert_path, len(result.sources), len(result.forced), result.alert_ids.tolist(),
+        result.alert_keys().tolist(), n,
     )  # fmt: skip
     if claimed is not None:
         return True
@@ -276,7 +282,7 @@ async def _claim(connection: asyncpg.Connection, result: VisitDetectorResult, at
 
 
 async def _put_objects(connection: asyncpg.Connection, result: VisitDetectorResult) -> None:
-    """End the current versions of objects, put the new ones in their place, count the objects that had none."""
+    """End the current versions of objects, put the new ones there, count the objects that had none."""
     objects = ordered(result.objects, "diaObjectId")  # one order for all: no two transactions wait crosswise
     ids, starts = objects["diaObjectId"].tolist(), objects["validityStartMjdTai"].tolist()
     later = await connection.fetchval(_LATER, ids, starts)
@@ -297,7 +303,7 @@ def _replace_last() -> str:
     updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
     columns = ", ".join(names)
     return (
-        f'INSERT INTO "DiaObjectLast" ({columns}) SELECT {columns} FROM "DiaObject"'  # noqa: S608 - names of apdb.yaml
+        f'INSERT INTO "DiaObjectLast" ({columns}) SELECT {columns} FROM "DiaObject"'  # noqa: S608 - apdb.yaml
         ' WHERE "diaObjectId" = ANY ($1::bigint[]) AND "validityEndMjdTai" IS NULL'
         f' ON CONFLICT ("diaObjectId") DO UPDATE SET {updates}'
     )

@@ -1,13 +1,13 @@
 """The L1 database's tables in PostgreSQL: those of `apdb.yaml`, names and types as there, and Pachon's own.
 
-Own are: a column `healpix` behind the official ones of three tables, for cones without an extension; the table
-`visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Foreign keys are left
-out, as `dax_apdb` leaves them out: Solar System tables are loaded apart from the night's.
+Own are: a column `healpix` behind the official ones of three tables, for cones without an extension; the
+table `visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Foreign
+keys are left out: Solar System tables are loaded apart from the night's.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -72,7 +72,7 @@ class Column:
 HEALPIX = Column("healpix", "long", nullable=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def columns_of(table: str) -> tuple[Column, ...]:
     """The official columns of a table, in order."""
     return tuple(
@@ -86,7 +86,7 @@ def ddl() -> str:
     document = _document()
     tables = [_create_table(table) for table in document["tables"]]
     indexes = [index for table in document["tables"] for index in _create_indexes(table)]
-    version = f"INSERT INTO metadata VALUES ('{VERSION_KEY}', '{document['version']}');"
+    version = f"INSERT INTO metadata VALUES ('{VERSION_KEY}', '{document['version']}');"  # noqa: S608 - ours
     return "\n".join([*tables, *indexes, OWN_DDL, version])
 
 
@@ -95,10 +95,10 @@ def schema_version() -> str:
     return str(_document()["version"])
 
 
-@lru_cache(maxsize=1)
+@cache
 def _document() -> dict[str, Any]:
     text = (resources.files("lsst.sdm.schemas") / "apdb.yaml").read_text(encoding="utf-8")
-    document: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the C loader of SafeLoader
+    document: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
     return document
 
 

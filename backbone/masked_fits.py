@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from backbone.fits_errors import opened, refused_by_name
+from backbone.fits_errors import opened, refused_by_name, written_or_transient
 from backbone.psf_model import psf_in_box
 from schemas.errors import BadData
 from schemas.image import Calibration, MaskedImage, Psf, Template
@@ -90,7 +90,8 @@ def _check(path: Path, planes: Mapping[str, Plane], *, of_one_shape: tuple[str, 
 def _write(path: Path, primary: Cards, planes: Mapping[str, Plane], cards: Mapping[str, Cards]) -> None:
     hdus = [fits.PrimaryHDU(header=_header(primary))]
     hdus += [fits.ImageHDU(plane, _header(cards.get(name, {})), name=name) for name, plane in planes.items()]
-    fits.HDUList(hdus).writeto(path, overwrite=True, checksum=True)
+    with written_or_transient(path):
+        fits.HDUList(hdus).writeto(path, overwrite=True, checksum=True)
 
 
 def _header(cards: Cards) -> fits.Header:

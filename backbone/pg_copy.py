@@ -1,8 +1,8 @@
 """Tables to and from PostgreSQL's binary COPY format, whole columns at a time.
 
-The format is that of the PostgreSQL documentation, "COPY", section "Binary Format": a row is the number of its fields,
-then for each field its length (-1: null) and its bytes, all big-endian. Row by row in Python this would cost more
-than the database's own work; here a row is a record of fixed size, from which the bytes of nulls are left out.
+The format is that of the PostgreSQL documentation, "COPY", section "Binary Format": a row is the number of
+its fields, then for each field its length (-1: null) and its bytes, all big-endian. Here a row is a record of
+fixed size, from which the bytes of nulls are left out: nothing is done row by row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,28 @@ from schemas.tables import Table
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _WIRE = {
-    "long": ">i8", "int": ">i4", "short": ">i2", "float": ">f4", "double": ">f8", "boolean": "?", "timestamp": ">i8",
+    "long": ">i8", "int": ">i4", "short": ">i2", "float": ">f4", "double": ">f8", "boolean": "?",
+    "timestamp": ">i8",
 }  # fmt: skip
 _POSTGRES_EPOCH = 946_684_800.0
 """2000-01-01 in seconds since 1970-01-01: where PostgreSQL's microseconds start."""
 
 
 def encode(columns: Sequence[Column], values: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """The bytes of a COPY ... FROM STDIN (FORMAT binary). `values`: by column, each (n,), nulls by our convention.
+    """The bytes of a COPY ... FROM STDIN (FORMAT binary).
 
-    Text must be ASCII. `timestamp` columns are seconds since 1970-01-01 in whatever scale the column is in.
+    `values`: by column, each (n,), nulls by our convention. Text must be ASCII. `timestamp` columns are
+    seconds since 1970-01-01 in whatever scale the column is in.
     """
     rows = len(values[columns[0].name])
     wire = np.zeros(rows, _row_dtype(columns))
     wire["fields"] = len(columns)
+    offsets = {name: offset for name, (_, offset, *_) in (wire.dtype.fields or {}).items()}
     kept = np.ones((rows, wire.dtype.itemsize), dtype=np.bool_)
     for column in columns:
         lengths = _put(wire, column, values[column.name])
-        place, offset = wire.dtype.fields[column.name][:2]  # type: ignore[index] # a structured dtype has fields
-        kept[:, offset : offset + place.itemsize] = np.arange(place.itemsize) < lengths[:, None]
+        size, offset = wire.dtype[column.name].itemsize, offsets[column.name]
+        kept[:, offset : offset + size] = np.arange(size) < lengths[:, None]
     return _HEADER + wire.view(np.uint8).reshape(kept.shape)[kept].tobytes() + _TRAILER
 
 
@@ -56,7 +59,7 @@ def _put(wire: NDArray[np.void], column: Column, values: NDArray[np.generic]) ->
 
 def _is_null(column: Column, values: NDArray[np.generic]) -> NDArray[np.bool_]:
     if values.dtype.kind == "f":
-        return np.isnan(values)  # type: ignore[no-any-return,call-overload] # a floating point array
+        return np.asarray(np.isnan(values.astype(np.float64)), dtype=np.bool_)
     if column.nullable and values.dtype.kind == "i":
         return np.asarray(values == 0, dtype=np.bool_)
     return np.zeros(len(values), dtype=np.bool_)

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from backbone.fits_errors import opened, refused_by_name
+from backbone.fits_errors import opened, refused_by_name, written_or_transient
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.identity import exposure_id
@@ -41,7 +41,8 @@ def write_raw(path: Path, raw: Raw) -> None:
     for amplifier, pixels in zip(detector.amplifiers, raw.segments, strict=True):
         header = _segment_header(amplifier, detector.format)
         hdus.append(fits.CompImageHDU(pixels, header, compression_type="RICE_1", tile_shape=tile))
-    fits.HDUList(hdus).writeto(path, overwrite=True, checksum=True)
+    with written_or_transient(path):
+        fits.HDUList(hdus).writeto(path, overwrite=True, checksum=True)
 
 
 def read_raw(path: Path) -> Raw:

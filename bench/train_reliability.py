@@ -2,8 +2,9 @@
 
     python -m bench.train_reliability [pairs] [side]
 
-Real: new, faded, trailing and varying sources, half of the new ones on galaxies. Bogus: whatever else is detected at
-5 sigma when the WCS is off by up to 0.8 pixels, cosmic rays and hot columns are not masked, and stars saturate.
+Real: new, faded, trailing and varying sources, half of the new ones on galaxies. Bogus: whatever else is
+detected at 5 sigma when the WCS is off by up to 0.8 pixels, cosmic rays and hot columns are not masked, and
+stars saturate.
 """
 
 import sys
@@ -33,7 +34,9 @@ def labelled(seed: int, side: int) -> tuple[NDArray[np.float64], NDArray[np.bool
         cosmic_rays=count, hot_columns=count // 10,
     )  # fmt: skip
     subtraction = subtract(pair.science, pair.template)
-    sources = measure(detect(subtraction), subtraction, pair.science, visit=2026070500001, detector=0, processed=0.0)
+    sources = measure(
+        detect(subtraction), subtraction, pair.science, visit=2026070500001, detector=0, processed=0.0
+    )
     stamps = make_stamps(sources, pair.science, subtraction.warped, subtraction.difference)
     distance = np.hypot(sources["x"][:, None] - pair.x, sources["y"][:, None] - pair.y)
     allowed = MATCH_PIXELS + pair.length / 2
@@ -57,7 +60,9 @@ def main() -> None:
         print(f"{name:24s} {value:.4f}")
     for k, name in enumerate(score.FEATURES):
         alone = score.roc(test_values[:, k] * np.sign(trial.weights[1 + k]), test_real)["auc"]
-        print(f"  {name:20s} weight {trial.weights[1 + k]:7.3f} {trial.weights[1 + len(score.FEATURES) + k]:7.3f} alone {alone:.3f}")
+        print(
+            f"  {name:20s} weight {trial.weights[1 + k]:7.3f} {trial.weights[1 + len(score.FEATURES) + k]:7.3f} alone {alone:.3f}"
+        )
     both = np.concatenate([values, test_values]), np.concatenate([real, test_real])
     final = score.train(*both, "pachon-logistic-1", measured)
     path = Path(score.__file__).with_name("reliability.json")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -24,7 +25,8 @@ from cluster.night import SplitHosts, Stage, feed, staged, until_over, wind_down
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
-from cluster.services import ChildProcess, EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port
+from cluster.child_process import ChildProcess
+from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
@@ -75,7 +77,7 @@ def _check_address(url: str, port: int) -> None:
 @contextmanager
 def ray_cluster(options: NightOptions) -> Iterator[None]:
     """Ray on this machine, or the cluster at an address."""
-    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "error"}
     try:
         if options.ray_address:
             ray.init(address=options.ray_address, **common)

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -42,7 +43,7 @@ def configure(path: Path, process: str) -> None:
     structlog.contextvars.bind_contextvars(process=process, pid=os.getpid())
 
 
-def _stamp(_logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+def _stamp(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """UTC wall time: a log is read beside other machines' logs."""
     now = time.time()  # noqa: TID251 - cluster may
     line["utc"] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}"

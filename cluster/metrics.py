@@ -3,6 +3,7 @@
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -47,6 +48,10 @@ def _usage(pid: int) -> tuple[float, float] | None:
     return float(pages) * _PAGE, (float(fields[11]) + float(fields[12])) / 100.0
 
 
+def _waiting_in(pool: str, waiting: Callable[[], Counts[str]]) -> float:
+    return float(waiting()[pool])
+
+
 class Metrics:
     """What the bus tells, as `pachon_*` series."""
 
@@ -55,6 +60,7 @@ class Metrics:
         self.processes = Processes()
         self.registry.register(self.processes)
         self._clock = clock
+        self._lane_pids: dict[tuple[str, int], int] = {}
         self._facts = Counter("pachon_events", "Facts told", ["kind"], registry=self.registry)
         self._outcomes = Counter("pachon_reactions", "Reactions", ["pool", "verdict"], registry=self.registry)
         self._seconds = Histogram("pachon_reaction_seconds", "Wall time of a reaction", ["pool"], registry=self.registry)
@@ -66,7 +72,7 @@ class Metrics:
         )  # fmt: skip
         queue = Gauge("pachon_queue", "Deliveries waiting", ["pool"], registry=self.registry)
         for pool in waiting():
-            queue.labels(pool).set_function(lambda pool=pool: waiting()[pool])
+            queue.labels(pool).set_function(partial(_waiting_in, pool, waiting))
 
     def serve(self, port: int) -> int:
         """Serve `/metrics` on the loopback address; the port. Raises BadData if it is in use."""
@@ -88,8 +94,12 @@ class Metrics:
             if event.acknowledged:
                 self._latency.observe(self._clock.wall_seconds(event.last_acknowledged - event.readout_ended))
 
-    def watch(self, pool: str, slot: int, _event: Event, outcome: Outcome) -> None:
+    def watch(self, pool: str, lane: int, _event: Event, outcome: Outcome) -> None:
         """Count a reaction."""
         self._outcomes.labels(pool, outcome.verdict).inc()
         self._seconds.labels(pool).observe(outcome.wall_s)
-        self.processes.pids[f"{pool}-{slot}"] = outcome.pid
+        known = self._lane_pids.get((pool, lane))
+        if known != outcome.pid:  # a process that was started anew takes the old one's name
+            self._lane_pids[pool, lane] = outcome.pid
+            names = [name for name, pid in self.processes.pids.items() if pid in {known, outcome.pid}]
+            self.processes.pids[names[0] if names else f"{pool}-{lane}"] = outcome.pid

@@ -170,16 +170,15 @@ class EmbeddedPostgres:
     def _create(self, initdb: Path, user: User | None) -> None:
         """Make the cluster beside its place and move it there: a half-made one is never taken for whole."""
         place = self._place(user)
+        if place.is_dir() and any(place.iterdir()):
+            raise BadData(f"{place} holds something that is no PostgreSQL cluster")
         new = place.with_name(f"{place.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if user is not None:
             os.chown(new, *user)
         _initdb(initdb, new, user)
-        try:
-            new.rename(place)
-        except OSError as error:
-            raise BadData(f"{place} is there already and is no PostgreSQL cluster: {error}") from error
+        new.rename(place)
 
     def _place(self, user: User | None) -> Path:
         """Where a new cluster goes: `pgdata`, or what `pgdata` is then a link to."""

@@ -6,7 +6,7 @@ is taken as upright.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from schemas.errors import BadData
 
@@ -143,7 +143,7 @@ class Camera:
 
 
 def _lsstcam_detectors() -> tuple[Detector, ...]:
-    detectors = []
+    detectors: list[Detector] = []
     for raft in _SCIENCE_RAFTS:
         form = ITL if raft in _ITL_RAFTS else E2V
         y_raft, x_raft = (int(digit) - 2 for digit in raft[1:])
@@ -157,7 +157,7 @@ def _lsstcam_detectors() -> tuple[Detector, ...]:
     return tuple(detectors)
 
 
-@lru_cache(maxsize=None)
+@cache
 def camera(name: str) -> Camera:
     """The camera of an instrument name (`LSSTCam` or `LATISS`). Raises BadData if there is none."""
     if name == "LSSTCam":

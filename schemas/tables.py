@@ -4,7 +4,7 @@ What SQL or Avro calls null is NaN in a floating point column, 0 in a nullable i
 text one. Booleans are never null.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -42,7 +42,7 @@ def apdb_schema() -> dict[str, dict[str, dict[str, object]]]:
     return {table["name"]: {c["name"]: c for c in table["columns"]} for table in document["tables"]}
 
 
-@lru_cache(maxsize=None)
+@cache
 def dtype_of(table: str) -> np.dtype[np.void]:
     """The structured dtype of an `apdb.yaml` table (`DiaSource`, `DiaObject`, ...), columns in official order."""
     return np.dtype([(name, _kind(column)) for name, column in apdb_schema()[table].items()])

@@ -1,5 +1,6 @@
 """The report as one HTML page that needs nothing beside it."""
 
+from collections.abc import Sequence
 from html import escape
 
 from access.report import plots
@@ -50,7 +51,7 @@ def _cards(report: Report) -> str:
     return f"<div class=cards>{body}</div>"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{body}</table>"

@@ -19,7 +19,7 @@ def latency(night: Collected) -> str:
     def draw(axes: Axes) -> None:
         seconds = night.latency_s[np.isfinite(night.latency_s)]
         top = max(PROMISE_S * 1.1, float(seconds.max()) * 1.05) if len(seconds) else PROMISE_S * 1.1
-        axes.hist(seconds, bins=np.linspace(0, top, 60), color=ACCENT)
+        axes.hist(seconds, bins=np.linspace(0, top, 60).tolist(), color=ACCENT)
         axes.axvline(PROMISE_S, color=WARN, linestyle="--", label="60 s")
         axes.set(xlabel="last pixel read out to acknowledgement, s", ylabel="alerts", title="Alert latency")
         axes.legend(frameon=False)
@@ -89,7 +89,7 @@ def photometry(night: Collected) -> str:
         pull = joined(night.compared).pull
         pull = pull[np.isfinite(pull)]
         edges = np.linspace(-6, 6, 61)
-        axes.hist(np.clip(pull, -6, 6), bins=edges, color=ACCENT)
+        axes.hist(np.clip(pull, -6, 6), bins=edges.tolist(), color=ACCENT)
         gauss = len(pull) * 0.2 * np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi)
         axes.plot(edges, gauss, color=WARN, label="unit Gaussian")
         axes.set(xlabel="(measured - true) / error", ylabel="alerts", title="Photometric pulls")

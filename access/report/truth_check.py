@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ class Compared:
     residuals: Residuals
 
 
-def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[np.generic]] | None:
+def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[Any]] | None:
     """Columns of the truth table of an exposure-detector; None if there is none (a real night)."""
     path = folder / f"{exposure}-{detector:03d}.parquet"
     if not path.exists():
@@ -54,7 +55,7 @@ def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def compare(truth: dict[str, NDArray[np.generic]], sources: Table, alerted: NDArray[np.bool_]) -> Compared:
+def compare(truth: dict[str, NDArray[Any]], sources: Table, alerted: NDArray[np.bool_]) -> Compared:
     """Match sources (`DiaSource`; `alerted`: which of them became alerts) to truth, nearest within 1 arcsec."""
     snr = np.abs(truth["snr"].astype(float))
     worth = truth["usable"].astype(bool) & (snr >= BINS[0])
@@ -72,7 +73,7 @@ def compare(truth: dict[str, NDArray[np.generic]], sources: Table, alerted: NDAr
 
 
 def _nearest(
-    ra: NDArray[np.generic], dec: NDArray[np.generic], at_ra: NDArray[np.generic], at_dec: NDArray[np.generic],
+    ra: NDArray[Any], dec: NDArray[Any], at_ra: NDArray[Any], at_dec: NDArray[Any],
     place: tuple[float, float],
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:  # fmt: skip
     """For each place: is there a point within the radius, and which is nearest (0 where there is none)."""
@@ -85,7 +86,7 @@ def _nearest(
 
 
 def _residuals(
-    truth: dict[str, NDArray[np.generic]], rows: NDArray[np.intp], sources: Table, place: tuple[float, float]
+    truth: dict[str, NDArray[Any]], rows: NDArray[np.intp], sources: Table, place: tuple[float, float]
 ) -> Residuals:
     x, y = to_tangent(sources["ra"], sources["dec"], place)
     tx, ty = to_tangent(truth["ra"][rows], truth["dec"][rows], place)
@@ -138,7 +139,7 @@ def _bins(parts: Sequence[Compared]) -> list[Bin]:
     return result
 
 
-def _share(flags: NDArray[np.generic]) -> float | None:
+def _share(flags: NDArray[Any]) -> float | None:
     return float(np.mean(flags)) if len(flags) else None
 
 

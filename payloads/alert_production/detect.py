@@ -34,11 +34,11 @@ _MOST = 20_000
 class Detections:
     """Footprints above 5 sigma, in the order of their peaks (row, then column).
 
-    `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak pixel and
-    score of the touching footprint of the other sign, merged as the weaker lobe of a possible dipole, score 0 if none.
-    `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the image. `mask`: the difference's,
-    with DETECTED and DETECTED_NEGATIVE. `width`: robust standard deviation of the score image, 1 if the
-    variances are true.
+    `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak
+    pixel and score of the touching footprint of the other sign, merged as the weaker lobe of a possible
+    dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
+    image. `mask`: the difference's, with DETECTED and DETECTED_NEGATIVE. `width`: robust standard deviation
+    of the score image, 1 if the variances are true.
     """
 
     x: Indices
@@ -56,8 +56,8 @@ class Detections:
 def detect(subtraction: Subtraction) -> Detections:
     """Footprints of both signs outside the cores of what is saturated or missing. Raises BadData if beyond counting.
 
-    The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses less than
-    1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
+    The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses
+    less than 1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
     """
     pixels = subtraction.difference.pixels
     score = score_image(subtraction)
@@ -72,10 +72,11 @@ def detect(subtraction: Subtraction) -> Detections:
 def score_image(subtraction: Subtraction) -> Image:
     """Signal to noise of a point source at every pixel, float32 (ny, nx).
 
-    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced by
-    0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of bright stars,
-    which a kernel of 25 pixels does not match: 0.3 % of the mean brightness within 30 pixels. It is 0 where no source
-    can be trusted to be one: as near a saturated pixel as the matching kernel carries its light, and by holes.
+    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced
+    by 0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of
+    bright stars, which a kernel of 25 pixels does not match: 0.3 % of the mean brightness within 30 pixels.
+    It is 0 where no source can be trusted to be one: as near a saturated pixel as the matching kernel carries
+    its light, and by holes.
     """
     pixels = subtraction.difference.pixels
     columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
@@ -146,9 +147,7 @@ def _merged(
     ends = np.cumsum([0, *(part.size for part in parts)])
     merged = np.concatenate(parts) if parts else np.empty(0, np.int64)
     opposite = np.where(other >= 0, values[other], np.float32(0.0)) if keep.size else np.empty(0, np.float32)
-    return Detections(
-        x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, width
-    )
+    return Detections(x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, width)
 
 
 def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -> Indices:
@@ -160,7 +159,7 @@ def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -
     return np.where(mutual, best, -1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _normalize(score: Image, noise: Image, light: Image, glow: Image, blocked: Flags) -> None:
     ny, nx = score.shape
     for y in range(ny):
@@ -179,7 +178,7 @@ def _normalize(score: Image, noise: Image, light: Image, glow: Image, blocked: F
             score[y, x] /= np.sqrt(noise[y, x] + np.float32(extra) + glare * glare)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices, Indices, Indices]:
     """Regions of one sign beyond the threshold, joined over corners: peaks, where each begins, their flat pixels."""
     ny, nx = score.shape
@@ -211,7 +210,7 @@ def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices
     return np.array(peaks)[1:], np.array(first), np.array(pixels)[1:]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _strongest_neighbours(
     owner: NDArray[np.int32], values: Image, first: Indices, pixels: Indices, distance: int
 ) -> Indices:

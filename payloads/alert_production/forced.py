@@ -22,7 +22,10 @@ def forced_photometry(difference: Difference, science: VisitImage, ra: Floats, d
     x, y = difference.wcs.sky_to_pixel(np.asarray(ra, np.float64), np.asarray(dec, np.float64))
     table = np.zeros(x.size, FORCED_DTYPE)
     table["x"], table["y"] = x, y
-    for name, pixels, psf in (("psf", difference.pixels, difference.psf), ("science", science.pixels, science.psf)):
+    for name, pixels, psf in (
+        ("psf", difference.pixels, difference.psf),
+        ("science", science.pixels, science.psf),
+    ):
         table[f"{name}Flux"], table[f"{name}FluxErr"] = forced_fluxes(pixels, psf, x, y)
     table["usable"] = np.isfinite(table["psfFlux"]) & np.isfinite(table["scienceFlux"])
     return table

@@ -1,7 +1,7 @@
 """The kernel that takes one image's PSF to another's: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
 
-K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials of
-order 2 over the image, fitted to stamps about stars together with a background of the same order.
+K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials
+of order 2 over the image, fitted to stamps about stars together with a background of the same order.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,8 @@ class MatchingKernel:
 def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> MatchingKernel:
     """The kernel that makes `source` look like `target`, two images of one shape.
 
-    `sigma`: how much wider the target's PSF is, in quadrature, pixels. Raises BadData if too few stars are clean.
+    `sigma`: how much wider the target's PSF is, in quadrature, pixels. Raises BadData if too few stars are
+    clean.
     """
     xs, ys = choose_stamps(source, target)
     first, second, lines = _basis_lines(max(sigma, _NARROWEST))
@@ -144,7 +145,9 @@ def _least_squares(matrices: Floats, terms: Floats) -> Floats:
     products = terms[:, :, None] * terms[:, None, :]
     normal = np.tensordot(matrices[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(m * _TERMS, -1)
     right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(m * _TERMS)
-    normal[np.diag_indices_from(normal)] *= 1.0 + 1e-8  # the basis is nearly degenerate; this picks the smallest
+    normal[np.diag_indices_from(normal)] *= (
+        1.0 + 1e-8
+    )  # the basis is nearly degenerate; this picks the smallest
     solution: Floats = np.linalg.solve(normal, right).reshape(m, _TERMS)
     return solution
 
@@ -155,7 +158,7 @@ def _polynomials(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
     return np.stack([u**i * v**j for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i)], axis=-1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _maxima(image: Image, variance: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
     """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise."""
     ys, xs, peaks = [0], [0], [np.float32(0.0)]
@@ -176,7 +179,7 @@ def _maxima(image: Image, variance: Image, sigmas: np.float32, margin: int) -> t
     return np.array(ys)[1:], np.array(xs)[1:], np.array(peaks)[1:]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _stamp_vectors(
     source: Image,
     xs: Indices,
@@ -209,7 +212,7 @@ def _stamp_vectors(
                         vectors[q, i, r, c] += tap * pixels[c]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _gram_matrices(vectors: Image, weight: Image) -> Floats:
     """(n, m, m) weighted products of each stamp's vectors (n, m, pixels)."""
     n, m, pixels = vectors.shape

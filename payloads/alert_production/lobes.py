@@ -25,8 +25,8 @@ _PIXEL_STEP = 0.02
 class Lobes:
     """`parameters` (n, p) and their `covariance` (n, p, p), NaN where the fit failed; `chi2` over `n_pixels` (n,).
 
-    A dipole's: flux, x, y of the positive lobe, then (flux positive) of the negative one. A trail's: flux, x, y of its
-    middle, and the vector from one end to the other. Pixels, and the image's unit of flux.
+    A dipole's: flux, x, y of the positive lobe, then (flux positive) of the negative one. A trail's: flux, x,
+    y of its middle, and the vector from one end to the other. Pixels, and the image's unit of flux.
     """
 
     parameters: Floats
@@ -51,8 +51,8 @@ def fit_lobes(kind: int, pixels: MaskedImage, psfs: Image, start: Floats) -> Lob
     return Lobes(result, covariance, chi2, n_pixels)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _fit_each(  # noqa: PLR0914
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fit_each(
     kind: int,
     image: Image,
     variance: Image,
@@ -109,7 +109,7 @@ def _fit_each(  # noqa: PLR0914
             chi2[n] = best
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _is_near(here: Floats, start: Floats, kind: int, half: int) -> bool:
     far = abs(here[1] - start[1]) > 5.0 or abs(here[2] - start[2]) > 5.0
     if kind == 6:
@@ -119,7 +119,7 @@ def _is_near(here: Floats, start: Floats, kind: int, half: int) -> bool:
     return not far and np.isfinite(here.sum())
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cut(
     image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, weight: Floats
 ) -> int:
@@ -135,7 +135,7 @@ def _cut(
     return count
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _render(
     kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats
 ) -> None:
@@ -149,7 +149,7 @@ def _render(
             _add(psf, table, p[1] + t * p[3] - x0, p[2] + t * p[4] - y0, p[0] / points, out)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _add(psf: Image, table: Image, x: float, y: float, flux: float, out: Floats) -> None:
     if not (abs(x) < 1e5 and abs(y) < 1e5):
         return
@@ -162,7 +162,7 @@ def _add(psf: Image, table: Image, x: float, y: float, flux: float, out: Floats)
             out[iy - k // 2 + r, ix - k // 2 + c] += flux * moved[r, c]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _chi2(
     kind: int,
     p: Floats,
@@ -184,7 +184,7 @@ def _chi2(
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _slopes(
     kind: int,
     p: Floats,
@@ -210,7 +210,7 @@ def _slopes(
                 slopes[i, r, c] = (slopes[i, r, c] - behind[r, c]) / (2.0 * step)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _normal(
     data: Floats, weight: Floats, model: Floats, slopes: Floats, normal: Floats, right: Floats
 ) -> None:

@@ -63,9 +63,9 @@ def measure(
 ) -> Table:
     """`DiaSource` rows, numbered from 0 in the order of y, then x. `processed`: TAI s, when this runs.
 
-    What is not known here is null: objects, reliability, and `glint_trail` is False. `snr` is the unsigned significance
-    of the detection, `isNegative` its sign. Dipoles are fitted where footprints of both signs touch, trails where a
-    footprint is long; a dipole's position is the middle of its lobes.
+    What is not known here is null: objects, reliability, and `glint_trail` is False. `snr` is the unsigned
+    significance of the detection, `isNegative` its sign. Dipoles are fitted where footprints of both signs
+    touch, trails where a footprint is long; a dipole's position is the middle of its lobes.
     """
     table = empty("DiaSource", detections.x.size)
     field, fits = _centroids(detections, subtraction)
@@ -133,7 +133,9 @@ def _put_dipoles(table: Table, detections: Detections, field: _Field) -> None:
     table["dipoleLength"][at], table["dipoleAngle"][at] = length, angle
     table["dipoleChi2"][at], table["dipoleNdata"][at] = fit.chi2, fit.n_pixels
     balance = np.abs(plus - minus) / np.maximum(plus + minus, 1e-30)
-    is_dipole = (plus > _DIPOLE_LOBE * error[0]) & (minus > _DIPOLE_LOBE * error[1]) & (balance < _DIPOLE_BALANCE)
+    is_dipole = (
+        (plus > _DIPOLE_LOBE * error[0]) & (minus > _DIPOLE_LOBE * error[1]) & (balance < _DIPOLE_BALANCE)
+    )
     is_dipole &= fit.chi2 / fit.n_pixels < table["psfChi2"][at] / table["psfNdata"][at]
     table["isDipole"][at] = is_dipole
     middle = (fit.parameters[:, 1:3] + fit.parameters[:, 4:6]) / 2.0
@@ -180,7 +182,9 @@ def _put_trail_columns(table: Table, at: Indices, fit: Lobes, field: _Field) -> 
     jacobian, error = field.to_sky[at], fit.covariance
     table["trailFlux"][at], table["trailFluxErr"][at] = fit.parameters[:, 0], np.sqrt(error[:, 0, 0])
     found = np.isfinite(fit.chi2)
-    table["trailRa"][at[found]], table["trailDec"][at[found]] = field.wcs.pixel_to_sky(*fit.parameters[found, 1:3].T)
+    table["trailRa"][at[found]], table["trailDec"][at[found]] = field.wcs.pixel_to_sky(
+        *fit.parameters[found, 1:3].T
+    )
     place = jacobian @ error[:, 1:3, 1:3] @ jacobian.transpose(0, 2, 1)
     table["trailRaErr"][at], table["trailDecErr"][at] = np.sqrt(place[:, 0, 0]), np.sqrt(place[:, 1, 1])
     length, angle = _bearing(jacobian, fit.parameters[:, 3:5])
@@ -216,7 +220,10 @@ def _bearing(jacobian: Floats, vector: Floats) -> tuple[Floats, Floats]:
 def _put_positions(table: Table, fits: PointSources, field: _Field) -> None:
     x, y = table["x"].astype(np.float64), table["y"].astype(np.float64)
     point = ~table["isDipole"]
-    x[point], y[point] = fits.x[point], fits.y[point]  # the columns are float32, too coarse for milliarcseconds
+    x[point], y[point] = (
+        fits.x[point],
+        fits.y[point],
+    )  # the columns are float32, too coarse for milliarcseconds
     table["ra"], table["dec"] = field.wcs.pixel_to_sky(x, y)
     covariance = np.stack([np.stack([fits.xx, fits.xy], -1), np.stack([fits.xy, fits.yy], -1)], axis=-1)
     sky = field.to_sky @ covariance @ field.to_sky.transpose(0, 2, 1)
@@ -284,7 +291,7 @@ def _put_flags(table: Table, detections: Detections, sigma: float) -> None:
     table["bboxSize"] = size + 2 * round(_GROW_SIGMAS * sigma)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _gather(
     mask: MaskPlane,
     xs: Indices,

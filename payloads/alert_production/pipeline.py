@@ -60,7 +60,12 @@ def process_visit(
     with stage("calibrate"):
         guess = nominal_wcs(detector, first.ra, first.dec, first.rotation)
         science, calibration = calibrate(
-            characterized, context.refcat, guess, first.band, midpoint(observations), exposure_time(observations)
+            characterized,
+            context.refcat,
+            guess,
+            first.band,
+            midpoint(observations),
+            exposure_time(observations),
         )
     with stage("subtract"):
         subtraction = subtract(science, context.template)

@@ -1,18 +1,19 @@
 """Reliability: how probable it is that a DIASource is in the sky and not in the subtraction.
 
-A logistic regression on what a person looks at: does it look like the PSF, is it balanced by a hole, what was there
-before, what is masked nearby. Its coefficients lie beside this file, with where they come from and how good they are.
+Boosted trees on what a person looks at: does it look like the PSF, is it balanced by a hole, what was there
+before, what is masked nearby. The trees lie beside this file, with how good they are.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.alert_production.trees import Trees, boost
 from schemas.errors import BadData
 from schemas.image import Mask, Stamp
 from schemas.tables import Table
@@ -28,22 +29,18 @@ FEATURES = (
 
 _CORE, _RING = 2.0, (7.0, 11.0)
 _INSIDE = 6.0
-_RIDGE = 1.0
-_STEPS = 50
+_NEVER = 1e300
+_ROUNDS = 150
+_FEWEST = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """P(real) = 1 / (1 + exp(-z)), z linear in the standardized features and their squares."""
+    """P(real) = 1 / (1 + exp(-log odds)). `measured`: on sources it was not trained on, see `roc`."""
 
     version: str
-    features: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    """The intercept, one a feature, one a feature squared."""
+    trees: Trees
     measured: dict[str, float]
-    """On sources that it was not trained on: counts, area under the ROC curve, bogus kept at completenesses."""
 
 
 def score(sources: Table, stamps: Sequence[Stamp]) -> Table:
@@ -64,38 +61,26 @@ def features(sources: Table, stamps: Sequence[Stamp]) -> Floats:
         return np.empty((0, len(FEATURES)))
     sign = np.where(sources["isNegative"], -1.0, 1.0)
     columns = _of_columns(sources) | _of_stamps(stamps, sign)
-    return np.nan_to_num(np.column_stack([columns[name] for name in FEATURES]), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.nan_to_num(
+        np.column_stack([columns[name] for name in FEATURES]), nan=0.0, posinf=0.0, neginf=0.0
+    )
 
 
 def probability(model: Model, values: Floats) -> Floats:
     """P(real) (n,) of features (n, m)."""
-    z = _design(values, np.array(model.mean), np.array(model.scale)) @ np.array(model.weights)
-    result: Floats = 1.0 / (1.0 + np.exp(-np.clip(z, -50.0, 50.0)))
+    result: Floats = 1.0 / (1.0 + np.exp(-model.trees.log_odds(values)))
     return result
 
 
 def train(values: Floats, real: Bools, version: str, measured: dict[str, float]) -> Model:
-    """The model that maximizes the likelihood of labels `real` (n,) given `values` (n, m), with a ridge penalty.
+    """The model of labels `real` (n,) given `values` (n, m); each class weighs the same.
 
-    Each class weighs the same. Newton's method; raises BadData if a class has fewer than 20 members.
+    Raises BadData if a class has fewer than 20 members.
     """
-    if min(real.sum(), (~real).sum()) < 20:
+    if min(real.sum(), (~real).sum()) < _FEWEST:
         raise BadData(f"{real.sum()} real and {(~real).sum()} bogus sources are too few to train on")
-    mean, scale = values.mean(0), values.std(0) + 1e-6
-    design = _design(values, mean, scale)
-    share = np.where(real, 0.5 / real.mean(), 0.5 / (~real).mean())
-    ridge = np.full(design.shape[1], _RIDGE)
-    ridge[0] = 0.0
-    weights = np.zeros(design.shape[1])
-    for _ in range(_STEPS):
-        p = 1.0 / (1.0 + np.exp(-np.clip(design @ weights, -50.0, 50.0)))
-        gradient = design.T @ (share * (real - p)) - ridge * weights
-        hessian = (design.T * (share * p * (1.0 - p))) @ design + np.diag(ridge + 1e-9)
-        step = np.linalg.solve(hessian, gradient)
-        weights += step / max(1.0, float(np.abs(step).max()) / 2.0)
-        if np.abs(step).max() < 1e-6:
-            break
-    return Model(version, FEATURES, tuple(mean), tuple(scale), tuple(weights), measured)
+    weights = np.where(real, 0.5 / real.mean(), 0.5 / (~real).mean())
+    return Model(version, boost(values, real, weights, _ROUNDS), measured)
 
 
 def roc(probabilities: Floats, real: Bools) -> dict[str, float]:
@@ -113,30 +98,46 @@ def roc(probabilities: Floats, real: Bools) -> dict[str, float]:
 
 
 def to_json(model: Model) -> str:
-    """As it is kept beside this file."""
-    return json.dumps(asdict(model), indent=1) + "\n"
+    """As it is kept beside this file; values to 6 digits."""
+    trees = model.trees
+    fields = {
+        "version": model.version,
+        "measured": {name: round(value, 5) for name, value in model.measured.items()},
+        "features": FEATURES,
+        "start": trees.start,
+        "feature": trees.feature.tolist(),
+        "threshold": [[_NEVER if np.isinf(v) else float(f"{v:.6g}") for v in row] for row in trees.threshold],
+        "value": [[float(f"{v:.6g}") for v in row] for row in trees.value],
+    }
+    return json.dumps(fields, separators=(",", ":")).replace("],[", "],\n[") + "\n"
+
+
+def from_json(text: str) -> Model:
+    """The model that `to_json` wrote. Raises BadData if it was made for other features."""
+    fields = json.loads(text)
+    if tuple(fields["features"]) != FEATURES:
+        raise BadData(f"the model {fields['version']} was made for the features {fields['features']}")
+    trees = Trees(
+        fields["start"], np.array(fields["feature"]), np.array(fields["threshold"]), np.array(fields["value"])
+    )
+    return Model(fields["version"], trees, fields["measured"])
 
 
 @lru_cache(maxsize=1)
 def installed_model() -> Model:
-    """The model beside this file. Raises BadData if it was made for other features."""
-    text = (resources.files("payloads.alert_production") / "reliability.json").read_text(encoding="utf-8")
-    fields = json.loads(text)
-    if tuple(fields["features"]) != FEATURES:
-        raise BadData(f"reliability.json was made for the features {fields['features']}")
-    return Model(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
-
-
-def _design(values: Floats, mean: Floats, scale: Floats) -> Floats:
-    z = np.clip((values - mean) / scale, -4.0, 4.0)
-    return np.column_stack([np.ones(len(z)), z, z * z])
+    """The model beside this file."""
+    return from_json(
+        (resources.files("payloads.alert_production") / "reliability.json").read_text(encoding="utf-8")
+    )
 
 
 def _of_columns(s: Table) -> dict[str, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         size, psf_size = s["ixx"] + s["iyy"], s["ixxPSF"] + s["iyyPSF"]
         template = np.abs(s["templateFlux"]) + s["psfFluxErr"]
-        masked = s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
+        masked = (
+            s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
+        )
         return {
             "log_snr": np.log(s["snr"]),
             "negative": s["isNegative"],
@@ -157,7 +158,15 @@ def _of_columns(s: Table) -> dict[str, Floats]:
 
 
 def _of_stamps(stamps: Sequence[Stamp], sign: Floats) -> dict[str, Floats]:
-    names = ("sharpness", "counterweight", "log_template_peak", "ring_noise", "ring_slope", "halo", "off_peak")
+    names = (
+        "sharpness",
+        "counterweight",
+        "log_template_peak",
+        "ring_noise",
+        "ring_slope",
+        "halo",
+        "off_peak",
+    )
     rows = [_of_stamp(stamp, s) for stamp, s in zip(stamps, sign, strict=True)]
     return dict(zip(names, np.array(rows, np.float64).T, strict=True))
 

@@ -15,8 +15,8 @@ def make_stamps(
 ) -> tuple[Stamp, ...]:
     """One stamp a source, in order, about its pixel, cut from three images on one grid.
 
-    `warped`: the template on the science image's grid. Beyond the image: NaN, infinite variance, NO_DATA. In a stamp of
-    even size k the source is in pixel (k / 2, k / 2).
+    `warped`: the template on the science image's grid. Beyond the image: NaN, infinite variance, NO_DATA. In
+    a stamp of even size k the source is in pixel (k / 2, k / 2).
     """
     x, y = (sources[name].astype(np.float64) for name in ("x", "y"))
     sizes = np.clip(sources["bboxSize"], SMALLEST, LARGEST)

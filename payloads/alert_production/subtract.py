@@ -32,9 +32,10 @@ _LOST = 0.002
 class Subtraction:
     """A difference and what it was made of, all on the science image's grid.
 
-    `difference`: nJy, its noise white (see `_whitener`), its `psf` a point source's. `warped`: the template resampled,
-    with its PSF as it is there. `matched`: the template as subtracted, nJy. `convolved`: which image the kernel was
-    applied to, "template" or "science". `kernel_sum`: target / source in flux, at the centre.
+    `difference`: nJy, its noise white (see `_whitener`), its `psf` a point source's. `warped`: the template
+    resampled, with its PSF as it is there. `matched`: the template as subtracted, nJy. `convolved`: which
+    image the kernel was applied to, "template" or "science". `kernel_sum`: target / source in flux, at the
+    centre.
     """
 
     difference: Difference
@@ -48,8 +49,8 @@ class Subtraction:
 def subtract(science: VisitImage, template: Template) -> Subtraction:
     """Science less template after Alard & Lupton 1998; whichever is sharper is convolved.
 
-    The difference has the zero point of the science image. Raises BadData if the bands differ, the template does
-    not reach the image, or too few stars are clean.
+    The difference has the zero point of the science image. Raises BadData if the bands differ, the template
+    does not reach the image, or too few stars are clean.
     """
     if science.band != template.band:
         raise BadData(f"a template in {template.band} cannot be taken from an image in {science.band}")
@@ -57,7 +58,9 @@ def subtract(science: VisitImage, template: Template) -> Subtraction:
     pixels = warp(template, science.wcs, shape)
     if (pixels.mask & _NO_DATA).all():
         raise BadData("the template does not overlap the image")
-    warped = Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
+    warped = Template(
+        pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band
+    )
     sharp, wide = effective_sigma(warped.psf), effective_sigma(science.psf)
     sigma = float(np.sqrt(abs(wide**2 - sharp**2)))
     if wide >= sharp:
@@ -135,8 +138,9 @@ def _whitened(
 def _whitener(kernel: Image, convolved: float, other: float) -> Image:
     """The filter (k, k), sum 1, that makes the difference's noise white, after Reiss & Lupton (DMTN-021, 2016).
 
-    `kernel`: the matching kernel, sum 1. `convolved`, `other`: variances of the two images, in the difference's unit.
-    The result's noise has their sum at every frequency, and a variance that needs no convolution.
+    `kernel`: the matching kernel, sum 1. `convolved`, `other`: variances of the two images, in the
+    difference's unit. The result's noise has their sum at every frequency, and a variance that needs no
+    convolution.
     """
     padded = np.zeros((_FFT, _FFT))
     half = kernel.shape[0] // 2
@@ -196,7 +200,7 @@ def _convolved(psf: Psf, kernels: Image) -> Psf:
     return fit_psf(inner.astype(np.float32), x, y, max(psf.order, 2), psf.shape)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _join(science: MaskPlane, template: MaskPlane, mask: MaskPlane) -> None:
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
@@ -209,7 +213,7 @@ def _join(science: MaskPlane, template: MaskPlane, mask: MaskPlane) -> None:
             mask[y, x] = joint
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _punch(plane: Image, mask: MaskPlane, bits: np.uint16, value: np.float32) -> None:
     for y in range(plane.shape[0]):
         for x in range(plane.shape[1]):

@@ -1,11 +1,11 @@
 """Convolution with kernels that vary over an image in square blocks, one thread, float32.
 
-A kernel's width is a constant to the compiled code, so that the compiler unrolls every tap of a row: that alone is
-five times faster than the same loop over a width known only at run time.
+A kernel's width is a constant to the compiled code, so that the compiler unrolls every tap of a row: that
+alone is five times faster than the same loop over a width known only at run time.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numba
@@ -22,12 +22,15 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 def convolve_blocks(image: Image, kernels: Image, block: int) -> Image:
     """`image` (ny, nx) convolved with `kernels` (rows, columns, k, k), kernel [j, i] over `block` pixels square.
 
-    Kernel taps run as in a convolution: out[y, x] = sum K[r, c] image[y + h - r, x + h - c], h = k // 2. The border
-    of h pixels, which no whole kernel reaches, is 0. Raises BadData if the blocks do not cover the image.
+    Kernel taps run as in a convolution: out[y, x] = sum K[r, c] image[y + h - r, x + h - c], h = k // 2. The
+    border of h pixels, which no whole kernel reaches, is 0. Raises BadData if the blocks do not cover the
+    image.
     """
     _check_cover(image, kernels.shape[:2], block)
     out = np.zeros(image.shape, np.float32)
-    _full_kernel(kernels.shape[2])(np.ascontiguousarray(image), np.ascontiguousarray(kernels, np.float32), block, out)
+    _full_kernel(kernels.shape[2])(
+        np.ascontiguousarray(image), np.ascontiguousarray(kernels, np.float32), block, out
+    )
     return out
 
 
@@ -48,7 +51,7 @@ def separable(kernels: Image) -> tuple[Image, Image]:
 
 
 def blocks_of(shape: tuple[int, int], block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """x and y (pixels) of the centres of the blocks that cover `shape`, each (rows, columns)."""
+    """X and y (pixels) of the centres of the blocks that cover `shape`, each (rows, columns)."""
     ny, nx = (-(-n // block) for n in shape)
     x, y = np.meshgrid((np.arange(nx) + 0.5) * block - 0.5, (np.arange(ny) + 0.5) * block - 0.5)
     return x, y
@@ -57,15 +60,17 @@ def blocks_of(shape: tuple[int, int], block: int) -> tuple[NDArray[np.float64], 
 def _check_cover(image: Image, blocks: tuple[int, ...], block: int) -> None:
     needed = tuple(-(-n // block) for n in image.shape)
     if blocks != needed:
-        raise BadData(f"{blocks} kernels of {block} pixels do not cover an image of {image.shape}: {needed} do")
+        raise BadData(
+            f"{blocks} kernels of {block} pixels do not cover an image of {image.shape}: {needed} do"
+        )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _full_kernel(width: int) -> Callable[..., Any]:
     half = width // 2
 
     @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-    def convolve(image, kernels, block, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0914
+    def convolve(image, kernels, block, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         ny, nx = image.shape
         total = np.empty(block, np.float32)
         for j in range(kernels.shape[0]):
@@ -85,15 +90,15 @@ def _full_kernel(width: int) -> Callable[..., Any]:
                     for x in range(n):
                         out[y, x0 + x] = total[x]
 
-    return convolve  # type: ignore[no-any-return]
+    return convolve
 
 
-@lru_cache(maxsize=None)
+@cache
 def _separable_kernel(width: int) -> Callable[..., Any]:
     half = width // 2
 
     @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-    def convolve(image, columns, rows, block, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0914
+    def convolve(image, columns, rows, block, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         ny, nx = image.shape
         line = np.empty(block + 2 * half, np.float32)
         for y in range(half, ny - half):
@@ -113,4 +118,4 @@ def _separable_kernel(width: int) -> Callable[..., Any]:
                         s += taps[c] * line[x + width - 1 - c]
                     out[y, x0 + x] = s
 
-    return convolve  # type: ignore[no-any-return]
+    return convolve

@@ -1,7 +1,7 @@
 """Point sources measured at positions: PSF fluxes and centroids, apertures, adaptive moments.
 
-PSF fits give every pixel the same weight: the fluxes of bright sources are then not biased by variances that were
-estimated from the same counts; the errors follow from the variance plane.
+PSF fits give every pixel the same weight: the fluxes of bright sources are then not biased by variances that
+were estimated from the same counts; the errors follow from the variance plane.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ _RESULTS = 10
 class PointSources:
     """What fits of a PSF gave, each array (n,). Flux in the image's unit, positions and errors in pixels.
 
-    `chi2` over `n_pixels` pixels, `log_likelihood` natural; `failure`: 0 or the bits above, and the flux NaN if the
-    PSF has less than half its weight on usable pixels.
+    `chi2` over `n_pixels` pixels, `log_likelihood` natural; `failure`: 0 or the bits above, and the flux NaN
+    if the PSF has less than half its weight on usable pixels.
     """
 
     x: Floats
@@ -51,8 +51,8 @@ class PointSources:
 def fit_point_sources(pixels: MaskedImage, psfs: Image, x: Floats, y: Floats, *, move: bool) -> PointSources:
     """PSFs `psfs` (n, k, k) fitted about pixels x, y (n,): flux and, if `move`, position (at most 3 pixels away).
 
-    `xx`, `yy`, `xy`: covariance of the position, 0 where it did not move. A fit that runs away is FAILED_CENTROID and
-    is forced where it began.
+    `xx`, `yy`, `xy`: covariance of the position, 0 where it did not move. A fit that runs away is
+    FAILED_CENTROID and is forced where it began.
     """
     results, failure = np.full((x.size, _RESULTS), np.nan), np.zeros(x.size, np.int32)
     _fit_all(
@@ -63,7 +63,9 @@ def fit_point_sources(pixels: MaskedImage, psfs: Image, x: Floats, y: Floats, *,
     return PointSources(*columns[:9], columns[9].astype(np.int32), failure)
 
 
-def aperture_fluxes(pixels: MaskedImage, x: Floats, y: Floats, radius: float) -> tuple[Floats, Floats, Floats]:
+def aperture_fluxes(
+    pixels: MaskedImage, x: Floats, y: Floats, radius: float
+) -> tuple[Floats, Floats, Floats]:
     """Sums within `radius` pixels, their errors, and the part of the aperture that was unusable, each (n,).
 
     A pixel on the rim counts by the part of it that is nearer than the radius, to first order.
@@ -78,15 +80,16 @@ def adaptive_moments(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """(n, 3) second moments xx, yy, xy (pixels**2) of `signs` times the image, and whether the fit failed.
 
-    Moments of the elliptical Gaussian that fits best (Bernstein & Jarvis 2002, AJ 123, 583), begun from a round one of
-    `sigma` pixels at x, y and kept centred there; where it failed, those under that first weight, deconvolved.
+    Moments of the elliptical Gaussian that fits best (Bernstein & Jarvis 2002, AJ 123, 583), begun from a
+    round one of `sigma` pixels at x, y and kept centred there; where it failed, those under that first
+    weight, deconvolved.
     """
     moments, failed = np.empty((x.size, 3)), np.zeros(x.size, np.bool_)
     _moments(pixels.image, pixels.mask, x, y, signs, sigma, moments, failed)
     return moments, failed
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def shifted(psf: Image, dx: float, dy: float, table: Image, out: Floats) -> None:
     """Into `out` (k, k): a PSF (k, k) moved by dx, dy pixels, |d| < k / 2, by Lanczos interpolation; 0 beyond it."""
     k, taps = psf.shape[0], table.shape[1]
@@ -111,7 +114,7 @@ def shifted(psf: Image, dx: float, dy: float, table: Image, out: Floats) -> None
                     out[r, c] += down[t] * lines[at, c]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fit_all(
     image: Image,
     variance: Image,
@@ -154,7 +157,7 @@ def _fit_all(
             failure[n] |= FAILED_NO_PIXELS
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cut(
     image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, noise: Floats
 ) -> bool:
@@ -171,7 +174,7 @@ def _cut(
     return cut_off
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _profile(
     psf: Image, dx: float, dy: float, table: Image, model: Floats, model_x: Floats, model_y: Floats
 ) -> None:
@@ -191,7 +194,7 @@ def _profile(
     shifted(psf, dx, dy, table, model)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _step(
     data: Floats, noise: Floats, model: Floats, model_x: Floats, model_y: Floats
 ) -> tuple[float, float, float, float, float]:
@@ -226,7 +229,7 @@ def _step(
     return move[1] / limit, move[2] / limit, covariance[1, 1], covariance[2, 2], covariance[1, 2]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _flux(data: Floats, noise: Floats, model: Floats, result: Floats) -> bool:
     """Flux, error, chi2, log likelihood and the number of pixels into `result`; False if too few are usable."""
     squares = every = product = spread = 0.0
@@ -255,7 +258,7 @@ def _flux(data: Floats, noise: Floats, model: Floats, result: Floats) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _aperture(
     image: Image, variance: Image, mask: MaskPlane, x: Floats, y: Floats, radius: float, out: Floats
 ) -> None:
@@ -275,7 +278,7 @@ def _aperture(
         out[0, n], out[1, n], out[2, n] = total, np.sqrt(spread), lost / area
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _moments(
     image: Image,
     mask: MaskPlane,
@@ -316,7 +319,7 @@ def _moments(
                 break
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _weighted(
     image: Image, mask: MaskPlane, x: float, y: float, sign: float, wxx: float, wyy: float, wxy: float
 ) -> tuple[float, float, float]:

@@ -20,8 +20,8 @@ def warp(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
 
     Positions come from both WCSs on a grid of 64 pixels, bilinear between: 0.1 mas for a camera's distortion.
     Variance and mask are the nearest pixel's: the variance is what a PSF-sized sum needs (interpolation makes
-    neighbours covary, and takes as much from each pixel's own variance). What lies outside the template, or has a
-    NaN within reach, is NaN with infinite variance and NO_DATA, never 0.
+    neighbours covary, and takes as much from each pixel's own variance). What lies outside the template, or
+    has a NaN within reach, is NaN with infinite variance and NO_DATA, never 0.
     """
     grid_x, grid_y = _source_grid(template.wcs, wcs, shape)
     image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -50,8 +50,8 @@ def _source_grid(
     return source.sky_to_pixel(*target.pixel_to_sky(x, y))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
-def _resample(  # noqa: PLR0914
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _resample(
     source: Image,
     source_variance: Image,
     source_mask: MaskPlane,

@@ -200,6 +200,8 @@ class Rasters:
                     self._changed.wait()
                     continue
                 key = queue.popleft()
+                if queue is self._asked and key in self._ahead:
+                    self._ahead.remove(key)
                 if key not in self._held and key not in self._making:
                     self._making.add(key)
                     return key

@@ -101,6 +101,7 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         self._catalogue = Catalogue(buffer, clock.now())
         self._faults: list[Fault] = []
         self._closing = threading.Event()
+        self._waiting: list[Ticket] = []
         self._rasters = Rasters(self._render, size=HELD_RASTERS, threads=_THREADS)
 
     def close(self) -> None:
@@ -141,8 +142,12 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         except KeyError as error:
             raise pa.ArrowKeyError(error.args[0]) from error
         fault = self._fault_of(wanted)
-        self._wait_for_readout(entry, wanted, deadline, silent=fault == "silent")
-        raster = self._raster(wanted, deadline)
+        self._waiting.append(wanted)
+        try:
+            self._wait_for_readout(entry, wanted, deadline, silent=fault == "silent")
+            raster = self._raster(wanted, deadline)
+        finally:
+            self._waiting.remove(wanted)
         return flight.GeneratorStream(_schema(entry, wanted.detector, raster), _batches(raster, fault))
 
     def list_flights(self, _: object, __: bytes) -> Iterator[flight.FlightInfo]:
@@ -160,12 +165,8 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
     def _health(self) -> dict[str, float | int | str]:
         now = self._clock.now()
         exposures = sum(1 for _ in self._catalogue.entries(now))
-        return {
-            "instrument": self._plane.camera.name,
-            "now": now,
-            "exposures": exposures,
-            **self._rasters.counts(),
-        }
+        counts = {"exposures": exposures, "waiting_clients": len(self._waiting), **self._rasters.counts()}
+        return {"instrument": self._plane.camera.name, "now": now, **counts}
 
     def _fault_of(self, wanted: Ticket) -> str | None:
         fits = (

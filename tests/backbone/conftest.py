@@ -11,4 +11,5 @@ from cluster.services import EmbeddedPostgres
 def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with EmbeddedPostgres(tmp_path_factory.mktemp("l1")) as server:
         yield server.url
+        assert server.process is not None
         server.process.kill()  # its data are not wanted again

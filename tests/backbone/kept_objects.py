@@ -1,6 +1,7 @@
 """Objects to keep: each of the kinds that the archive knows, at full size where the camera fixes it."""
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,10 +40,12 @@ def sha256(segments: np.ndarray) -> str:
     return hashlib.sha256(segments.tobytes()).hexdigest()
 
 
+@lru_cache(maxsize=8)
 def raw(seed: int = 1, detector: int = E2V_DETECTOR, snap: int = 0, instrument: str = "LSSTCam") -> Raw:
     shape = camera(instrument)[detector].format.raw_shape
     noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
     segments = (1600.0 + 25.0 * noise).astype(np.int32)
+    segments.flags.writeable = False
     return Raw(observation(snap, instrument), detector, segments, sha256(segments))
 
 

@@ -33,7 +33,7 @@ def result(
     mjd: float = MJD,
     seed: int = 1,
 ) -> VisitDetectorResult:
-    """`n` sources; the first ones are of the `known` objects, the others of new ones, and the last of an orbit."""
+    """`n` sources: the first ones of the `known` objects, the last of an orbit, the others of new objects."""
     rng = np.random.default_rng([seed, visit, detector])
     known = np.zeros(0, dtype_of("DiaObject")) if known is None else known
     sources = filled("DiaSource", n, rng)

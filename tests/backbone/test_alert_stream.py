@@ -20,6 +20,7 @@ ALERTS = [Alert(b"7", bytes([i]) * 100, i) for i in range(20)]
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
         yield kafka.bootstrap
+        assert kafka.process is not None
         kafka.process.kill()  # at once, however many clients it has
 
 
@@ -36,6 +37,7 @@ async def test_a_dead_broker_leaves_every_alert_failed_after_the_deadline(
     with EmbeddedKafka(tmp_path / "log") as kafka:
         stream = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
         assert [d.acknowledged_at for d in await stream.send(ALERTS)] == [5.0] * 20
+        assert kafka.process is not None
         kafka.process.kill()
     start = time.monotonic()
     deliveries = await stream.send(ALERTS)
@@ -50,11 +52,13 @@ async def test_when_the_broker_is_back_the_same_stream_goes_on(tmp_path: Path) -
     with EmbeddedKafka(tmp_path / "log", port=port) as kafka:
         stream = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
         await stream.send(ALERTS)
+        assert kafka.process is not None
         kafka.process.kill()
     assert all(d.error for d in await stream.send(ALERTS))
     with EmbeddedKafka(tmp_path / "log", port=port) as kafka:
         await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
         assert [d.error for d in await stream.send(ALERTS)] == [""] * 20
+        assert kafka.process is not None
         kafka.process.kill()
 
 

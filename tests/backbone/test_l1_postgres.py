@@ -1,8 +1,10 @@
 """What only the L1 database in PostgreSQL can be asked: its tables, its transactions, its server."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from importlib import resources
+from typing import Any
 
 import asyncpg
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from felis.datamodel import Schema
 from felis.metadata import MetaDataBuilder
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 from backbone import l1_schema, pg_copy
 from backbone.l1 import Stored
@@ -34,8 +37,8 @@ async def l1(dsn: str) -> AsyncIterator[L1Postgres]:
 
 def ready(visit: int) -> AlertsReady:
     return AlertsReady(
-        group=f"group {visit}", instrument="LSSTCam", visit=visit, detector=94, readout_ended=1.0, dia_sources=20, new_dia_objects=19,
-        alerts=20, path="x.avro", stages={},
+        group=f"group {visit}", instrument="LSSTCam", visit=visit, detector=94, readout_ended=1.0,
+        dia_sources=20, new_dia_objects=19, alerts=20, path="x.avro", stages={},
     )  # fmt: skip
 
 
@@ -55,16 +58,16 @@ async def test_tables_are_those_that_felis_makes_but_for_the_size_of_floats(l1: 
         )
         assert [(r[0], r[1] == "YES") for r in rows] == [(name, nullable) for name, _, nullable in ours]
         keys = await l1._pool.fetch(
-            "SELECT column_name FROM information_schema.key_column_usage JOIN information_schema.table_constraints"
-            " USING (constraint_name) WHERE constraint_type = 'PRIMARY KEY' AND key_column_usage.table_name = $1"
-            " ORDER BY key_column_usage.ordinal_position",
+            "SELECT column_name FROM information_schema.key_column_usage k"
+            " JOIN information_schema.table_constraints USING (constraint_name)"
+            " WHERE constraint_type = 'PRIMARY KEY' AND k.table_name = $1 ORDER BY k.ordinal_position",
             table.name,
         )
         assert [r[0] for r in keys] == [c.name for c in table.primary_key.columns]
 
 
-def felis_type(sql_type: object) -> str:
-    name = sql_type.compile(dialect=postgresql.dialect())
+def felis_type(sql_type: TypeEngine[Any]) -> str:
+    name = sql_type.compile(postgresql.dialect())  # type: ignore[no-untyped-call]
     replaced = {"FLOAT": "REAL", "TIMESTAMP(6) WITHOUT TIME ZONE": "TIMESTAMP (6) WITHOUT TIME ZONE"}
     return replaced.get(name, name)
 
@@ -93,7 +96,8 @@ async def test_rows_written_as_whole_columns_are_those_that_the_driver_reads_one
 def plain(value: object, nullable: bool) -> object:
     if isinstance(value, bool) or not nullable:
         return value
-    return None if value in {0, ""} or value != value else value
+    null = math.isnan(value) if isinstance(value, float) else value in {0, ""}
+    return None if null else value
 
 
 @pytest.mark.parametrize("table", ["DiaSource", "DiaObject", "mpc_orbits", "SSObject"])
@@ -127,7 +131,8 @@ async def test_versions_of_an_object_follow_one_another_without_a_gap(l1: L1Post
     for i in (1, 2, 3):
         await l1.store(result(VISIT + i, known=first.objects[:4], mjd=MJD + i), [], 1.0)
     rows = await l1._pool.fetch(
-        'SELECT "validityStartMjdTai", "validityEndMjdTai" FROM "DiaObject" WHERE "diaObjectId" = $1 ORDER BY 1',
+        'SELECT "validityStartMjdTai", "validityEndMjdTai" FROM "DiaObject"'
+        ' WHERE "diaObjectId" = $1 ORDER BY 1',
         int(first.objects["diaObjectId"][2]),
     )
     starts = [MJD + i + 0.001 for i in range(4)]
@@ -139,9 +144,9 @@ async def test_the_table_of_last_versions_holds_exactly_the_valid_ones(l1: L1Pos
     await l1.store(first, [], 1.0)
     await l1.store(result(VISIT + 1, known=first.objects[:4], mjd=MJD + 1), [], 1.0)
     names = ", ".join(f'"{c.name}"' for c in l1_schema.columns_of("DiaObjectLast")) + ", healpix"
-    last = await l1._pool.fetch(f'SELECT {names} FROM "DiaObjectLast" ORDER BY 1')
+    last = await l1._pool.fetch(f'SELECT {names} FROM "DiaObjectLast" ORDER BY 1')  # noqa: S608
     valid = await l1._pool.fetch(
-        f'SELECT {names} FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY 1'
+        f'SELECT {names} FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL ORDER BY 1'  # noqa: S608
     )
     assert last == valid
     assert len(last) == 19 + 15

@@ -203,7 +203,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.fixture
 async def line(tmp_path: Path) -> AsyncIterator[tuple[_Line, str, AIOKafkaProducer]]:
-    """A broker that everyone reaches through a line that can be cut: the address it advertises is the line's."""
+    """A broker that is reached through a line that can be cut: the address it advertises is the line's."""
     port, broker_port = free_port(), free_port()
     urls = [
         "--listener-url",

@@ -14,21 +14,23 @@ STARTED = "lsst.sal.MTCamera.logevent_startIntegration"
 ENDED = "lsst.sal.ATCamera.logevent_endReadout"
 
 VISIT = {
-    "groupId": "2026-07-05T22:36:08.255", "coordinateSystem": 2, "position": [-10.0, -20.0], "startTime": 1783290968.0,
-    "rotationSystem": 2, "cameraAngle": 12.5, "filters": "r_57", "duration": 36.0, "nimages": 2,
-    "instrument": "LSSTCam", "survey": "wide", "private_sndStamp": 1783290946.0,
+    "groupId": "2026-07-05T22:36:08.255", "coordinateSystem": 2, "position": [-10.0, -20.0],
+    "startTime": 1783290968.0, "rotationSystem": 2, "cameraAngle": 12.5, "filters": "r_57", "duration": 36.0,
+    "nimages": 2, "instrument": "LSSTCam", "survey": "wide", "private_sndStamp": 1783290946.0,
 }  # fmt: skip
 IMAGE = {
     "additionalKeys": "imageType:groupId", "additionalValues": r"OBJECT:2026-07-05T22\:36\:08.255",
     "imagesInSequence": 2, "imageName": "MC_O_20260705_000004", "imageIndex": 2, "exposureTime": 15.0,
-    "requestedExposureTime": 15.0, "timestampAcquisitionStart": 1783290986.0, "timestampEndOfReadout": 1783291004.0,
+    "requestedExposureTime": 15.0, "timestampAcquisitionStart": 1783290986.0,
+    "timestampEndOfReadout": 1783291004.0,
 }  # fmt: skip
 
 
 def test_a_next_visit_says_where_and_when() -> None:
     assert event_of(NEXT_VISIT, VISIT) == NextVisit(
-        group="2026-07-05T22:36:08.255", instrument="LSSTCam", ra=350.0, dec=-20.0, rotation=12.5, filters="r_57",
-        start_time=1783290968.0, duration=36.0, n_images=2, survey="wide", announced=1783290946.0,
+        group="2026-07-05T22:36:08.255", instrument="LSSTCam", ra=350.0, dec=-20.0, rotation=12.5,
+        filters="r_57", start_time=1783290968.0, duration=36.0, n_images=2, survey="wide",
+        announced=1783290946.0,
     )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ async def test_an_id_is_pinned_in_import_mode_only_and_never_given_to_another_sc
         ("DELETE", "/subjects/visits", None, 405, 405),
     ],
 )
-async def test_a_refusal_carries_the_registrys_error_code(  # noqa: PLR0913
+async def test_a_refusal_carries_the_registrys_error_code(
     registry: SchemaRegistry, method: str, path: str, body: object, status: int, code: int
 ) -> None:
     await _ask(registry, "POST", "/subjects/visits/versions", {"schema": json.dumps(VISIT)})
@@ -145,7 +145,11 @@ async def test_ids_outlive_a_restart(tmp_path: Path) -> None:
         assert (await client.schema(1101))["name"] == "alert"
         assert await client.register("more-value", ALERT | {"name": "more"}) == FIRST_ID + 1
         assert await _ask(server, "GET", "/mode/alerts-value") == (200, {"mode": "IMPORT"})
-    assert [path.name for path in tmp_path.iterdir()] == ["registry.json"]
+    assert _names(tmp_path) == ["registry.json"]
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 async def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -176,9 +180,9 @@ async def test_the_client_asks_once_for_an_id(tmp_path: Path) -> None:
 
 async def test_the_client_says_what_the_registry_refused(registry: SchemaRegistry) -> None:
     async with RegistryClient(registry.url) as client:
-        with pytest.raises(BadData, match="GET .*/schemas/ids/7: HTTP 404 .*40403"):
+        with pytest.raises(BadData, match=r"GET .*/schemas/ids/7: HTTP 404 .*40403"):
             await client.schema(7)
-        with pytest.raises(BadData, match="POST .*/subjects/a%2Fb/versions: HTTP 422 .*42201"):
+        with pytest.raises(BadData, match=r"POST .*/subjects/a%2Fb/versions: HTTP 422 .*42201"):
             await client.register("a/b", {"type": "recrod"})
 
 

@@ -1,15 +1,29 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user can pass through, as a night's output folder usually is and pytest's is not."""
+@contextmanager
+def _folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="pachon-test-"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can pass through, as a night's output folder usually is, not pytest's."""
+    with _folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster_folder() -> Iterator[Path]:
+    """One for a database that tests start, stop and crash, but leave whole: to make one takes a while."""
+    with _folder() as folder:
+        yield folder

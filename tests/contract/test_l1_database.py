@@ -23,6 +23,7 @@ WIDE = 1.0
 def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with EmbeddedPostgres(tmp_path_factory.mktemp("l1")) as server:
         yield server.url
+        assert server.process is not None
         server.process.kill()  # its data are not wanted again
 
 
@@ -41,9 +42,10 @@ async def l1(request: pytest.FixtureRequest) -> AsyncIterator[L1Database]:
 
 def same(left: Table, right: Table) -> None:
     """Equal, NaN for NaN, in any order of rows."""
-    key = left.dtype.names[0]
+    names = left.dtype.names or ()
+    key = names[0]
     left, right = np.sort(left, order=key), np.sort(right, order=key)
-    for name in left.dtype.names:
+    for name in names:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
@@ -190,7 +192,7 @@ class TestL1Database:
             await l1.store(bad, [], 1.0)
         with pytest.raises(BadData, match="the alert about 5 has no DiaSource"):
             await l1.store(replace(result(VISIT), alert_ids=np.array([5])), [], 1.0)
-        with pytest.raises(BadData, match="other columns than apdb.yaml"):
+        with pytest.raises(BadData, match=r"other columns than apdb\.yaml"):
             await l1.store(replace(result(VISIT), sources=empty("DiaObject", 1)), [], 1.0)
 
     async def test_an_outbox_owes_each_alert_until_it_is_acknowledged(self, l1: L1Database) -> None:

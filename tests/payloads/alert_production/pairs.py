@@ -1,8 +1,8 @@
 """A science image and a template of one simulated sky, with what was put into the difference: an independent witness.
 
-Point sources are Moffat profiles evaluated on the pixels; galaxies are sums of Gaussians, convolved with a Gaussian
-mixture near the Moffat. Template and science have their own WCS, PSF and noise; the science WCS that is handed over
-hides a smooth error of some hundredths of a pixel.
+Point sources are Moffat profiles evaluated on the pixels; galaxies are sums of Gaussians, convolved with a
+Gaussian mixture near the Moffat. Template and science have their own WCS, PSF and noise; the science WCS that
+is handed over hides a smooth error of some hundredths of a pixel.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,11 @@ class Seeing:
 
     def at(self, u: Floats | float, v: Floats | float) -> "tuple[Floats, Floats, Floats]":
         """Inverse shape (a, b, c) of r2 = a dx2 + 2 b dx dy + c dy2, in units of the Moffat's alpha."""
-        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1)) * (1 + self.gradient * (0.7 * u + 0.5 * u * v))
+        alpha = (
+            self.fwhm
+            / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+            * (1 + self.gradient * (0.7 * u + 0.5 * u * v))
+        )
         e1 = self.shear * np.cos(2 * self.angle) + 0.01 * u
         e2 = self.shear * np.sin(2 * self.angle) + 0.01 * v
         return (1 - 2 * e1) / alpha**2, -2 * e2 / alpha**2, (1 + 2 * e1) / alpha**2
@@ -96,8 +100,9 @@ def make_pair(
 ) -> Pair:
     """`density`: relative to 1500 stars (14 < m < 24.5) and 6000 galaxies per 4096 x 4096 pixels.
 
-    `injected`, `faded`, `trails`, `variables` are real: new in the science image, only in the template, moving while
-    exposed, and stars of the template that changed. `cosmic_rays` and `hot_columns` are unmasked artifacts.
+    `injected`, `faded`, `trails`, `variables` are real: new in the science image, only in the template,
+    moving while exposed, and stars of the template that changed. `cosmic_rays` and `hot_columns` are unmasked
+    artifacts.
     """
     rng = np.random.default_rng(seed)
     area = (n + 120) ** 2 / 4096**2 * density
@@ -105,7 +110,7 @@ def make_pair(
     scale = 0.2 / 3600
     true_wcs = _wcs(rotation, scale, (n - 1) / 2)
     template_side = int(n * 1.42) + 64
-    template_wcs = Wcs((150.01, 2.2), (template_side / 2, template_side / 2), scale * np.diag([-1.0, 1.0]))
+    template_wcs = Wcs((150.002, 2.2), (template_side / 2, template_side / 2), scale * np.diag([-1.0, 1.0]))
 
     stars = rng.poisson(1500 * area)
     sx, sy = rng.uniform(-60, n + 60, (2, stars))
@@ -155,7 +160,9 @@ def make_pair(
     canvas = _Canvas(template_side, template_seeing)
     for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(sx, sy)), star_flux, strict=True):
         canvas.star(x, y, f)
-    for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(old_x, old_y)), old_flux, strict=True):
+    for x, y, f in zip(
+        *template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(old_x, old_y)), old_flux, strict=True
+    ):
         canvas.star(x, y, f)
     turned = _turn(g_shape, rotation)
     for k, (x, y) in enumerate(zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(gx, gy)), strict=True)):
@@ -166,7 +173,10 @@ def make_pair(
     science_psf = psf_of(science_seeing, (n, n))
     template_psf = psf_of(template_seeing, (template_side, template_side))
     visit = VisitImage(science, handed, science_psf, NJY_PER_ELECTRON, "r", 5.2e9, 30.0)
-    x, y = np.concatenate([ix, old_x, trail_x, sx[changed]]), np.concatenate([iy, old_y, trail_y, sy[changed]])
+    x, y = (
+        np.concatenate([ix, old_x, trail_x, sx[changed]]),
+        np.concatenate([iy, old_y, trail_y, sy[changed]]),
+    )
     flux = np.concatenate([i_flux, -old_flux, trail_flux, change])
     length = np.concatenate([np.zeros(injected + faded), trail_length, np.zeros(changed.size)])
     template = Template(deep, template_wcs, template_psf, "r")
@@ -209,7 +219,9 @@ class _Canvas:
 
     def star(self, x: float, y: float, flux: float) -> None:
         half = int(np.clip(3 * (abs(flux) / 10) ** 0.22, 12, 150))
-        self._add(x, y, half, lambda dx, dy: flux * self.calibration * self.seeing.stamp(*self._uv(x, y), dx, dy))
+        self._add(
+            x, y, half, lambda dx, dy: flux * self.calibration * self.seeing.stamp(*self._uv(x, y), dx, dy)
+        )
 
     def galaxy(self, x: float, y: float, flux: float, size: float, shape: Floats) -> None:
         """An exponential disc as three Gaussians, each convolved with the PSF's mixture."""

@@ -6,7 +6,7 @@ import pytest
 from payloads.alert_production.isr import remove_signature
 from schemas.errors import BadData
 from schemas.image import Calibration, Image, Mask, MaskedImage, Observation, Raw
-from schemas.instrument import E2V, ITL, Detector, Format
+from schemas.instrument import ITL, Detector, Format
 
 PEDESTAL = 25_000
 OBSERVATION = Observation(
@@ -15,14 +15,12 @@ OBSERVATION = Observation(
 )  # fmt: skip
 
 
-def small(form: Format) -> Detector:
-    """A vendor's layout with few pixels. The vendor's own object decides the direction of its readout."""
+SMALL = Format("E2V", 96, 120, 10, 54, 6)
+"""An e2v CCD of few pixels."""
+
+
+def ccd(form: Format) -> Detector:
     return Detector(7, "R22_S11", "R22", form, (0.0, 0.0))
-
-
-@pytest.fixture(params=[E2V, ITL], ids=lambda form: form.vendor)
-def detector(request: pytest.FixtureRequest) -> Detector:
-    return small(request.param)
 
 
 def calibration_of(form: Format, seed: int = 0) -> Calibration:
@@ -47,7 +45,7 @@ def raw_of(form: Format, seed: int = 1) -> Raw:
     segments = rng.normal(600, 25, form.raw_shape)
     imaging = form.prescan + form.amp_width
     segments[:, :, imaging:] = rng.normal(0, 4, (16, form.raw_shape[1], form.serial_overscan))
-    segments[3, 300:320, 200:220] = 80_000.0
+    segments[3, 30:40, 40:60] = 80_000.0
     segments += PEDESTAL + 20 * np.sin(np.arange(form.raw_shape[1]) / 40)[:, None]
     return Raw(OBSERVATION, 7, segments.astype(np.int32), "")
 
@@ -77,46 +75,48 @@ def reference(raw: Raw, calibration: Calibration, detector: Detector) -> MaskedI
     return MaskedImage(signal.astype(np.float32), mask, variance.astype(np.float32))
 
 
-def test_it_is_each_step_in_turn(detector: Detector) -> None:
+@pytest.mark.parametrize("form", [SMALL, ITL], ids=["e2v", "itl"])
+def test_it_is_each_step_in_turn(form: Format) -> None:
+    detector = ccd(form)
     raw, calibration = raw_of(detector.format), calibration_of(detector.format)
     made, expected = remove_signature(raw, calibration, detector), reference(raw, calibration, detector)
-    assert made.image == pytest.approx(expected.image, rel=2e-5, abs=0.02)
-    assert made.variance == pytest.approx(expected.variance, rel=2e-5, abs=0.02)
+    np.testing.assert_allclose(made.image, expected.image, rtol=2e-5, atol=0.02)
+    np.testing.assert_allclose(made.variance, expected.variance, rtol=2e-5, atol=0.02)
     assert np.array_equal(made.mask & Mask.BAD, expected.mask & Mask.BAD)
     assert {made.image.dtype, made.variance.dtype} == {np.dtype("f4")}
     assert made.mask.dtype == np.uint16
 
 
 def full_well() -> tuple[Raw, Calibration]:
-    raw, calibration = raw_of(E2V), calibration_of(E2V)
-    raw.segments[:, 100:400, 50] = PEDESTAL + 100_000
+    raw, calibration = raw_of(SMALL), calibration_of(SMALL)
+    raw.segments[:, 20:90, 50] = PEDESTAL + 100_000
     return raw, calibration
 
 
 def test_saturated_columns_are_marked_and_grown() -> None:
-    detector = small(E2V)
+    detector = ccd(SMALL)
     raw, calibration = full_well()
     made, expected = remove_signature(raw, calibration, detector), reference(raw, calibration, detector)
     saturated = expected.mask & Mask.SAT != 0
-    assert saturated.sum() >= 16 * 300
+    assert saturated.sum() >= 16 * 70
     grown = made.mask & Mask.SAT != 0
     assert np.all(grown[saturated])
     rows, columns = np.nonzero(saturated)
     for dy, dx in ((2, 0), (-2, 0), (0, 1), (0, -1)):
-        assert np.all(grown[np.clip(rows + dy, 0, 4003), np.clip(columns + dx, 0, 4095)])
+        assert np.all(grown[np.clip(rows + dy, 0, 239), np.clip(columns + dx, 0, 767)])
     assert grown.sum() < 4 * saturated.sum()
 
 
 def test_a_ray_in_the_overscan_does_not_pull_its_row() -> None:
-    detector, calibration = small(E2V), calibration_of(E2V)
-    clean, struck = raw_of(E2V), raw_of(E2V)
-    struck.segments[5, 700, -20] += 30_000
+    detector, calibration = ccd(SMALL), calibration_of(SMALL)
+    clean, struck = raw_of(SMALL), raw_of(SMALL)
+    struck.segments[5, 70, -20] += 30_000
     before, after = (remove_signature(r, calibration, detector).image for r in (clean, struck))
     assert np.abs(after - before).max() < 1.0
 
 
 def test_a_calibration_without_value_is_masked_not_spread() -> None:
-    detector, raw, calibration = small(E2V), raw_of(E2V), calibration_of(E2V)
+    detector, raw, calibration = ccd(SMALL), raw_of(SMALL), calibration_of(SMALL)
     calibration.flat[10, 20] = 0.0
     calibration.flat[11, 20] = np.nan
     calibration.bias[12, 20] = np.nan
@@ -136,7 +136,7 @@ def frozen(image: Image) -> Image:
 
 
 def test_read_only_arrays_are_taken() -> None:
-    detector, raw, calibration = small(E2V), raw_of(E2V), calibration_of(E2V)
+    detector, raw, calibration = ccd(SMALL), raw_of(SMALL), calibration_of(SMALL)
     expected = remove_signature(raw, calibration, detector)
     raw.segments.setflags(write=False)
     for name in ("bias", "dark", "flat", "defects", "gain", "read_noise", "saturation", "crosstalk"):
@@ -147,22 +147,22 @@ def test_read_only_arrays_are_taken() -> None:
 @pytest.mark.parametrize(
     ("segments", "said"),
     [
-        (np.zeros((16, 2000, 576), np.int32), r"int32 \(16, 2000, 576\)"),
-        (np.zeros((15, 2048, 576), np.int32), r"\(15, 2048, 576\)"),
-        (np.zeros(E2V.raw_shape, np.uint16), "uint16"),
+        (np.zeros((16, 100, 160), np.int32), r"int32 \(16, 100, 160\)"),
+        (np.zeros((15, 126, 160), np.int32), r"\(15, 126, 160\)"),
+        (np.zeros(SMALL.raw_shape, np.uint16), "uint16"),
     ],
 )
 def test_a_short_or_strange_raw_is_refused_by_name(segments: Image, said: str) -> None:
-    raw = replace(raw_of(E2V), segments=segments)
+    raw = replace(raw_of(SMALL), segments=segments)
     with pytest.raises(BadData, match=rf"exposure 2026010100012 .* detector 7: .*{said}"):
-        remove_signature(raw, calibration_of(E2V), small(E2V))
+        remove_signature(raw, calibration_of(SMALL), ccd(SMALL))
 
 
 def test_a_calibration_of_another_format_is_refused_by_name() -> None:
     with pytest.raises(BadData, match="detector 7: calibration bias has shape"):
-        remove_signature(raw_of(E2V), calibration_of(ITL), small(E2V))
+        remove_signature(raw_of(SMALL), calibration_of(ITL), ccd(SMALL))
 
 
 def test_a_raw_of_another_detector_is_refused() -> None:
     with pytest.raises(BadData, match="detector 8: processed as detector 7"):
-        remove_signature(replace(raw_of(E2V), detector=8), calibration_of(E2V), small(E2V))
+        remove_signature(replace(raw_of(SMALL), detector=8), calibration_of(SMALL), ccd(SMALL))

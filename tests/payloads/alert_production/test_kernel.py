@@ -36,7 +36,10 @@ def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes():
     found = fit_kernel(masked(sharp, 0.01), masked(wide, 1.0, seed=1), 1.7)
     here = found.at(np.array(200.0), np.array(200.0))
     assert here.sum() == pytest.approx(0.8, abs=2e-3)
-    np.testing.assert_allclose(here, true, atol=2e-3)
+    # What is finer than the stars are sharp is not determined, and does not matter: compare what becomes of a star.
+    star = np.exp(-(t[:, None] ** 2 + t**2) / (2 * 1.6**2))
+    difference = convolve2d(star, here - true, mode="same")
+    assert np.abs(difference).max() < 0.005 * convolve2d(star, true, mode="same").max()
     assert found.background(np.array(200.0), np.array(200.0)) == pytest.approx(7.0, abs=0.1)
     assert found.chi2 == pytest.approx(1.0, abs=0.1)
 

@@ -77,11 +77,18 @@ def test_the_template_that_was_taken_away_is_the_science_image_of_the_constant_s
     assert subtraction.kernel_sum == pytest.approx(1.0, abs=0.02)
 
 
-def test_saturated_stars_of_either_image_and_the_border_are_marked(pair, subtraction):
-    mask = subtraction.difference.pixels.mask
-    assert (mask[pair.science.pixels.mask != 0] & Mask.SAT).all()
-    assert (mask & Mask.SAT_TEMPLATE).any()
-    assert (mask[:12] & Mask.EDGE).all()
+def test_the_templates_bits_go_by_their_own_names_and_the_border_is_edge(subtraction):
+    science, template = np.zeros((2, 60, 60), np.uint16)
+    science[30, 30], science[5, 5] = Mask.SAT, Mask.CR
+    template[40, 40], template[41, 41] = Mask.SAT | Mask.CR, Mask.INJECTED | Mask.BAD
+    template[20, 50] = Mask.NO_DATA
+    mask = module._joint_mask(science, template)
+    assert mask[30, 30] == Mask.SAT
+    assert mask[5, 5] == Mask.CR
+    assert mask[40, 40] == Mask.SAT_TEMPLATE
+    assert mask[41, 41] == Mask.INJECTED_TEMPLATE | Mask.BAD
+    assert (mask[8:33, 38:] == Mask.NO_DATA).sum() == 25 * 22
+    assert (subtraction.difference.pixels.mask[:12] & Mask.EDGE).all()
 
 
 def test_where_the_template_ends_the_difference_has_no_data():

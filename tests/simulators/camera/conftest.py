@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from time import monotonic
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,24 +18,35 @@ STARTED = 1_783_216_800.0
 SCIENCE = 94
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = monotonic() + 10.0
+    while not holds():
+        assert monotonic() < deadline
+
+
 class FixedSky:
     """A few hundred sources of every kind on detector 94, and a star of 9th magnitude."""
 
     def __init__(self, rows: NDArray[np.void]) -> None:
         self.rows = rows
 
-    def sources(self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float) -> NDArray[np.void]:
+    def sources(
+        self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float
+    ) -> NDArray[np.void]:
         assert band in "ugrizy"
         assert mjd_tai > 60000.0
         near = np.hypot((self.rows["ra"] - ra) * np.cos(np.radians(dec)), self.rows["dec"] - dec) < radius_deg
-        return self.rows[near]
+        found: NDArray[np.void] = self.rows[near]
+        return found
 
 
 def nanojansky(mag: float) -> float:
     return float(10.0 ** ((31.4 - mag) / 2.5))
 
 
-def rows_at(observation: Observation, detector: Detector, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.void]:
+def rows_at(
+    observation: Observation, detector: Detector, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.void]:
     """Point sources of no flux at nominal pixels."""
     rows = np.zeros(len(x), SKY_SOURCE_DTYPE)
     nominal = nominal_wcs(detector, observation.ra, observation.dec, observation.rotation)
@@ -41,7 +55,9 @@ def rows_at(observation: Observation, detector: Detector, x: NDArray[np.float64]
     return rows
 
 
-def exposed(snap: int = 0, *, instrument: str = "LSSTCam", physical_filter: str = "r_57", visit: int = 2026070500004) -> Observation:
+def exposed(
+    snap: int = 0, *, instrument: str = "LSSTCam", physical_filter: str = "r_57", visit: int = 2026070500004
+) -> Observation:
     started = STARTED + 17.0 * snap
     return Observation(
         instrument=instrument, group="g", visit=visit, exposure=visit + snap, snap=snap, n_snaps=2,
@@ -104,4 +120,5 @@ def remove_signature(raw: Segments, detector: Detector, master: Calibration, sec
         segment = signal[amp.index, : form.amp_height, data]
         part = segment[:: -1 if amp.flip_y else 1, :: -1 if amp.flip_x else 1]
         image[amp.y0 : amp.y0 + form.amp_height, amp.x0 : amp.x0 + form.amp_width] = part
-    return (image - master.bias - master.dark * np.float32(seconds)) / master.flat
+    result: Image = (image - master.bias - master.dark * np.float32(seconds)) / master.flat
+    return result

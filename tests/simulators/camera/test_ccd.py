@@ -3,7 +3,16 @@ import pytest
 
 from schemas.image import Mask
 from schemas.instrument import camera
-from simulators.camera.ccd import _coarse_vignetting, _grain, _steps, bias_pattern, ccd, defects, response, view
+from simulators.camera.ccd import (
+    _coarse_vignetting,
+    _grain,
+    _steps,
+    bias_pattern,
+    ccd,
+    defects,
+    response,
+    view,
+)
 from simulators.camera.noise import Purpose, fill_normal, stream
 from tests.simulators.camera.conftest import SCIENCE, SEED
 

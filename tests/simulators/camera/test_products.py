@@ -43,7 +43,12 @@ def test_calibration_is_the_truth_with_small_errors(master: Calibration) -> None
     np.testing.assert_allclose(master.gain, chip.gain, rtol=2e-3)
     np.testing.assert_allclose(master.crosstalk, chip.crosstalk, rtol=0.05)
     assert np.all(master.saturation < chip.full_well)
-    for plane, dtype in ((master.bias, "f4"), (master.dark, "f4"), (master.flat, "f4"), (master.defects, "u2")):
+    for plane, dtype in (
+        (master.bias, "f4"),
+        (master.dark, "f4"),
+        (master.flat, "f4"),
+        (master.defects, "u2"),
+    ):
         assert plane.shape == (4004, 4096)
         assert plane.dtype == np.dtype(dtype)
 
@@ -65,13 +70,13 @@ def test_a_template_shows_the_template_fluxes_with_its_psf(stars: FixedSky) -> N
     x, y = template.wcs.sky_to_pixel(stars.rows["ra"], stars.rows["dec"])
     fluxes = []
     for k in range(2, 40):
-        i, j = int(round(x[k])), int(round(y[k]))
+        i, j = round(x[k]), round(y[k])
         fluxes.append(template.pixels.image[j - 15 : j + 16, i - 15 : i + 16].sum())
         if abs(x[k] - i) < 0.1 and abs(y[k] - j) < 0.1:
             stamp = template.pixels.image[j - 5 : j + 6, i - 5 : i + 6] / 1e5
             assert np.abs(stamp - template.psf.at(x[k], y[k])[15:26, 15:26]).max() < 0.01
     assert np.median(fluxes) == pytest.approx(1e5, rel=0.01)
-    i, j = int(round(x[1])), int(round(y[1]))
+    i, j = round(x[1]), round(y[1])
     assert abs(template.pixels.image[j, i]) < 10 * template_variance("r") ** 0.5
 
 
@@ -94,9 +99,14 @@ def test_saturated_cores_are_flagged_and_cut_off(stars: FixedSky) -> None:
 
 def test_templates_of_neighbours_fit_together_and_are_the_same_again(stars: FixedSky) -> None:
     left, right = (template_patch(stars, SEED, TRACT, patch, "r") for patch in (PATCH, PATCH + 1))
-    np.testing.assert_allclose(left.wcs.pixel_to_sky(PATCH_PIXELS, 5), right.wcs.pixel_to_sky(0, 5), atol=1e-12)
-    seam = template_psf(SEED, TRACT, PATCH, "r").at(2047.5, 9.0), template_psf(SEED, TRACT, PATCH + 1, "r").at(-0.5, 9.0)
-    np.testing.assert_allclose(*seam, rtol=1e-6)
+    np.testing.assert_allclose(
+        left.wcs.pixel_to_sky(PATCH_PIXELS, 5), right.wcs.pixel_to_sky(0, 5), atol=1e-12
+    )
+    seam = (
+        template_psf(SEED, TRACT, PATCH, "r").at(2047.5, 9.0),
+        template_psf(SEED, TRACT, PATCH + 1, "r").at(-0.5, 9.0),
+    )
+    np.testing.assert_allclose(*seam, atol=1e-6)
     assert 0.74 < 0.2 * seam[0][0] < 0.81
     again = template_patch(stars, SEED, TRACT, PATCH, "r")
     np.testing.assert_array_equal(again.pixels.image, left.pixels.image)

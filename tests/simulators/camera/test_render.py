@@ -5,17 +5,23 @@ from numpy.typing import NDArray
 from simulators.camera.psf import HALO_FLUX, MOFFAT_BETA, PsfField, exponential, moffat, overlaps
 from simulators.camera.render import SHAPES_DTYPE, add_gaussian, draw, galaxy_moments
 
-PSF = PsfField(np.array([[4.0, 0.1, 0.05, 0.2, 0, 0], [0.05, 0.02, 0, 0, 0, 0], [-0.03, 0, 0.01, 0, 0, 0]]), (300, 320))
+PSF = PsfField(
+    np.array([[4.0, 0.1, 0.05, 0.2, 0, 0], [0.05, 0.02, 0, 0, 0, 0], [-0.03, 0, 0.01, 0, 0, 0]]), (300, 320)
+)
 
 
-def source(x: float, y: float, flux: float, radius: float = 0.0, ratio: float = 1.0, angle: float = 0.0) -> NDArray[np.void]:
+def source(
+    x: float, y: float, flux: float, radius: float = 0.0, ratio: float = 1.0, angle: float = 0.0
+) -> NDArray[np.void]:
     row = np.zeros(1, SHAPES_DTYPE)
     row["x"], row["y"], row["flux"] = x, y, flux
     row["xx"], row["xy"], row["yy"] = galaxy_moments(np.array([radius]), np.array([ratio]), np.array([angle]))
     return row
 
 
-def gaussian(shape: tuple[int, int], x: float, y: float, flux: float, xx: float, xy: float, yy: float) -> NDArray[np.float64]:
+def gaussian(
+    shape: tuple[int, int], x: float, y: float, flux: float, xx: float, xy: float, yy: float
+) -> NDArray[np.float64]:
     dy, dx = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
     delta = np.stack([dx - x, dy - y])
     exponent = np.einsum("iyx,ij,jyx->yx", delta, np.linalg.inv([[xx, xy], [xy, yy]]), delta)
@@ -39,7 +45,9 @@ def test_the_mixture_is_a_moffat() -> None:
     r = np.linspace(0.0, 4.0, 100)
     true = (MOFFAT_BETA - 1.0) / (np.pi * a * a) * (1.0 + (r / a) ** 2) ** -MOFFAT_BETA
     core = moffat()
-    mixture = np.sum(core.weight / (2 * np.pi * core.sigma**2) * np.exp(-0.5 * (r[:, None] / core.sigma) ** 2), 1)
+    mixture = np.sum(
+        core.weight / (2 * np.pi * core.sigma**2) * np.exp(-0.5 * (r[:, None] / core.sigma) ** 2), 1
+    )
     np.testing.assert_allclose(mixture, true, rtol=0.01)
 
 
@@ -64,7 +72,12 @@ def test_overlaps_are_the_sums_over_pixels() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [source(150.3, 140.7, 1e4), source(150.3, 140.7, 1e4, 4.0, 0.4, 0.7), source(3.0, 296.0, 1e4), source(150, 150, 1e4, 0.5)],
+    [
+        source(150.3, 140.7, 1e4),
+        source(150.3, 140.7, 1e4, 4.0, 0.4, 0.7),
+        source(3.0, 296.0, 1e4),
+        source(150, 150, 1e4, 0.5),
+    ],
     ids=["star", "galaxy", "corner", "tiny galaxy"],
 )
 def test_a_drawn_source_is_the_sum_of_its_gaussians(row: NDArray[np.void]) -> None:

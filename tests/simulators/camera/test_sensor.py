@@ -32,9 +32,9 @@ def test_a_raw_is_what_the_formulas_say(detector: int) -> None:
         part = view(charge, amplifier, (form.amp_height, form.amp_width))
         shot[amplifier.index, : form.amp_height, data] = part
         signal[amplifier.index, : form.amp_height, data] = part + view(pattern, amplifier, part.shape)
-    deviates = np.empty(raw.size, np.float32)
-    fill_normal(stream(SEED, Purpose.READOUT, 7, detector), deviates)
-    deviates = deviates.reshape(form.raw_shape[1], 16, form.raw_shape[2]).transpose(1, 0, 2)
+    drawn = np.empty(raw.size, np.float32)
+    fill_normal(stream(SEED, Purpose.READOUT, 7, detector), drawn)
+    deviates = drawn.reshape(form.raw_shape[1], 16, form.raw_shape[2]).transpose(1, 0, 2)
     noise = deviates * np.sqrt(shot + (chip.read_noise**2)[:, None, None])
     heard = signal + np.einsum("ij,jrc->irc", chip.crosstalk, signal)
     adu = (heard + noise) / chip.gain[:, None, None] + row_levels(chip, SEED, 7)[:, :, None]

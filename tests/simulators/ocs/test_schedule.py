@@ -3,7 +3,9 @@ import itertools
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from schemas.errors import BadData
 from schemas.instrument import camera
 from schemas.wcs import separation_arcsec
 from simulators.ocs import site
-from simulators.ocs.schedule import dump_plan, load_plan, load_schedule, plan_own
+from simulators.ocs.schedule import PlannedVisit, dump_plan, load_plan, load_schedule, plan_own
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 NIGHT, OPSIM = DATA / "nights" / "visits_2026-07-05.json", DATA / "opsim" / "schedview_sample_opsim.db"
@@ -38,14 +40,13 @@ def _opsim(path: Path, **columns: object) -> Path:
     row = {name: value for name, value in row.items() if value != "absent"}
     with sqlite3.connect(path) as connection:
         connection.execute(f"CREATE TABLE observations ({', '.join(row)})")
-        connection.execute(
-            f"INSERT INTO observations VALUES ({', '.join('?' * len(row))})", tuple(row.values())
-        )  # noqa: S608
+        places = ", ".join("?" * len(row))
+        connection.execute(f"INSERT INTO observations VALUES ({places})", tuple(row.values()))  # noqa: S608
     connection.close()
     return path
 
 
-def _assert_in_sequence(plan):
+def _assert_in_sequence(plan: Sequence[PlannedVisit]) -> None:
     assert len({visit.group for visit in plan}) == len(plan)
     for before, after in itertools.pairwise(plan):
         assert after.start_tai >= before.start_tai + before.duration - 1e-6
@@ -53,7 +54,7 @@ def _assert_in_sequence(plan):
             assert after.seq_num >= before.seq_num + before.n_snaps
 
 
-def test_the_own_night_is_six_visits_of_two_fields_in_turns_each_in_its_band():
+def test_the_own_night_is_six_visits_of_two_fields_in_turns_each_in_its_band() -> None:
     plan = load_schedule("own", seed=3)
     assert [visit.physical_filter for visit in plan] == ["r_57", "i_39"] * 3
     assert [visit.start_tai - plan[0].start_tai for visit in plan] == [37.0 * i for i in range(6)]
@@ -71,7 +72,7 @@ def test_the_own_night_is_six_visits_of_two_fields_in_turns_each_in_its_band():
     _assert_in_sequence(plan)
 
 
-def test_the_own_night_is_dark_high_and_out_of_the_milky_way_and_often_near_the_ecliptic():
+def test_the_own_night_is_dark_high_and_out_of_the_milky_way_and_often_near_the_ecliptic() -> None:
     near = 0
     for seed in range(40):
         plan = plan_own(seed, 30)
@@ -86,18 +87,18 @@ def test_the_own_night_is_dark_high_and_out_of_the_milky_way_and_often_near_the_
     assert near > 30
 
 
-def test_the_same_seed_gives_the_same_night_and_another_seed_another():
+def test_the_same_seed_gives_the_same_night_and_another_seed_another() -> None:
     assert plan_own(5) == plan_own(5)
     assert plan_own(5) != plan_own(6)
     assert {day_obs_of(v.start_tai) for v in plan_own(5, day_obs=20261001)} == {20261001}
 
 
-def test_a_night_longer_than_the_dark_is_refused():
+def test_a_night_longer_than_the_dark_is_refused() -> None:
     with pytest.raises(BadData, match=r"2000 visits every 37 s do not fit 1\d\.\d dark hours"):
         plan_own(0, 2000)
 
 
-def test_an_observation_names_its_exposure_and_foretells_its_end():
+def test_an_observation_names_its_exposure_and_foretells_its_end() -> None:
     first, second = (plan_own(0)[1].observation(snap) for snap in (0, 1))
     assert (first.visit, first.exposure, second.visit, second.exposure) == tuple(
         2026070500000 + i for i in (3, 3, 3, 4)
@@ -108,7 +109,7 @@ def test_an_observation_names_its_exposure_and_foretells_its_end():
 
 
 @pytest.mark.skipif(not NIGHT.exists(), reason="the real night's log is not beside the repository")
-def test_a_real_night_keeps_its_times_numbers_and_groups():
+def test_a_real_night_keeps_its_times_numbers_and_groups() -> None:
     plan = load_schedule(str(NIGHT))
     assert len(plan) == 916
     first = plan[0]
@@ -121,7 +122,7 @@ def test_a_real_night_keeps_its_times_numbers_and_groups():
 
 
 @pytest.mark.skipif(not NIGHT.exists(), reason="the real night's log is not beside the repository")
-def test_a_real_night_can_be_cut_hurried_and_split_into_snaps():
+def test_a_real_night_can_be_cut_hurried_and_split_into_snaps() -> None:
     plan = load_schedule(str(NIGHT), n=20, cadence=39.0, n_snaps=2)
     assert len(plan) == 20
     assert [v.start_tai - plan[0].start_tai for v in plan] == pytest.approx([39.0 * i for i in range(20)])
@@ -133,7 +134,7 @@ def test_a_real_night_can_be_cut_hurried_and_split_into_snaps():
 
 
 @pytest.mark.skipif(not OPSIM.exists(), reason="the opsim sample is not beside the repository")
-def test_an_opsim_database_is_a_schedule():
+def test_an_opsim_database_is_a_schedule() -> None:
     plan = load_schedule(str(OPSIM))
     assert len(plan) == 554
     assert (plan[0].survey, plan[0].physical_filter, plan[0].seq_num, plan[1].seq_num) == (
@@ -145,19 +146,19 @@ def test_an_opsim_database_is_a_schedule():
     _assert_in_sequence(plan)
 
 
-def test_snaps_of_an_opsim_visit_share_its_exposure_time(tmp_path):
+def test_snaps_of_an_opsim_visit_share_its_exposure_time(tmp_path: Path) -> None:
     (visit,) = load_schedule(str(_opsim(tmp_path / "a.db")))
     assert (visit.n_snaps, visit.exposure_time, visit.group) == (2, 15.0, "2026-07-05T21:36:00.000")
 
 
-def test_a_filter_that_the_camera_lacks_keeps_its_name(tmp_path):
+def test_a_filter_that_the_camera_lacks_keeps_its_name(tmp_path: Path) -> None:
     (visit,) = load_schedule(str(_night(tmp_path / "n.json", LOGGED | {"band": "w"})))
     assert visit.physical_filter == visit.observation(0).band == "w"
     with pytest.raises(BadData, match="no filter 'w'"):
         camera("LSSTCam").band_of(visit.physical_filter)
 
 
-def test_a_plan_is_the_same_after_its_file(tmp_path):
+def test_a_plan_is_the_same_after_its_file(tmp_path: Path) -> None:
     plan = plan_own(1)
     dump_plan(plan, tmp_path / "plan.json")
     assert load_plan(tmp_path / "plan.json") == plan
@@ -180,20 +181,22 @@ def test_a_plan_is_the_same_after_its_file(tmp_path):
         ),
     ],
 )
-def test_a_night_with_a_broken_visit_is_refused_by_file_visit_and_column(tmp_path, change, reason):
+def test_a_night_with_a_broken_visit_is_refused_by_file_visit_and_column(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
     path = _night(tmp_path / "night.json", LOGGED, NEXT | change)
     with pytest.raises(BadData, match=reason) as refusal:
         load_schedule(str(path))
     assert str(path) in str(refusal.value)
 
 
-def test_a_night_without_a_column_is_refused(tmp_path):
+def test_a_night_without_a_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="visit 0, band: Field required"):
         load_schedule(str(_night(tmp_path / "night.json", {k: v for k, v in LOGGED.items() if k != "band"})))
 
 
 @pytest.mark.parametrize("content", [b"", b"[1, 2", b"\x00\xff", b"{}", b"[]", b"[3]"])
-def test_a_file_that_is_no_night_is_refused_by_name(tmp_path, content):
+def test_a_file_that_is_no_night_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "night.json"
     path.write_bytes(content)
     with pytest.raises(BadData, match=r"night\.json"):
@@ -203,7 +206,7 @@ def test_a_file_that_is_no_night_is_refused_by_name(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["absent.json", "absent.db", "night.txt", "folder.db", "folder.json"])
-def test_a_schedule_that_cannot_be_read_is_refused_by_name(tmp_path, name):
+def test_a_schedule_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(BadData, match=name):
@@ -220,12 +223,14 @@ def test_a_schedule_that_cannot_be_read_is_refused_by_name(tmp_path, name):
         ("visitExposureTime", -1.0),
     ],
 )
-def test_an_opsim_database_with_a_broken_column_is_refused(tmp_path, column, value):
+def test_an_opsim_database_with_a_broken_column_is_refused(
+    tmp_path: Path, column: str, value: object
+) -> None:
     with pytest.raises(BadData, match=f"a.db: visit 0, {column}"):
         load_schedule(str(_opsim(tmp_path / "a.db", **{column: value})))
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path):
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"not a database, though long enough to be taken for one" * 20)
     with pytest.raises(BadData, match="not an opsim database"):
         load_schedule(str(tmp_path / "a.db"))
@@ -237,13 +242,13 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "options", [{"n": 0}, {"n_snaps": 0}, {"cadence": -1.0}, {"n": -2}, {"cadence": 20.0}]
 )
-def test_options_that_make_no_night_are_refused(tmp_path, options):
+def test_options_that_make_no_night_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     for source in ("own", str(_night(tmp_path / "night.json", LOGGED, NEXT))):
         with pytest.raises(BadData, match=r"positive|too short"):
             load_schedule(source, **options)
 
 
-def test_a_plan_with_a_broken_visit_is_refused(tmp_path):
+def test_a_plan_with_a_broken_visit_is_refused(tmp_path: Path) -> None:
     rows = [dataclasses.asdict(visit) for visit in plan_own(0)]
     rows[2]["n_snaps"] = "two"
     (tmp_path / "plan.json").write_text(json.dumps(rows))

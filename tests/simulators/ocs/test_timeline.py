@@ -10,11 +10,11 @@ from simulators.ocs.timeline import EXPOSE, timeline
 PLAN = plan_own(2, 3)
 
 
-def _name(kind):
+def _name(kind: str) -> str:
     return kind.rpartition("_")[2]
 
 
-def test_a_night_is_told_in_order_of_time():
+def test_a_night_is_told_in_order_of_time() -> None:
     moments = list(timeline(PLAN))
     assert all(before.tai <= after.tai for before, after in itertools.pairwise(moments))
     per_snap = (
@@ -28,7 +28,7 @@ def test_a_night_is_told_in_order_of_time():
     assert Counter(_name(m.kind) for m in moments) == {"nextVisit": 3, **dict.fromkeys(per_snap, 6)}
 
 
-def test_each_visit_is_announced_20_s_before_its_first_exposure():
+def test_each_visit_is_announced_20_s_before_its_first_exposure() -> None:
     for visit in PLAN:
         (said,) = [
             m for m in timeline(PLAN) if _name(m.kind) == "nextVisit" and m.payload["groupId"] == visit.group
@@ -40,26 +40,26 @@ def test_each_visit_is_announced_20_s_before_its_first_exposure():
         assert (said.payload["coordinateSystem"], said.payload["rotationSystem"]) == (2, 2)
 
 
-def test_the_next_visit_is_announced_before_the_one_before_it_ends():
+def test_the_next_visit_is_announced_before_the_one_before_it_ends() -> None:
     announced = [m.tai for m in timeline(PLAN) if _name(m.kind) == "nextVisit"]
     assert announced[1] < PLAN[0].start_tai + PLAN[0].duration
 
 
-def test_a_snap_is_opened_closed_and_read_in_its_time():
+def test_a_snap_is_opened_closed_and_read_in_its_time() -> None:
     visit = PLAN[0]
     moments = [m for m in timeline([visit]) if _name(m.kind) != "nextVisit"]
     offsets = [(_name(m.kind), m.tai - visit.start_tai) for m in moments]
     assert offsets == [
         ("expose", 0.0), ("startIntegration", 0.0), ("startReadout", 16.0), ("imageReadoutParameters", 16.0),
         ("endReadout", 18.0), ("expose", 18.0), ("startIntegration", 18.0),
-        ("endOfImageTelemetry", pytest.approx(18.3)), ("startReadout", 34.0), ("imageReadoutParameters", 34.0),
-        ("endReadout", 36.0), ("endOfImageTelemetry", pytest.approx(36.3)),
+        ("endOfImageTelemetry", pytest.approx(18.3)), ("startReadout", 34.0),
+        ("imageReadoutParameters", 34.0), ("endReadout", 36.0), ("endOfImageTelemetry", pytest.approx(36.3)),
     ]  # fmt: skip
     ended = next(m for m in moments if _name(m.kind) == "endReadout")
     assert ended.payload["timestampEndOfReadout"] == ended.tai
 
 
-def test_the_daq_hears_of_the_same_exposures_as_the_camera_tells():
+def test_the_daq_hears_of_the_same_exposures_as_the_camera_tells() -> None:
     moments = list(timeline(PLAN))
     exposed = [m.payload for m in moments if m.kind == EXPOSE]
     told = [m.payload for m in moments if _name(m.kind) == "startIntegration"]
@@ -70,7 +70,7 @@ def test_the_daq_hears_of_the_same_exposures_as_the_camera_tells():
     assert {record["imagesInSequence"] for record in told} == {2}
 
 
-def test_a_canceled_visit_is_called_off_and_never_exposed():
+def test_a_canceled_visit_is_called_off_and_never_exposed() -> None:
     group = PLAN[1].group
     moments = list(timeline(PLAN, [group]))
     of_group = [
@@ -81,7 +81,7 @@ def test_a_canceled_visit_is_called_off_and_never_exposed():
     assert group not in {m.payload.group for m in moments if m.kind == EXPOSE}
 
 
-def test_the_readout_parameters_describe_all_ccds_and_leave_the_rest_empty():
+def test_the_readout_parameters_describe_all_ccds_and_leave_the_rest_empty() -> None:
     said = next(m.payload for m in timeline(PLAN) if _name(m.kind) == "imageReadoutParameters")
     assert said["ccdLocation"].count(":") == 188
     assert said["ccdLocation"].startswith("R01S00:")
@@ -90,7 +90,7 @@ def test_the_readout_parameters_describe_all_ccds_and_leave_the_rest_empty():
     assert said["readRows"][189:] == [0] * 12
 
 
-def test_latiss_speaks_through_its_own_component():
+def test_latiss_speaks_through_its_own_component() -> None:
     kinds = {m.kind for m in timeline(plan_own(2, 1, instrument="LATISS"))}
     assert "lsst.sal.ATCamera.logevent_endReadout" in kinds
     assert not any("MTCamera" in kind for kind in kinds)

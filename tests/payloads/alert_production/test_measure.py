@@ -1,0 +1,195 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from payloads.alert_production import measure as module
+from payloads.alert_production.detect import detect
+from payloads.alert_production.measure import measure
+from schemas.clock import mjd_from_tai
+from schemas.identity import dia_source_id, visit_detector_of
+from schemas.image import Mask
+from schemas.tables import dtype_of
+from schemas.wcs import separation_arcsec
+from tests.payloads.alert_production.conftest import DETECTOR, PROCESSED, VISIT
+
+
+def matches(sources, pair):
+    """Index of the source at each injection that stands alone, -1 if none."""
+    distance = np.hypot(sources["x"] - pair.x[:, None], sources["y"] - pair.y[:, None])
+    apart = np.hypot(pair.x[:, None] - pair.x, pair.y[:, None] - pair.y) + 1e3 * np.eye(pair.x.size)
+    return np.where((distance.min(1) < 2) & (apart.min(1) > 30), distance.argmin(1), -1)
+
+
+def again(pair, subtraction, detections):
+    return measure(detections, subtraction, pair.science, visit=VISIT, detector=DETECTOR, processed=PROCESSED)
+
+
+def test_rows_are_dia_sources_of_this_visit_and_detector(sources, pair):
+    assert sources.dtype == dtype_of("DiaSource")
+    assert (sources["visit"] == VISIT).all()
+    assert (sources["detector"] == DETECTOR).all()
+    assert (sources["band"] == "r").all()
+    assert (sources["midpointMjdTai"] == mjd_from_tai(pair.science.midpoint)).all()
+    assert (sources["timeProcessedMjdTai"] == mjd_from_tai(PROCESSED)).all()
+    assert (sources["exposureTime"] == 30.0).all()
+    assert (sources["diaObjectId"] == 0).all()
+
+
+def test_ids_are_numbered_by_row_then_column_and_the_same_every_time(sources, pair, subtraction, detections):
+    assert list(sources["diaSourceId"]) == [dia_source_id(VISIT, DETECTOR, k) for k in range(sources.size)]
+    assert visit_detector_of(int(sources["diaSourceId"][-1])) == (VISIT, DETECTOR)
+    assert (np.diff(sources["y"]) >= 0).all()
+    assert again(pair, subtraction, detections).tobytes() == sources.tobytes()
+
+
+def test_fluxes_pull_to_the_truth_with_unit_width(sources, pair):
+    found = matches(sources, pair)
+    row, flux = sources[found[found >= 0]], pair.flux[found >= 0]
+    pulls = (row["psfFlux"] - flux) / row["psfFluxErr"]
+    assert row.size > 40
+    assert 1.4826 * np.median(np.abs(pulls - np.median(pulls))) == pytest.approx(1.0, abs=0.3)
+    np.testing.assert_array_equal(row["isNegative"], flux < 0)
+    assert (row["snr"] > 0).all()
+
+
+def test_positions_pull_to_the_truth_in_pixels_and_on_the_sky(sources, pair):
+    found = matches(sources, pair)
+    row, x, y = sources[found[found >= 0]], pair.x[found >= 0], pair.y[found >= 0]
+    for off in ((row["x"] - x) / row["xErr"], (row["y"] - y) / row["yErr"]):
+        assert 1.4826 * np.median(np.abs(off)) == pytest.approx(1.0, abs=0.35)
+    ra, dec = pair.science.wcs.pixel_to_sky(x, y)
+    separation = separation_arcsec(ra, dec, row["ra"], row["dec"]) / 3600
+    expected = np.hypot(row["raErr"], row["decErr"])
+    assert np.median(separation / expected) == pytest.approx(0.83, abs=0.25)
+    assert (np.abs(row["ra_dec_Cov"]) <= row["raErr"] * row["decErr"]).all()
+
+
+def test_the_science_flux_is_what_is_there_and_the_template_flux_what_was(sources, pair):
+    found = matches(sources, pair)
+    row = sources[found[found >= 0]]
+    error = np.hypot(row["scienceFluxErr"], row["templateFluxErr"])
+    change = row["scienceFlux"] - row["templateFlux"] - row["psfFlux"]
+    blank = np.abs(row["templateFlux"]) < 3 * row["templateFluxErr"]
+    assert np.abs(np.median((change / error)[blank])) < 1.0
+
+
+def test_point_sources_look_like_the_psf(sources, pair):
+    found = matches(sources, pair)
+    row = sources[found[found >= 0]]
+    bright = row[(row["snr"] > 20) & ~row["shape_flag"]]
+    for name in ("ixx", "iyy"):
+        assert np.median(bright[name] / bright[f"{name}PSF"]) == pytest.approx(1.0, abs=0.06)
+    assert np.median(bright["extendedness"]) < 0.2
+    assert np.median(bright["psfChi2"] / bright["psfNdata"]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_aperture_fluxes_agree_with_psf_fluxes(sources, pair):
+    found = matches(sources, pair)
+    row = sources[found[found >= 0]]
+    bright = row[row["snr"] > 30]
+    assert np.median(bright["apFlux"] / bright["psfFlux"]) == pytest.approx(1.0, abs=0.08)
+
+
+def spot(subtraction, x, y):
+    """A point source of flux 1 in the difference, by a spline through its PSF."""
+    kernel = subtraction.difference.psf.at(x, y).astype(float)
+    half = kernel.shape[0] // 2
+    y0, x0, out = int(y) - 40, int(x) - 40, np.zeros((1024, 1024))
+    gy, gx = np.mgrid[:80, :80].astype(float)
+    at = [gy + y0 - y + half, gx + x0 - x + half]
+    out[y0 : y0 + 80, x0 : x0 + 80] = map_coordinates(kernel, at, order=5, mode="constant")
+    return out
+
+
+def with_image(subtraction, image, mask=None):
+    pixels = replace(subtraction.difference.pixels, image=image.astype(np.float32))
+    if mask is not None:
+        pixels = replace(pixels, mask=mask)
+    return replace(subtraction, difference=replace(subtraction.difference, pixels=pixels))
+
+
+def measured(pair, subtraction):
+    return again(pair, subtraction, detect(subtraction))
+
+
+def one_at(sources, x, y, radius=6):
+    near = np.flatnonzero(np.hypot(sources["x"] - x, sources["y"] - y) < radius)
+    assert near.size == 1
+    return sources[near[0]]
+
+
+def test_a_dipole_is_told_with_the_bearing_from_its_negative_to_its_positive_lobe(pair, subtraction):
+    image = np.nan_to_num(subtraction.difference.pixels.image) + 9000 * spot(subtraction, 203, 600)
+    image -= 8000 * spot(subtraction, 208, 604)
+    row = one_at(measured(pair, with_image(subtraction, image)), 205.5, 602)
+    assert row["isDipole"]
+    assert row["dipoleFitAttempted"]
+    assert row["dipoleMeanFlux"] == pytest.approx(8500, rel=0.15)
+    assert row["dipoleLength"] == pytest.approx(0.2 * np.hypot(5, 4), rel=0.15)
+    ends = pair.science.wcs.pixel_to_sky(np.array([208.0, 203.0]), np.array([604.0, 600.0]))
+    east, north = np.diff(ends[0])[0] * np.cos(np.radians(ends[1][0])), np.diff(ends[1])[0]
+    bearing = np.degrees(np.arctan2(east, north)) % 360
+    assert row["dipoleAngle"] == pytest.approx(bearing, abs=8)
+
+
+def test_a_trail_is_told_with_its_length_and_bearing(pair, subtraction):
+    dx, dy = 14.0, 9.0
+    streak = sum(20000 / 61 * spot(subtraction, 205 + t * dx, 600 + t * dy) for t in np.linspace(-0.5, 0.5, 61))
+    image = np.nan_to_num(subtraction.difference.pixels.image) + streak
+    row = one_at(measured(pair, with_image(subtraction, image)), 205, 600)
+    assert row["trailLength"] == pytest.approx(0.2 * np.hypot(dx, dy), abs=4 * float(row["trailLengthErr"]) + 0.15)
+    assert row["trailFlux"] == pytest.approx(20000, rel=0.08)
+    ends = pair.science.wcs.pixel_to_sky(np.array([205.0, 205.0 + dx]), np.array([600.0, 600.0 + dy]))
+    east, north = np.diff(ends[0])[0] * np.cos(np.radians(ends[1][0])), np.diff(ends[1])[0]
+    bearing = np.degrees(np.arctan2(east, north)) % 180
+    assert abs((row["trailAngle"] - bearing + 90) % 180 - 90) < 4
+    assert separation_arcsec(*pair.science.wcs.pixel_to_sky(205, 600), row["trailRa"], row["trailDec"]) < 0.1
+    assert row["extendedness"] > 0.9 or row["shape_flag"]
+
+
+def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(pair, subtraction):
+    image = np.nan_to_num(subtraction.difference.pixels.image) + 9000 * spot(subtraction, 203, 600)
+    image += 9000 * spot(subtraction, 303, 600)
+    mask = subtraction.difference.pixels.mask.copy()
+    mask[600, 206], mask[600, 303] = Mask.CR | Mask.INTRP, Mask.SUSPECT | Mask.INJECTED_TEMPLATE
+    sources = measured(pair, with_image(subtraction, image, mask))
+    beside, central = one_at(sources, 203, 600), one_at(sources, 303, 600)
+    assert beside["pixelFlags_cr"]
+    assert beside["pixelFlags_interpolated"]
+    assert not beside["pixelFlags_crCenter"]
+    assert central["pixelFlags_suspectCenter"]
+    assert central["pixelFlags_injected_templateCenter"]
+    assert not central["pixelFlags_cr"]
+
+
+def test_the_box_holds_the_footprint(sources):
+    assert (sources["bboxSize"] >= 11).all()
+    bright = sources["snr"] > 30
+    assert sources["bboxSize"][bright].mean() > sources["bboxSize"][~bright].mean()
+
+
+def test_no_detections_make_no_rows(pair, subtraction):
+    none = measured(pair, with_image(subtraction, np.zeros((1024, 1024))))
+    assert none.size == 0
+    assert none.dtype == dtype_of("DiaSource")
+
+
+def test_gathered_bits_are_those_of_the_pixels_round_about():
+    rng = np.random.default_rng(3)
+    mask = rng.choice([0, 1, 2, 8], (40, 50), p=[0.9, 0.04, 0.03, 0.03]).astype(np.uint16)
+    xs, ys = np.array([10, 49]), np.array([20, 0])
+    members = [[(20, 10), (21, 13)], [(0, 49)]]
+    first = np.array([0, 2, 3])
+    pixels = np.array([y * 50 + x for group in members for y, x in group])
+    footprint, center, size = np.zeros(2, np.uint16), np.zeros(2, np.uint16), np.zeros(2, np.int32)
+    module._gather(mask, xs, ys, first, pixels, footprint, center, size)
+
+    def bits(y, x, reach):
+        return np.bitwise_or.reduce(mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel())
+
+    assert footprint[0] == bits(20, 10, 2) | bits(21, 13, 2)
+    assert center[0] == bits(20, 10, 1)
+    assert (footprint[1], center[1]) == (bits(0, 49, 2), bits(0, 49, 1))
+    assert list(size) == [4, 1]
