@@ -23,8 +23,10 @@ def told_as_ours(what: str) -> Iterator[None]:
     """Raise BadData or Transient naming `what` for a fault of input, disk or database; let bugs through."""
     try:
         yield
-    except PachonError:
-        raise
+    except PachonError as error:
+        if what in str(error):
+            raise
+        raise type(error)(f"{what}: {error}") from error
     except Exception as error:
         ours = _ours(what, error)
         if ours is None:
@@ -38,11 +40,13 @@ def is_locked(error: BaseException) -> bool:
 
 
 def _ours(what: str, error: Exception) -> PachonError | None:
+    from lsst.daf.butler import ButlerUserError  # noqa: PLC0415 - who raises what comes here has imported it
+
     causes = list(_causes(error))
     for cause in causes:
         if (known := _known(what, cause)) is not None:
             return known
-    if isinstance(error, ValueError | LookupError | OSError | RuntimeError):
+    if isinstance(error, ButlerUserError | ValueError | LookupError | OSError | RuntimeError):
         return BadData(f"{what}: {causes[-1]}")
     return None
 

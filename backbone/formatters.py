@@ -8,6 +8,7 @@ and astropy or pyarrow reads it: all are plain FITS and Parquet.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lsst.daf.butler import DatasetProvenance, FormatterV2
@@ -96,9 +97,10 @@ class TableFormatter(ParquetFormatter):
         if component is not None or self.file_descriptor.parameters:
             return super().read_from_local_file(path, component, expected_size)
         try:
-            return arrow_to_numpy(pq.read_table(path, use_threads=False, page_checksum_verification=True))
+            table = arrow_to_numpy(pq.read_table(path, use_threads=False, page_checksum_verification=True))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise BadData(f"{path}: {error}") from error
+        return table.view(np.dtype(table.dtype.descr), np.ndarray)  # it comes as a recarray
 
     def write_local_file(self, in_memory_dataset: Table, uri: ResourcePath) -> None:
         """Write it, checksummed."""

@@ -23,6 +23,7 @@ from schemas.events import Event, InputRefused
 _HEADER = struct.Struct(">bI")
 _POLL_S, _PROBE_S, _BATCH = 1.0, 5.0, 500
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+_LONG_POLL_MS = 50  # Tansu answers a waiting fetch when half of this is over, whatever came meanwhile
 
 _log = structlog.get_logger()
 
@@ -85,7 +86,10 @@ class SalReader:
     async def _connected(self) -> AIOKafkaConsumer:
         while True:
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
+                bootstrap_servers=self._bootstrap,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=_LONG_POLL_MS,
             )
             try:
                 await consumer.start()

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fastavro
 import numpy as np
-from lsst.alert.packet import get_path_to_latest_schema
+from lsst.alert.packet import Schema
 
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import _SETTINGS, Alert, AlertStream
@@ -37,7 +36,7 @@ def median(repeats: int, call: Callable[[], object]) -> float:
 
 
 def archive(folder: Path, records: list[bytes]) -> None:
-    kept = AlertArchive(folder, fastavro.schema.load_schema(get_path_to_latest_schema()))
+    kept = AlertArchive(folder, Schema.from_file().definition)
     whole = median(3, lambda: kept.write(VISIT, 94, records))
     path = kept.write(VISIT, 94, records)
     back = median(3, lambda: kept.read(path))
@@ -45,9 +44,7 @@ def archive(folder: Path, records: list[bytes]) -> None:
     print(f"archive {ALERTS} alerts, {size:.0f} MB, one file: {whole:.2f} s, {size / whole:.0f} MB/s")
     print(f"read them back, checked: {back:.2f} s, {size / back:.0f} MB/s")
     ccd = records[: ALERTS // CCDS]
-    print(
-        f"archive the {len(ccd)} alerts of a CCD: {median(15, lambda: kept.write(VISIT, 1, ccd)) * 1e3:.1f} ms"
-    )
+    print(f"archive the {len(ccd)} alerts of a CCD: {median(15, lambda: kept.write(VISIT, 1, ccd)):.4f} s")
 
 
 async def stream(records: list[bytes], bootstrap: str, codec: str) -> None:
@@ -65,7 +62,8 @@ async def stream(records: list[bytes], bootstrap: str, codec: str) -> None:
     start = time.perf_counter()
     await sink.send(alerts[:53])
     print(
-        f"{codec}: {ALERTS} alerts acknowledged one by one in {statistics.median(seconds):.2f} s ({used:.2f} CPU s),"
+        f"{codec}: {ALERTS} alerts acknowledged one by one in {statistics.median(seconds):.2f} s"
+        f" ({used:.2f} CPU s),"
         f" 53 in {(time.perf_counter() - start) * 1e3:.0f} ms"
     )
 

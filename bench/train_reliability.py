@@ -1,4 +1,4 @@
-"""Train the reliability model on simulated pairs and write it beside `score.py`; prints its ROC on pairs left out.
+"""Train the reliability model on simulated pairs, put it beside `score.py`, print its ROC on pairs left out.
 
     python -m bench.train_reliability [pairs] [side]
 
@@ -58,13 +58,12 @@ def main() -> None:
     measured = score.roc(score.probability(trial, test_values), test_real)
     for name, value in measured.items():
         print(f"{name:24s} {value:.4f}")
-    for k, name in enumerate(score.FEATURES):
-        alone = score.roc(test_values[:, k] * np.sign(trial.weights[1 + k]), test_real)["auc"]
-        print(
-            f"  {name:20s} weight {trial.weights[1 + k]:7.3f} {trial.weights[1 + len(score.FEATURES) + k]:7.3f} alone {alone:.3f}"
-        )
+    for name, used in zip(
+        score.FEATURES, np.bincount(trial.trees.feature.ravel(), minlength=99), strict=False
+    ):
+        print(f"  {name:20s} in {used} nodes")
     both = np.concatenate([values, test_values]), np.concatenate([real, test_real])
-    final = score.train(*both, "pachon-logistic-1", measured)
+    final = score.train(*both, "pachon-trees-1", measured)
     path = Path(score.__file__).with_name("reliability.json")
     path.write_text(score.to_json(final), encoding="utf-8")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from access.report.model import Balance, Latency, Report, VisitRow
 from access.report.truth_check import Compared, compare, read_truth, summary
-from backbone.journal import Journal
+from backbone.journal import Entry, Journal
 from backbone.l1 import L1Database
 from schemas.clock import Clock
 from schemas.events import (
@@ -48,9 +48,12 @@ class NightFacts:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """A report, and the arrays that its plots show: per alert the latency (s) and the visit; the comparisons."""
+    """A report, the journal it was made of, and what its plots show: per alert the latency (s) and the visit; the
+    comparisons with the truth.
+    """
 
     report: Report
+    journal: list[Entry]
     latency_s: Floats
     latency_visit: NDArray[np.int64]
     compared: list[Compared]
@@ -58,7 +61,8 @@ class Collected:
 
 async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Clock) -> Collected:
     """Read everything once, and count."""
-    facts = [entry.event for entry in await journal.entries()]
+    entries = await journal.entries()
+    facts = [entry.event for entry in entries]
     answers = await l1.acknowledgements()
     seconds = _latencies(answers, clock) if night.timed else np.full(len(answers), np.nan)
     compared = await _compared(night.truth, facts, l1, answers)
@@ -73,7 +77,7 @@ async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Cl
         inputs_refused=dict(Counter(f"{f.topic}: {f.reason}" for f in facts if isinstance(f, InputRefused))),
         raws_missing={str(f.raw): f.reason for f in facts if isinstance(f, RawNotArchived)},
     )  # fmt: skip
-    return Collected(report, seconds, answers["visit"].astype(np.int64), compared)
+    return Collected(report, entries, seconds, answers["visit"].astype(np.int64), compared)
 
 
 def _latencies(answers: Table, clock: Clock) -> Floats:

@@ -1,5 +1,6 @@
-"""Writes the report: `report.json`, `report.html`, and the table on screen."""
+"""Writes the report: `report.json`, `report.html`, `facts.jsonl`, and the table on screen."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -8,14 +9,23 @@ from rich.table import Table
 from access.report.collect import Collected
 from access.report.model import Report
 from access.report.page import number, page, percent
+from backbone.journal import Entry
 
 
 def write(night: Collected, folder: Path) -> None:
-    """Both files, each whole or not at all."""
-    for name, text in (("report.json", night.report.model_dump_json(indent=2)), ("report.html", page(night))):
+    """`report.json`, `report.html`, and the night's facts as `facts.jsonl`; each whole or not at all."""
+    facts = "".join(_fact_line(entry) for entry in night.journal)
+    report = night.report.model_dump_json(indent=2)
+    for name, text in (("report.json", report), ("report.html", page(night)), ("facts.jsonl", facts)):
         part = folder / f"{name}.part"
         part.write_text(text, encoding="utf-8")
         part.replace(folder / name)
+
+
+def _fact_line(entry: Entry) -> str:
+    """A fact on one line: when it was told (TAI s), its kind, itself."""
+    event = entry.event
+    return json.dumps({"at": entry.at, "kind": event.kind, **event.model_dump(mode="json")}) + "\n"
 
 
 def show(report: Report, console: Console) -> None:

@@ -33,13 +33,16 @@ _FEWEST = 5
 _RADII_PX = (5.0, 2.0, 1.5)
 """Matching radius of each round: the first must span half an arcminute of rotation over a detector."""
 
-_MATCHES_OF_ORDER = ((40, 3), (20, 2), (_FEWEST, 1))
-"""Fewest matches for a polynomial order: about four a coefficient."""
+_MATCHES_OF_ORDER = ((16, 3), (10, 2), (_FEWEST, 1))
+"""Fewest matches for a polynomial order."""
+
+_DISTORTION_PX = (2.0, 0.5)
+"""A priori size of each quadratic, each cubic term at the detector's edge: few stars do not bend the map further."""
 
 _POSITION_FLOOR_PX = 0.01
 """Error of a bright star's position that its photons do not tell of: 2 mas, of the PSF model and the air."""
 
-_SNR_ASTROMETRY, _SNR_BRIGHT = 10.0, 50.0
+_SNR_ASTROMETRY, _SNR_PHOTOMETRY, _SNR_BRIGHT = 10.0, 50.0, 100.0
 _SCALE_TOLERANCE = 0.01
 
 
@@ -47,7 +50,7 @@ _SCALE_TOLERANCE = 0.01
 class CalibrationSummary:
     """How a calibration went. `sky_e`, `depth_mag`: of the whole visit, per pixel; AB magnitude at S/N 5.
 
-    `wcs_rms_mas`: residual per coordinate of matched stars of S/N over 50, or of all where fewer than 5 have
+    `wcs_rms_mas`: residual per coordinate of matched stars of S/N over 100, or of all where fewer than 5 have
     that; `offset_arcsec`: how far the pointing was off at the detector's centre; `zero_point`: nJy per
     electron.
     """
@@ -224,12 +227,14 @@ def _fit_wcs(
     powers = [(p, q) for total in range(order + 1) for p in range(total + 1) for q in [total - p]]
     weight = 1.0 / _position_errors(stars, matches)
     design = np.stack([u**p * v**q for p, q in powers], axis=1) * weight[:, None]
+    sizes = [np.inf if p + q < 2 else _DISTORTION_PX[p + q - 2] for p, q in powers]
+    normal = design.T @ design + np.diag(np.array(sizes) ** -2.0)
     ra0, dec0 = wcs.pixel_to_sky(*centre)
     pointing = float(ra0), float(dec0)
     coefficients: Floats = np.zeros((len(powers), 2))
     for _ in range(3):  # then nothing is left of the constant: the tangent point has moved there
         plane = np.stack(to_tangent(ra[matches.reference], dec[matches.reference], pointing), axis=1)
-        coefficients[:] = np.linalg.lstsq(design, plane * weight[:, None], rcond=None)[0]
+        coefficients[:] = np.linalg.solve(normal, design.T @ (plane * weight[:, None]))
         ra0, dec0 = from_tangent(coefficients[0, 0], coefficients[0, 1], pointing)
         pointing = float(ra0), float(dec0)
     return _as_wcs(dict(zip(powers, coefficients, strict=True)), pointing, centre, scale)
@@ -256,7 +261,7 @@ def _zero_point(stars: Table, refcat: Table, band: str, matches: _Matches) -> tu
     """
     star, reference = stars[matches.star], refcat[matches.reference]
     known = np.isfinite(reference[f"{band}_flux"]) & (reference[f"{band}_flux"] > 0) & ~reference["variable"]
-    bright = known & (star["flux"] > _SNR_BRIGHT * star["flux_err"])
+    bright = known & (star["flux"] > _SNR_PHOTOMETRY * star["flux_err"])
     used = bright if bright.sum() >= _FEWEST else known
     if used.sum() < _FEWEST:
         raise BadData(f"{used.sum()} matched stars have a steady {band} flux, at least {_FEWEST} are needed")

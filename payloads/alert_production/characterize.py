@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _SPOILT = int(
-    Mask.BAD | Mask.SAT | Mask.INTRP | Mask.CR | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.EDGE | Mask.VIGNETTED
+    Mask.BAD | Mask.SAT | Mask.INTRP | Mask.CR | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.EDGE
 )
 _CELL = 256
 _FOUND_FROM = 5.0

@@ -1,4 +1,4 @@
-"""Sources in a difference image: a matched filter, 5 sigma, with the errors that bright stars leave in the noise."""
+"""Sources in a difference image: a matched filter, whose noise includes what bright stars leave behind."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,9 @@ class Detections:
 
 
 def detect(subtraction: Subtraction) -> Detections:
-    """Footprints of both signs outside the cores of what is saturated or missing. Raises BadData if beyond counting.
+    """Footprints of both signs outside the cores of what is saturated or missing.
+
+    Raises BadData if there are 20,000 or more.
 
     The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses
     less than 1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
@@ -107,7 +109,7 @@ def _median(variance: Image) -> float:
 
 
 def _halo_noise(light: Image) -> Image:
-    """Noise (nJy a pixel) from unmatched halos, on bins of 8 x 8 pixels: a part of the mean light round about."""
+    """Noise (nJy a pixel) from unmatched halos in bins of 8 x 8 pixels: a part of the light round about."""
     ny, nx = (-(-n // _HALO_BIN) for n in light.shape)
     sums = np.add.reduceat(np.maximum(light, 0.0), np.arange(0, light.shape[0], _HALO_BIN), axis=0)
     bins = np.add.reduceat(sums, np.arange(0, light.shape[1], _HALO_BIN), axis=1) / _HALO_BIN**2
@@ -180,7 +182,7 @@ def _normalize(score: Image, noise: Image, light: Image, glow: Image, blocked: F
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices, Indices, Indices]:
-    """Regions of one sign beyond the threshold, joined over corners: peaks, where each begins, their flat pixels."""
+    """Regions of one sign beyond the threshold, joined over corners: peaks, first pixels, flat pixels."""
     ny, nx = score.shape
     seen = np.zeros((ny, nx), np.bool_)
     peaks, first, pixels = [0], [0], [0]
@@ -222,7 +224,7 @@ def _strongest_neighbours(
             for r in range(max(j - distance, 0), min(j + distance + 1, ny)):
                 for c in range(max(i - distance, 0), min(i + distance + 1, nx)):
                     o = owner[r, c]
-                    if o >= 0 and values[o] * values[k] < 0:
-                        if best[k] < 0 or abs(values[o]) > abs(values[best[k]]):
-                            best[k] = o
+                    other = o >= 0 and values[o] * values[k] < 0
+                    if other and (best[k] < 0 or abs(values[o]) > abs(values[best[k]])):
+                        best[k] = o
     return best

@@ -1,4 +1,4 @@
-"""Photometry forced at given places, for DIAObjects that were not detected and for limits before a discovery."""
+"""Photometry forced at given places: DIAObjects that were not detected, limits before a discovery."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,13 @@ from schemas.tables import Table
 
 Floats = NDArray[np.float64]
 
-FORCED_DTYPE = np.dtype(
-    [("x", "f8"), ("y", "f8"), ("psfFlux", "f4"), ("psfFluxErr", "f4")]
-    + [("scienceFlux", "f4"), ("scienceFluxErr", "f4"), ("usable", "?")]
-)
-"""Pixels (0-based); fluxes nJy, on the difference and on the science image. `usable`: both could be measured."""
+_FLUXES = ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
+FORCED_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), *((name, "f4") for name in _FLUXES), ("usable", "?")])
+"""Pixels (0-based); nJy, on the difference and on the science image. `usable`: both were measured."""
 
 
 def forced_photometry(difference: Difference, science: VisitImage, ra: Floats, dec: Floats) -> Table:
-    """PSF fluxes at ra, dec (deg, ICRS, (n,)), one row each, in order; NaN and not usable off the image or on holes."""
+    """PSF fluxes at ra, dec (deg, ICRS, (n,)), one row each; NaN, not usable, off the image or on holes."""
     x, y = difference.wcs.sky_to_pixel(np.asarray(ra, np.float64), np.asarray(dec, np.float64))
     table = np.zeros(x.size, FORCED_DTYPE)
     table["x"], table["y"] = x, y

@@ -1,4 +1,4 @@
-"""The kernel that takes one image's PSF to another's: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
+"""The kernel from one PSF to another: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
 
 K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials
 of order 2 over the image, fitted to stamps about stars together with a background of the same order.
@@ -82,7 +82,10 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
 
 
 def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
-    """x, y of the brightest clean maxima of the target, at most two in each of 14 x 14 cells. Raises BadData if few."""
+    """Pixels x, y of the target's brightest clean maxima, at most two in each of 14 x 14 cells.
+
+    Raises BadData if there are fewer than 12.
+    """
     y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
     ny, nx = target.shape
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
@@ -104,7 +107,9 @@ def _is_clean(source: MaskedImage, target: MaskedImage, x: int, y: int) -> bool:
 def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
     """1-D profiles (n, 25), and which of them basis i has along x and along y."""
     t = np.arange(-HALF_WIDTH, HALF_WIDTH + 1.0)
-    lines, first, second = [], [], []
+    lines: list[Floats] = []
+    first: list[int] = []
+    second: list[int] = []
     for width, degree in zip(_WIDTHS, _DEGREES, strict=True):
         start, s = len(lines), width * sigma
         profiles = [np.exp(-t * t / (2 * s * s)) * (t / s) ** n for n in range(degree + 1)]
@@ -116,7 +121,7 @@ def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
 
 
 def _cut(target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image]:
-    """The target's stamps and their weights (n, 31, 31): inverse variance with a floor for errors of the PSF."""
+    """The target's stamps and weights (n, 31, 31): inverse variance with a floor for the PSF's errors."""
     offset = np.arange(-_HALF_STAMP, _HALF_STAMP + 1)
     at = ys[:, None, None] + offset[:, None], xs[:, None, None] + offset
     image = target.image[at]
@@ -126,7 +131,7 @@ def _cut(target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image]:
 
 
 def _solve(matrices: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
-    """Coefficients (m, 6) and chi2 per pixel of the stamps kept; stamps 4 sigma above the median are dropped."""
+    """Coefficients (m, 6), chi2 per pixel of the stamps kept: those up to 4 sigma above the median."""
     keep = np.ones(len(matrices), bool)
     for _ in range(5):
         coefficients = _least_squares(matrices[keep], terms[keep])
@@ -143,7 +148,9 @@ def _solve(matrices: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Fl
 def _least_squares(matrices: Floats, terms: Floats) -> Floats:
     m = matrices.shape[1] - 1
     products = terms[:, :, None] * terms[:, None, :]
-    normal = np.tensordot(matrices[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(m * _TERMS, -1)
+    normal: Floats = (
+        np.tensordot(matrices[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(m * _TERMS, -1)
+    )
     right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(m * _TERMS)
     normal[np.diag_indices_from(normal)] *= (
         1.0 + 1e-8

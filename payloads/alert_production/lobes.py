@@ -1,4 +1,4 @@
-"""Dipoles and trails: two PSFs of opposite sign, or one smeared along a line, fitted to a difference image."""
+"""Dipoles and trails: two PSFs of opposite sign, or one smeared along a line, fitted to a difference."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ _PIXEL_STEP = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Lobes:
-    """`parameters` (n, p) and their `covariance` (n, p, p), NaN where the fit failed; `chi2` over `n_pixels` (n,).
+    """`parameters` (n, p), their `covariance` (n, p, p), NaN where a fit failed; `chi2` over `n_pixels` (n,).
 
     A dipole's: flux, x, y of the positive lobe, then (flux positive) of the negative one. A trail's: flux, x,
     y of its middle, and the vector from one end to the other. Pixels, and the image's unit of flux.
@@ -197,7 +197,7 @@ def _slopes(
     slopes: Floats,
 ) -> None:
     """Derivatives of the model by each parameter, from differences."""
-    behind, q = np.empty(slopes.shape[1:]), p.copy()
+    behind, q = np.empty(slopes[0].shape), p.copy()
     for i in range(kind):
         step = flux_step if i == 0 or (kind == 6 and i == 3) else _PIXEL_STEP
         q[i] = p[i] + step

@@ -116,7 +116,7 @@ def _put_point_source(table: Table, fits: PointSources, detections: Detections) 
 
 
 def _put_dipoles(table: Table, detections: Detections, field: _Field) -> None:
-    """A dipole has two lobes of 3 sigma, of fluxes within a factor of 5, and fits better than a point source."""
+    """A dipole has two lobes of 3 sigma, within a factor of 5, and fits better than a point source."""
     at = np.flatnonzero(detections.opposite != 0)
     table["dipoleFitAttempted"][at] = True
     if not at.size:
@@ -302,7 +302,7 @@ def _gather(
     center: MaskPlane,
     size: NDArray[np.int32],
 ) -> None:
-    """Mask bits within 2 pixels of each footprint and in 3 x 3 about each centre; the longer side of its box."""
+    """Mask bits within 2 pixels of each footprint, in 3 x 3 about its centre; its longer side."""
     ny, nx = mask.shape
     for n in range(xs.size):
         x0, x1, y0, y1 = nx, -1, ny, -1

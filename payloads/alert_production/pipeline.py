@@ -25,7 +25,7 @@ EXPECTED_FWHM = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a detector's processing needs beside its pixels. `refcat`: rows of `schemas.tables.REFCAT_DTYPE`."""
+    """What a detector needs beside its pixels. `refcat`: rows of `schemas.tables.REFCAT_DTYPE`."""
 
     detector: Detector
     calibration: Calibration
@@ -46,8 +46,9 @@ def process_visit(
     stage: Callable[[str], AbstractContextManager[None]],
     processed: float,
 ) -> DiaProducts:
-    """Everything from the reduced snaps on. `observations`: one a snap, in order; `processed`: TAI s, for the rows.
+    """Everything from the reduced snaps on.
 
+    `observations`: one a snap, in order. `processed`: TAI s, when this runs, for the rows.
     Each stage runs inside `stage(name)`, which times it. Raises BadData, naming what cannot be used.
     """
     if not snaps or len(snaps) != len(observations):
@@ -85,7 +86,8 @@ def process_visit(
         "fwhm_px": characterized.fwhm_px, "zero_point": science.zero_point, "n_sources": float(sources.size),
         "n_reliable": float((sources["reliability"] >= 0.5).sum()), "score_width": detections.width,
         "n_stamps": float(subtraction.kernel.n_stamps), "kernel_chi2": subtraction.kernel.chi2,
-        "kernel_sum": subtraction.kernel_sum, "template_convolved": float(subtraction.convolved == "template"),
+        "kernel_sum": subtraction.kernel_sum,
+        "template_convolved": float(subtraction.convolved == "template"),
     }  # fmt: skip
     return DiaProducts(sources, stamps, difference, science, summary)
 

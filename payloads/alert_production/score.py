@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 FEATURES = (
-    "log_snr", "negative", "log_chi2", "size_excess", "elongation", "shape_failed", "aperture_ratio", "sharpness",
+    "log_snr", "negative", "log_chi2", "size_excess", "elongation", "shape_failed", "aperture_ratio",
+    "sharpness",
     "counterweight", "dipole", "dipole_tried", "trail", "log_science", "log_template", "log_template_peak",
     "change", "ring_noise", "ring_slope", "masked", "masked_center", "halo", "off_peak",
 )  # fmt: skip
@@ -44,7 +45,7 @@ class Model:
 
 
 def score(sources: Table, stamps: Sequence[Stamp]) -> Table:
-    """The sources (n,) with `reliability` (0 to 1) and `reliabilityVersion`, in a new table. One stamp a source."""
+    """The sources (n,) in a new table with `reliability` and its version. One stamp a source."""
     result = sources.copy()
     if sources.size:
         model = installed_model()

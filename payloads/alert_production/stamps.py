@@ -24,8 +24,9 @@ def make_stamps(
     stamps = []
     for k, size in enumerate(int(s) for s in sizes):
         x0, y0 = round(x[k]) - size // 2, round(y[k]) - size // 2
-        cuts = [cutout(image.pixels, x0, y0, size) for image in (science, warped, difference)]
-        stamps.append(Stamp(*cuts, difference.wcs.shifted(x0, y0), *(psf[k] for psf in psfs)))
+        new, old, change = (cutout(image.pixels, x0, y0, size) for image in (science, warped, difference))
+        wcs = difference.wcs.shifted(x0, y0)
+        stamps.append(Stamp(new, old, change, wcs, psfs[0][k], psfs[1][k], psfs[2][k]))
     return tuple(stamps)
 
 

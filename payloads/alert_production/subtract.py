@@ -1,4 +1,4 @@
-"""Science less template: the deeper, sharper image is warped, matched in PSF and taken away; the noise is whitened."""
+"""Science less template: the template is warped, matched in PSF and taken away; the noise is whitened."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def subtract(science: VisitImage, template: Template) -> Subtraction:
 
 
 def effective_sigma(psf: Psf) -> float:
-    """Standard deviation (pixels) of the Gaussian with the noise area, 1 / sum p**2, of the PSF at the centre."""
+    """Sigma (pixels) of the Gaussian with the noise area, 1 / sum p**2, of the PSF at the centre."""
     ny, nx = psf.shape
     kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)
     return float(np.sqrt(1.0 / (4.0 * np.pi * (kernel**2).sum())))
@@ -110,7 +110,7 @@ def _whitened(
     template_scale: Image,
     psf: Psf,
 ) -> Subtraction:
-    """From the raw difference `image`, which is consumed, to a white one with its variance, mask and background."""
+    """From the raw difference `image`, which is consumed, to a white one with variance and mask."""
     forward = psf is science.psf
     mask = _joint_mask(science.pixels.mask, warped.pixels.mask)
     middle = template_scale.shape[0] // 2, template_scale.shape[1] // 2
@@ -136,7 +136,7 @@ def _whitened(
 
 
 def _whitener(kernel: Image, convolved: float, other: float) -> Image:
-    """The filter (k, k), sum 1, that makes the difference's noise white, after Reiss & Lupton (DMTN-021, 2016).
+    """The filter (k, k), sum 1, that makes the difference's noise white (Reiss & Lupton 2016, DMTN-021).
 
     `kernel`: the matching kernel, sum 1. `convolved`, `other`: variances of the two images, in the
     difference's unit. The result's noise has their sum at every frequency, and a variance that needs no
@@ -159,7 +159,7 @@ def _whitener(kernel: Image, convolved: float, other: float) -> Image:
 
 
 def _joint_mask(science: MaskPlane, template: MaskPlane) -> MaskPlane:
-    """The science's bits, and the template's under their own names; NO_DATA of both as far as the kernel reaches."""
+    """The science's bits, the template's under their own names, NO_DATA as far as the kernel reaches."""
     mask = np.empty_like(science)
     _join(science, template, mask)
     np.bitwise_or(mask, _NO_DATA, out=mask, where=grown(mask, Mask.NO_DATA, HALF_WIDTH))
@@ -167,8 +167,8 @@ def _joint_mask(science: MaskPlane, template: MaskPlane) -> MaskPlane:
 
 
 def _mark_border(mask: MaskPlane, width: int) -> None:
-    for strip in (mask[:width], mask[-width:], mask[:, :width], mask[:, -width:]):
-        strip |= _EDGE
+    for strip in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
+        mask[strip] |= _EDGE
 
 
 def _blocks(values: Image) -> Iterator[tuple[tuple[slice, slice], float]]:
@@ -190,7 +190,7 @@ def _typical(pixels: MaskedImage) -> float:
 
 
 def _convolved(psf: Psf, kernels: Image) -> Psf:
-    """A PSF convolved with one kernel (1, k, k), or with 36 at `sample_points`; same size, at least of order 2."""
+    """A PSF convolved with one kernel (1, k, k), or with 36 at `sample_points`; of order 2 or more."""
     x, y = sample_points(psf.shape)
     stamps = kernels_at(psf, x, y)
     n = stamps.shape[1] + kernels.shape[1] - 1

@@ -1,4 +1,4 @@
-"""Boosted decision trees for two classes, small enough to keep as text (Friedman 2001, Ann. Statist. 29, 1189)."""
+"""Boosted decision trees for two classes, kept as text (Friedman 2001, Ann. Statist. 29, 1189)."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,10 @@ _LEAST_WEIGHT = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """Full binary trees of depth 3. `feature`, `threshold`: (n, 7), node k's children being 2k + 1 and, where
-    the feature exceeds the threshold, 2k + 2; `value`: (n, 8), what each leaf adds to the log odds, `start`
-    the first.
+    """Full binary trees of depth 3: `feature`, `threshold` (n, 7), `value` (n, 8).
+
+    Node k's children are 2k + 1 and, where the feature exceeds the threshold, 2k + 2. `value` is what a leaf
+    adds to the log odds, which begin with `start`.
     """
 
     start: float
@@ -38,7 +39,7 @@ class Trees:
 
 
 def boost(values: Floats, labels: Bools, weights: Floats, rounds: int) -> Trees:
-    """Trees for labels (rows,) given features (rows, m), each Newton's step down the weighted logistic loss."""
+    """Trees for labels (rows,) given features (rows, m): Newton's steps down the weighted logistic loss."""
     edges = [np.unique(np.quantile(column, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])) for column in values.T]
     binned = np.column_stack([np.searchsorted(e, column) for e, column in zip(edges, values.T, strict=True)])
     share = (weights * labels).sum() / weights.sum()

@@ -20,7 +20,7 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def convolve_blocks(image: Image, kernels: Image, block: int) -> Image:
-    """`image` (ny, nx) convolved with `kernels` (rows, columns, k, k), kernel [j, i] over `block` pixels square.
+    """`image` (ny, nx) convolved with `kernels` (rows, columns, k, k), each over a block of pixels.
 
     Kernel taps run as in a convolution: out[y, x] = sum K[r, c] image[y + h - r, x + h - c], h = k // 2. The
     border of h pixels, which no whole kernel reaches, is 0. Raises BadData if the blocks do not cover the

@@ -18,7 +18,7 @@ def grown(mask: MaskPlane, bits: int, radius: int) -> Flags:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _grow(mask: MaskPlane, bits: np.uint16, radius: int, out: Flags) -> None:
-    """Along each row first, then down and up every column with a count of the rows that a flag still reaches."""
+    """Along each row, then down and up every column, counting the rows that a flag still reaches."""
     ny, nx = mask.shape
     wide = np.zeros((ny, nx), np.bool_)
     for y in range(ny):

@@ -49,18 +49,21 @@ class PointSources:
 
 
 def fit_point_sources(pixels: MaskedImage, psfs: Image, x: Floats, y: Floats, *, move: bool) -> PointSources:
-    """PSFs `psfs` (n, k, k) fitted about pixels x, y (n,): flux and, if `move`, position (at most 3 pixels away).
+    """PSFs `psfs` (n, k, k) fitted about pixels x, y (n,): flux and, if `move`, position.
 
-    `xx`, `yy`, `xy`: covariance of the position, 0 where it did not move. A fit that runs away is
-    FAILED_CENTROID and is forced where it began.
+    `xx`, `yy`, `xy`: covariance of the position, 0 where it did not move. A fit that runs more than 3
+    pixels away is FAILED_CENTROID and is forced where it began.
     """
     results, failure = np.full((x.size, _RESULTS), np.nan), np.zeros(x.size, np.int32)
     _fit_all(
-        pixels.image, pixels.variance, pixels.mask, psfs, np.asarray(x, np.float64), np.asarray(y, np.float64),
+        pixels.image, pixels.variance, pixels.mask, psfs,
+        np.asarray(x, np.float64), np.asarray(y, np.float64),
         _STEPS if move else 0, lanczos_table(), results, failure,
     )  # fmt: skip
-    columns = results.T
-    return PointSources(*columns[:9], columns[9].astype(np.int32), failure)
+    at_x, at_y, flux, flux_err, xx, yy, xy, chi2, log_likelihood, n_pixels = results.T
+    return PointSources(
+        at_x, at_y, flux, flux_err, xx, yy, xy, chi2, log_likelihood, n_pixels.astype(np.int32), failure
+    )
 
 
 def aperture_fluxes(
@@ -91,27 +94,23 @@ def adaptive_moments(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def shifted(psf: Image, dx: float, dy: float, table: Image, out: Floats) -> None:
-    """Into `out` (k, k): a PSF (k, k) moved by dx, dy pixels, |d| < k / 2, by Lanczos interpolation; 0 beyond it."""
+    """Into `out` (k, k): a PSF (k, k) moved by dx, dy pixels by Lanczos interpolation; 0 beyond it."""
     k, taps = psf.shape[0], table.shape[1]
     ix, iy = int(np.floor(-dx)), int(np.floor(-dy))
     along = table[int((-dx - ix) * (table.shape[0] - 1) + 0.5)]
     down = table[int((-dy - iy) * (table.shape[0] - 1) + 0.5)]
     lines = np.zeros((k, k))
-    for r in range(k):
-        for c in range(k):
-            for t in range(taps):
-                at = c + ix + t - taps // 2 + 1
-                if 0 <= at < k:
-                    lines[r, c] += along[t] * psf[r, at]
-    for r in range(k):
-        for c in range(k):
-            out[r, c] = 0.0
-    for r in range(k):
-        for t in range(taps):
-            at = r + iy + t - taps // 2 + 1
-            if 0 <= at < k:
-                for c in range(k):
-                    out[r, c] += down[t] * lines[at, c]
+    out[:] = 0.0
+    for t in range(taps):
+        offset = ix + t - taps // 2 + 1
+        for r in range(k):
+            for c in range(max(0, -offset), min(k, k - offset)):
+                lines[r, c] += along[t] * psf[r, c + offset]
+    for t in range(taps):
+        offset = iy + t - taps // 2 + 1
+        for r in range(max(0, -offset), min(k, k - offset)):
+            for c in range(k):
+                out[r, c] += down[t] * lines[r + offset, c]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -161,7 +160,7 @@ def _fit_all(
 def _cut(
     image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, noise: Floats
 ) -> bool:
-    """Pixels from (x0, y0) on; the noise is infinite where a pixel is unusable or off the image (then True)."""
+    """Pixels from (x0, y0) on, the noise of unusable ones infinite; True if some are off the image."""
     cut_off = False
     for r in range(data.shape[0]):
         for c in range(data.shape[1]):
@@ -231,7 +230,7 @@ def _step(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _flux(data: Floats, noise: Floats, model: Floats, result: Floats) -> bool:
-    """Flux, error, chi2, log likelihood and the number of pixels into `result`; False if too few are usable."""
+    """Flux, error, chi2, log likelihood, number of pixels into `result`; False if too few are usable."""
     squares = every = product = spread = 0.0
     count = 0
     for r in range(data.shape[0]):

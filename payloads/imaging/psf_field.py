@@ -34,7 +34,7 @@ def sample_points(shape: tuple[int, int]) -> tuple[Floats, Floats]:
 
 
 def warp_psf(psf: Psf, source: Wcs, target: Wcs, shape: tuple[int, int]) -> Psf:
-    """A PSF known on the grid of `source` as it is on that of `target` (ny, nx): turned and stretched like pixels."""
+    """A PSF known on the grid of `source` as it is on that of `target` (ny, nx), turned and stretched."""
     x, y = sample_points(shape)
     places = np.stack(source.sky_to_pixel(*target.pixel_to_sky(x, y)), axis=1)
     jacobians = _jacobians(source, target, x, y)

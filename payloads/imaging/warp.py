@@ -34,7 +34,7 @@ def warp(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
 
 
 def lanczos_table() -> Image:
-    """(1025, 8) weights, sum 1, for fractions 0..1 of a pixel in 1024 steps; tap 3 is the pixel at or before."""
+    """(1025, 8) weights, sum 1, for 0..1 pixel in 1024 steps; tap 3 is the pixel at or before."""
     fraction = np.linspace(0.0, 1.0, _STEPS + 1)[:, None]
     distance = np.arange(_TAPS) - _LOBES + 1 - fraction
     weights = np.sinc(distance) * np.sinc(distance / _LOBES) * (np.abs(distance) < _LOBES)

@@ -24,13 +24,12 @@ import argparse
 import hashlib
 import json
 import signal
-import sys
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import Literal
 
 import numpy as np
@@ -251,15 +250,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _end(_: int, __: FrameType | None) -> None:
-    sys.exit(0)
+def _told_to_end() -> socket.socket:
+    """A socket that can be read once SIGTERM or SIGINT has come.
+
+    The handler may run in any thread; only a byte on a file descriptor surely wakes the one that waits.
+    """
+    reader, writer = socket.socketpair()
+    writer.settimeout(0.0)
+    signal.set_wakeup_fd(writer.detach())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return reader
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = _parser().parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    told = _told_to_end()
     plane = FocalPlane(options.seed, options.instrument, Sky(options.seed))
     detectors = tuple(d.id for d in camera(options.instrument).select(options.detectors))
     clock = NightClock(**options.clock)
@@ -267,7 +274,7 @@ def main() -> None:
     server = DaqServer(location, plane, detectors, clock, options.buffer, options.truth)
     try:
         print(f"ready {server.port}", flush=True)  # noqa: T201 - what whoever started this process waits for
-        threading.Event().wait()
+        told.recv(1)
     finally:
         server.close()
 

@@ -37,9 +37,14 @@ def pointings(rng: np.random.Generator, n: int, start: float, cadence: float) ->
 
     Visits of a field differ by 3 to 60 arcsec and by up to 4 deg of rotation from its centre and angle.
     """
-    fields: list[Pointing] = []
+    ra, dec = _field_grid()
+    chosen: list[int] = []
     for begin in range(0, n, _BLOCK):
-        fields += _next_fields(rng, fields, start + (begin + _BLOCK / 2) * cadence)
+        chosen += _next_block(rng, ra, dec, chosen, start + (begin + _BLOCK / 2) * cadence)
+    fields = [
+        Pointing(float(ra[field]), float(dec[field]), rng.uniform(0.0, 360.0), _FILTERS[number % _FIELDS])
+        for number, field in enumerate(chosen)
+    ]
     return [_dithered(rng, fields[i // _BLOCK * _FIELDS + i % _FIELDS]) for i in range(n)]
 
 
@@ -51,24 +56,20 @@ def _field_grid() -> tuple[site.Floats, site.Floats]:
     return ra, np.repeat(decs, counts)
 
 
-def _next_fields(rng: np.random.Generator, done: Sequence[Pointing], tai: float) -> list[Pointing]:
-    """The neighbouring fields of the block about `tai` (s), none of which is `done`."""
-    ra, dec = _field_grid()
+def _next_block(
+    rng: np.random.Generator, ra: site.Floats, dec: site.Floats, done: Sequence[int], tai: float
+) -> list[int]:
+    """Indices of the neighbouring fields to observe about `tai` (s), none of them `done`."""
     good = np.abs(site.hour_angle(ra, tai)) < _MAX_HOUR_ANGLE
     good &= np.abs(site.galactic_latitude(ra, dec)) > _MIN_GALACTIC
-    for old in done:
-        good &= separation_arcsec(ra, dec, old.ra, old.dec) > 1.0
-    ra, dec = ra[good], dec[good]
+    good[list(done)] = False
     weight = np.exp(-0.5 * (site.ecliptic_latitude(ra, dec) / _NEAR_ECLIPTIC) ** 2) + 1e-3
     if done:
-        slew = separation_arcsec(ra, dec, done[-1].ra, done[-1].dec) / 3600.0
+        slew = separation_arcsec(ra, dec, ra[done[-1]], dec[done[-1]]) / 3600.0
         weight *= np.exp(-0.5 * (slew / _NEAR_SLEW) ** 2) + 1e-9
-    chosen = rng.choice(ra.size, p=weight / weight.sum())
-    near = np.argsort(separation_arcsec(ra, dec, ra[chosen], dec[chosen]))[:_FIELDS]
-    return [
-        Pointing(float(ra[i]), float(dec[i]), rng.uniform(0.0, 360.0), name)
-        for i, name in zip(near, _FILTERS, strict=True)
-    ]
+    first = rng.choice(ra.size, p=weight * good / np.sum(weight * good))
+    distance = np.where(good, separation_arcsec(ra, dec, ra[first], dec[first]), np.inf)
+    return [int(index) for index in np.argsort(distance)[:_FIELDS]]
 
 
 def _dithered(rng: np.random.Generator, field: Pointing) -> Pointing:

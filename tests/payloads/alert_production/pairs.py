@@ -1,4 +1,4 @@
-"""A science image and a template of one simulated sky, with what was put into the difference: an independent witness.
+"""A science image and a template of one simulated sky, and what was put into the difference.
 
 Point sources are Moffat profiles evaluated on the pixels; galaxies are sums of Gaussians, convolved with a
 Gaussian mixture near the Moffat. Template and science have their own WCS, PSF and noise; the science WCS that
@@ -269,7 +269,7 @@ def _mixture(seeing: Seeing) -> Floats:
 
 
 def _strike(rng: np.random.Generator, image: MaskedImage, cosmic_rays: int, hot_columns: int) -> None:
-    """Tracks of a pixel's width, and parts of columns that are too bright; in the image and its variance only."""
+    """Tracks of a pixel's width, and parts of columns that are too bright; not in the mask."""
     ny, nx = image.shape
     for _ in range(cosmic_rays):
         length, angle = rng.integers(1, 9), rng.uniform(0, np.pi)

@@ -120,5 +120,5 @@ def remove_signature(raw: Segments, detector: Detector, master: Calibration, sec
         segment = signal[amp.index, : form.amp_height, data]
         part = segment[:: -1 if amp.flip_y else 1, :: -1 if amp.flip_x else 1]
         image[amp.y0 : amp.y0 + form.amp_height, amp.x0 : amp.x0 + form.amp_width] = part
-    result: Image = (image - master.bias - master.dark * np.float32(seconds)) / master.flat
-    return result
+    undone = (image - master.bias - master.dark * np.float32(seconds)) / master.flat
+    return undone.astype(np.float32)

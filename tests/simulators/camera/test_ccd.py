@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from schemas.image import Mask
-from schemas.instrument import camera
+from schemas.instrument import Detector, Format, camera
 from simulators.camera.ccd import (
     _coarse_vignetting,
     _grain,
@@ -35,9 +37,11 @@ def test_crosstalk_is_strongest_between_neighbours_and_never_with_oneself() -> N
     assert 1e-4 < np.abs(matrix).max() < 1e-3
 
 
-@pytest.mark.parametrize("detector", [SCIENCE, 0], ids=["e2v", "itl"])
-def test_response_is_vignetting_times_steps_times_grain(detector: int) -> None:
-    chip = CAMERA[detector]
+SMALL = replace(CAMERA[0], format=Format("E2V", 70, 190, 10, 54, 46))
+
+
+@pytest.mark.parametrize("chip", [SMALL, CAMERA[0]], ids=["small e2v", "itl"])
+def test_response_is_vignetting_times_steps_times_grain(chip: Detector) -> None:
     form = chip.format
     device = ccd(SEED, "LSSTCam", chip)
     got = np.empty((form.height, form.width), np.float32)

@@ -208,5 +208,6 @@ def test_it_ends_in_order_while_a_client_waits(tmp_path: Path) -> None:
     wait_until(lambda: server.do("health")["waiting_clients"] == 1)
     server.process.send_signal(signal.SIGTERM)
     reader.join(30.0)
-    assert server.end() == 0
     assert len(told) == 1
+    assert server.process.wait(30.0) == 0
+    server.end()

@@ -1,0 +1,117 @@
+"""One short night, played inline and live, for all tests of this folder."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+
+DETECTOR, VISITS, SEED = "R22_S11", 2, 3
+DEADLINE_S = 280.0
+
+Fact = dict[str, Any]
+
+
+@dataclass
+class Night:
+    """What a played night left behind."""
+
+    output: Path
+    code: int
+    screen: str
+    seen: list[bytes] = field(default_factory=list)
+    killed: bool = False
+
+    @property
+    def report(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.output / "report.json").read_text("utf-8"))
+        return loaded
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [json.loads(line) for line in (self.output / "facts.jsonl").read_text("utf-8").splitlines()]
+
+
+def command(output: Path, *options: str) -> list[str]:
+    own = ["night", "--visits", str(VISITS), "--detectors", DETECTOR, "--seed", str(SEED), "--output", str(output)]
+    return [sys.executable, "-c", "from cluster.cli import main; main()", *own, *options]
+
+
+@pytest.fixture(scope="session")
+def inline_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    output = tmp_path_factory.mktemp("inline") / "night"
+    done = subprocess.run(
+        command(output, "--inline"), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Night(output, done.returncode, done.stdout)
+
+
+def consume(bootstrap: str, topic: str, seen: list[bytes], stop: threading.Event) -> None:
+    """A stranger: reads the topic from its start until told to stop, and then what is left."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "stranger", "auto.offset.reset": "earliest",
+                         "session.timeout.ms": 6000, "log_level": 0})  # fmt: skip
+    consumer.subscribe([topic])
+    while True:
+        message = consumer.poll(1.0)
+        if message is None and stop.is_set():
+            break
+        if message is not None and message.error() is None:
+            seen.append(message.value())
+    consumer.close()
+
+
+def kill_a_worker(output: Path, night: Night) -> None:
+    """`kill -9` the CCD worker as soon as it has begun the last snap of the first visit."""
+    pattern = re.compile(r'"process": "ccd_worker-0".*"pid": (\d+)|"pid": (\d+).*"process": "ccd_worker-0"')
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline and not night.killed:
+        log = output / "log.jsonl"
+        found = pattern.search(log.read_text("utf-8")) if log.exists() else None
+        if found and "_000002 read out" in night.screen:
+            os.kill(int(found[1] or found[2]), signal.SIGKILL)
+            night.killed = True
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def live_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """The same night with real parts, a consumer of its own beside it, and a worker killed in mid-visit."""
+    output = tmp_path_factory.mktemp("live") / "night"
+    night, stop = Night(output, -1, ""), threading.Event()
+    options = ("--workers", "1", "--metrics-port", "0", "--linger", "12")
+    process = subprocess.Popen(
+        command(output, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).parents[2], env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    killer = threading.Thread(target=kill_a_worker, args=(output, night), daemon=True)
+    killer.start()
+    watchdog = threading.Timer(DEADLINE_S, process.kill)
+    watchdog.start()
+    reader = None
+    assert process.stdout is not None
+    for line in process.stdout:
+        night.screen += line
+        address = re.search(r"Kafka (\S+),.*alerts on (\S+)", line)
+        if address:
+            reader = threading.Thread(target=consume, args=(address[1], address[2], night.seen, stop), daemon=True)
+            reader.start()
+        if "the broker stays up" in line:
+            stop.set()
+    night.code = process.wait()
+    watchdog.cancel()
+    stop.set()
+    if reader is not None:
+        reader.join(15.0)
+    yield night

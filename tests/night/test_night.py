@@ -1,0 +1,124 @@
+"""A short night end to end: inline, live, and one held to the other."""
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from astropy.io import fits
+from lsst.alert.packet import Schema, get_path_to_latest_schema
+
+from backbone.alert_spool import read_spool
+
+pytestmark = [pytest.mark.night, pytest.mark.timeout(600)]
+
+WHEN = {"at", "announced", "stages", "last_acknowledged", "summary"}
+"""Of a fact: what says when, or how long it took."""
+
+
+def plain(fact: Any) -> Any:
+    """A fact without its times."""
+    if isinstance(fact, dict):
+        return {key: plain(value) for key, value in fact.items() if key not in WHEN}
+    return [plain(item) for item in fact] if isinstance(fact, list) else fact
+
+
+def told(night: Any, *but: str) -> list[str]:
+    """What was told, in no order."""
+    return sorted(json.dumps(plain(fact), sort_keys=True) for fact in night.facts if fact["kind"] not in but)
+
+
+def decoded(messages: list[bytes]) -> list[dict[str, Any]]:
+    """As somebody reads them who has nothing but the official packages."""
+    schema = Schema.from_file(get_path_to_latest_schema())
+    records = []
+    for message in messages:
+        magic, schema_id = struct.unpack(">bI", message[:5])
+        assert (magic, schema_id) == (0, 1101)
+        records.append(fastavro.schemaless_reader(io.BytesIO(message[5:]), schema.definition, None))
+    return records
+
+
+def test_the_inline_night_reconciles(inline_night: Any) -> None:
+    balance = inline_night.report["balance"]
+    assert balance["visits"] == balance["visits_planned"] == 2
+    assert balance["raws"] == balance["raws_archived"] == 4
+    assert balance["alerts_made"] == balance["alerts_acknowledged"] > 10
+    assert balance["failed"] == {}
+    assert balance["reconciles"]
+
+
+def test_the_inline_night_is_right_about_the_sky(inline_night: Any) -> None:
+    truth = inline_night.report["truth"]
+    bright = [b for b in truth["completeness"] if b["snr_min"] >= 12.0 and b["true"] >= 5]
+    assert bright
+    assert all(b["detected"] >= 0.9 for b in bright)
+    assert truth["purity"] >= 0.85
+    assert truth["position_mas"] < 100.0
+    assert abs(truth["flux_bias"]) < 0.03
+    assert 0.8 < truth["flux_pull_width"] < 1.25
+
+
+def test_every_spooled_alert_is_an_official_packet(inline_night: Any) -> None:
+    messages = read_spool(inline_night.output / "alerts.spool")
+    alerts = decoded(messages)
+    assert len(alerts) == inline_night.report["balance"]["alerts_made"]
+    assert len({a["diaSourceId"] for a in alerts}) == len(alerts)
+    assert all(a["diaObject"] is not None or a["ssSource"] is not None for a in alerts)
+
+
+def test_cutouts_hold_wcs_psf_variance_and_mask(inline_night: Any) -> None:
+    alert = decoded(read_spool(inline_night.output / "alerts.spool"))[0]
+    for name in ("cutoutScience", "cutoutTemplate", "cutoutDifference"):
+        with fits.open(io.BytesIO(alert[name])) as hdus:
+            assert [hdu.name for hdu in hdus] == ["PRIMARY", "UNCERT", "MASK", "PSFIMAGE"]
+            assert 30 <= hdus[0].data.shape[0] <= 102
+            assert hdus[0].header["CTYPE1"].startswith("RA---TAN")
+
+
+def test_the_report_page_shows_six_plots(inline_night: Any) -> None:
+    page = (inline_night.output / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 6
+    assert "Where the time goes" in page
+
+
+@pytest.mark.ray
+def test_the_live_night_ends_well_although_a_worker_was_killed(live_night: Any) -> None:
+    assert live_night.killed
+    assert live_night.code == 0, live_night.screen
+    balance = live_night.report["balance"]
+    assert balance["alerts_made"] == balance["alerts_acknowledged"] > 10
+    assert balance["reconciles"]
+
+
+@pytest.mark.ray
+def test_a_stranger_saw_every_alert(live_night: Any) -> None:
+    alerts = decoded(live_night.seen)
+    unique = {a["diaSourceId"] for a in alerts}
+    assert len(unique) == live_night.report["balance"]["alerts_acknowledged"]
+
+
+@pytest.mark.ray
+def test_inline_and_live_tell_the_same_facts(inline_night: Any, live_night: Any) -> None:
+    # The archive's URIs name the output folder; the alert file's name a hash of the times inside.
+    but = ("RawArchived", "AlertsReady")
+    assert told(inline_night, *but) == told(live_night, *but)
+    assert len(inline_night.facts) == len(live_night.facts)
+
+
+@pytest.mark.ray
+def test_the_live_night_leaves_no_process(live_night: Any) -> None:
+    left = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                words = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(live_night.output).encode() in words:
+                left.append(words)
+    assert left == []

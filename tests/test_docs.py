@@ -1,0 +1,55 @@
+"""What the documents say exists, exists."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "simulators")
+NAMES = sorted(
+    set(re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`", (ROOT / "docs/architecture.md").read_text("utf-8")))
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_in_the_architecture_exists(name: str) -> None:
+    parts = name.split(".")
+    for split in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[split:]:
+            found = getattr(found, part)
+        return
+    pytest.fail(f"{name} is nowhere")
+
+
+def test_the_architecture_names_the_functions_of_a_visit() -> None:
+    assert len(NAMES) > 30
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_option_that_the_documents_show_is_one() -> None:
+    shown = set()
+    for page in [ROOT / "README.md", ROOT / "docs/operations.md"]:
+        shown |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
+    help_text = "".join(
+        CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output for command in ("night", "alerts")
+    )
+    assert {option for option in shown if option not in help_text} == set()
+
+
+def test_every_folder_of_the_table_is_there() -> None:
+    for folder in re.findall(r"^\| `(\w+)/` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
+        assert (ROOT / folder).is_dir()
