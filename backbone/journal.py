@@ -122,7 +122,8 @@ class PostgresJournal:
         """Connect, and create the tables if they are not there. Raises Transient if the server does not answer."""
         try:
             pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4, command_timeout=DEADLINE_S, timeout=DEADLINE_S)
-            async with pool.acquire() as connection:
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(7_364_001)")  # one process makes the tables
                 await connection.execute(DDL)
         except (OSError, TimeoutError, asyncpg.PostgresError) as error:
             raise Transient(f"the journal's database at {_without_password(dsn)} does not answer: {error}") from error
@@ -177,7 +178,7 @@ class PostgresJournal:
         """See `Journal`."""
         rows = await self._pool.fetch(
             "SELECT kind, payload, pool, attempts FROM delivery JOIN journal USING (event_id)"
-            " WHERE state = 'owed' ORDER BY seq"
+            " WHERE state = 'owed' ORDER BY seq, pool"
         )
         return [Delivery(read_event(r["kind"], r["payload"]), r["pool"], r["attempts"]) for r in rows]
 

@@ -37,7 +37,8 @@ _MATCHES_OF_ORDER = ((16, 3), (10, 2), (_FEWEST, 1))
 """Fewest matches for a polynomial order."""
 
 _DISTORTION_PX = (2.0, 0.5)
-"""A priori size of each quadratic, each cubic term at the detector's edge: few stars do not bend the map further."""
+"""A priori size of each quadratic, each cubic term at the detector's edge: few stars do not bend the map
+further."""
 
 _POSITION_FLOOR_PX = 0.01
 """Error of a bright star's position that its photons do not tell of: 2 mas, of the PSF model and the air."""

@@ -17,9 +17,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_SPOILT = int(
-    Mask.BAD | Mask.SAT | Mask.INTRP | Mask.CR | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.EDGE
-)
+_SPOILT = int(Mask.BAD | Mask.SAT | Mask.INTRP | Mask.CR | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.EDGE)
 _CELL = 256
 _FOUND_FROM = 5.0
 """Standard deviations of a peak's own pixel; about S/N 18 in an LSST PSF."""
@@ -199,9 +197,11 @@ def _on_locus(table: Table, noise: Floats, shape: tuple[int, ...]) -> Bools:
     bright = (table["flags"] == 0) & (table["peak"] > _PSF_FROM[1] * noise)
     kept, expected = bright & (np.abs(width / typical - 1.0) < 0.2), np.full(len(table), typical)
     for _ in range(3):
+        if not kept.any():
+            break
         terms = 6 if kept.sum() >= 60 else 3 if kept.sum() >= 15 else 1
         expected = design[:, :terms] @ np.linalg.lstsq(design[kept, :terms], width[kept], rcond=None)[0]
-        scatter = 1.4826 * np.median(np.abs(width - expected)[kept]) if kept.any() else 0.0
+        scatter = 1.4826 * np.median(np.abs(width - expected)[kept])
         kept = bright & (np.abs(width - expected) < max(3.5 * scatter, 0.02 * typical))
     # A width's error falls with S/N, here about four times the peak over the noise.
     allowed = np.maximum(0.08, 0.8 * noise / table["peak"])

@@ -90,29 +90,29 @@ def _layout(detector: Detector) -> Ints:
     return np.array(rows, np.int64)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _overscan(segments: NDArray[np.int32], height: int, first: int) -> Image:
     """(16, height): mean of each row's serial overscan, ADU, after one clip at 3 sigma."""
-    amps, last = segments.shape[0], segments.shape[2]
+    amps, n = segments.shape[0], segments.shape[2] - first
     level = np.empty((amps, height), np.float32)
+    above = np.empty(n, np.float32)
     for a in range(amps):
         for y in range(height):
-            pedestal = segments[a, y, first]
-            total, squares = 0, 0
-            for x in range(first, last):
-                v = int(segments[a, y, x] - pedestal)
-                total += v
-                squares += v * v
-            n = last - first
-            mean = total / n
+            row = segments[a, y, first:]
+            pedestal = row[0]
+            total, squares = np.float32(0.0), np.float32(0.0)
+            for x in range(n):
+                above[x] = np.float32(row[x] - pedestal)
+                total += above[x]
+                squares += above[x] * above[x]
+            mean = total / np.float32(n)
             # One ADU keeps a noiseless row from being clipped away.
-            reach = 3.0 * np.sqrt(max(squares / n - mean * mean, 0.0)) + 1.0
-            kept, kept_total = 0, 0
-            for x in range(first, last):
-                v = int(segments[a, y, x] - pedestal)
-                if abs(v - mean) <= reach:
-                    kept += 1
-                    kept_total += v
+            reach = np.float32(3.0 * np.sqrt(max(squares / n - mean * mean, 0.0)) + 1.0)
+            kept, kept_total = np.float32(0.0), np.float32(0.0)
+            for x in range(n):
+                counts = np.float32(abs(above[x] - mean) <= reach)
+                kept += counts
+                kept_total += counts * above[x]
             level[a, y] = pedestal + kept_total / kept
     return level
 

@@ -28,13 +28,19 @@ _WIDTHS = (0.5, 1.0, 2.0)
 _NARROWEST = 0.7
 _CELLS = 14
 _PER_CELL = 2
-_STAR_SIGMA = 10.0
+_STAR_SIGMA = 15.0
 _FEWEST = 12
 _REACH = HALF_WIDTH + _HALF_STAMP + 1
 _UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
 _UNUSABLE_SOURCE = _UNUSABLE | np.uint16(Mask.BAD)
 _UNWEIGHTED = np.uint16(Mask.BAD | Mask.CR | Mask.INTRP | Mask.STREAK | Mask.UNMASKED_NAN)
 _SYSTEMATIC = 0.005
+_SMOOTHED = 0.1
+"""Part of the source's variance that is left after a typical kernel."""
+
+_DILUTION = 0.7
+"""Part of the noise in the vectors' products that is taken away; the rest keeps the equations positive definite."""
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +76,15 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     """
     xs, ys = choose_stamps(source, target)
     first, second, lines = _basis_lines(max(sigma, _NARROWEST))
-    image, weight = _cut(target, xs, ys)
+    image, weight, noise = _cut(source, target, xs, ys)
     vectors = np.empty((xs.size, first.size + 2, *image.shape[1:]), np.float32)
     vectors[:, -1] = image
     _stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
     matrices = _gram_matrices(vectors.reshape(*vectors.shape[:2], -1), weight.reshape(xs.size, -1))
     terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape)
-    coefficients, chi2 = _solve(matrices, (weight > 0).sum((1, 2)), terms)
     basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
+    diluted = _DILUTION * noise[:, None, None] * _overlaps(basis)
+    coefficients, chi2 = _solve(matrices, diluted, (weight > 0).sum((1, 2)), terms)
     return MatchingKernel(coefficients, basis, target.shape, int(chi2.size), float(np.median(chi2)))
 
 
@@ -86,7 +93,7 @@ def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, In
 
     Raises BadData if there are fewer than 12.
     """
-    y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
+    y, x, peak = _maxima(target.image, target.variance, source.variance, np.float32(_STAR_SIGMA), _REACH)
     ny, nx = target.shape
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
     taken, chosen = np.zeros(_CELLS * _CELLS, int), []
@@ -120,21 +127,34 @@ def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
     return np.array(first), np.array(second), np.array(lines, np.float32)
 
 
-def _cut(target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image]:
-    """The target's stamps and weights (n, 31, 31): inverse variance with a floor for the PSF's errors."""
+def _cut(source: MaskedImage, target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image, Floats]:
+    """The target's stamps and weights (n, 31, 31), and the source's noise in each, weighted (n,).
+
+    Weights are inverse variances, of both images, with a floor for errors of the PSF.
+    """
     offset = np.arange(-_HALF_STAMP, _HALF_STAMP + 1)
     at = ys[:, None, None] + offset[:, None], xs[:, None, None] + offset
-    image = target.image[at]
-    weight = 1.0 / (target.variance[at] + (_SYSTEMATIC * image) ** 2)
+    image, noise = target.image[at], source.variance[at]
+    weight = 1.0 / (target.variance[at] + _SMOOTHED * noise + (_SYSTEMATIC * image) ** 2)
     usable = ((target.mask[at] & _UNWEIGHTED) == 0) & np.isfinite(image) & np.isfinite(weight)
-    return np.where(usable, image, 0.0).astype(np.float32), np.where(usable, weight, 0.0).astype(np.float32)
+    weight = np.where(usable, weight, 0.0).astype(np.float32)
+    return np.where(usable, image, 0.0).astype(np.float32), weight, (weight * noise).sum((1, 2), np.float64)
 
 
-def _solve(matrices: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
+def _overlaps(basis: Floats) -> Floats:
+    """(m, m) scalar products of the basis kernels, with 0 for the background: what white noise adds to products."""
+    n = len(basis)
+    overlaps = np.zeros((n + 1, n + 1))
+    flat = basis.reshape(n, -1)
+    overlaps[:n, :n] = flat @ flat.T
+    return overlaps
+
+
+def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
     """Coefficients (m, 6), chi2 per pixel of the stamps kept: those up to 4 sigma above the median."""
     keep = np.ones(len(matrices), bool)
     for _ in range(5):
-        coefficients = _least_squares(matrices[keep], terms[keep])
+        coefficients = _least_squares(matrices[keep], diluted[keep], terms[keep])
         model = np.concatenate([terms @ coefficients.T, -np.ones((len(terms), 1))], axis=1)
         chi2 = np.einsum("qi,qij,qj->q", model, matrices, model) / pixels
         middle = np.median(chi2[keep])
@@ -145,12 +165,12 @@ def _solve(matrices: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Fl
     return coefficients, chi2[keep]
 
 
-def _least_squares(matrices: Floats, terms: Floats) -> Floats:
+def _least_squares(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:
+    """Least squares with noise in the vectors: what it adds to their products is taken away again."""
     m = matrices.shape[1] - 1
     products = terms[:, :, None] * terms[:, None, :]
-    normal: Floats = (
-        np.tensordot(matrices[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(m * _TERMS, -1)
-    )
+    blocks = np.tensordot(matrices[:, :m, :m] - diluted, products, (0, 0))
+    normal = blocks.transpose(0, 2, 1, 3).reshape(m * _TERMS, m * _TERMS)
     right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(m * _TERMS)
     normal[np.diag_indices_from(normal)] *= (
         1.0 + 1e-8
@@ -166,13 +186,13 @@ def _polynomials(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _maxima(image: Image, variance: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
-    """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise."""
+def _maxima(image: Image, variance: Image, other: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
+    """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise of both images."""
     ys, xs, peaks = [0], [0], [np.float32(0.0)]
     for y in range(margin, image.shape[0] - margin):
         for x in range(margin, image.shape[1] - margin):
             value = image[y, x]
-            if value <= 0.0 or not value * value > sigmas * sigmas * variance[y, x]:
+            if value <= 0.0 or not value * value > sigmas * sigmas * (variance[y, x] + other[y, x]):
                 continue
             highest = True
             for r in range(y - 2, y + 3):

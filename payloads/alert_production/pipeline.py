@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import characterize
-from payloads.alert_production.detect import detect
+from payloads.alert_production.detect import Detections, detect
 from payloads.alert_production.isr import remove_signature
 from payloads.alert_production.measure import measure
 from payloads.alert_production.score import score
 from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
-from payloads.alert_production.subtract import subtract
+from payloads.alert_production.subtract import Subtraction, subtract
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template
 from schemas.instrument import Detector
@@ -82,14 +82,20 @@ def process_visit(
         stamps = make_stamps(sources, science, subtraction.warped, difference)
     with stage("score"):
         sources = score(sources, stamps)
-    summary = calibration.as_dict() | {
-        "fwhm_px": characterized.fwhm_px, "zero_point": science.zero_point, "n_sources": float(sources.size),
-        "n_reliable": float((sources["reliability"] >= 0.5).sum()), "score_width": detections.width,
-        "n_stamps": float(subtraction.kernel.n_stamps), "kernel_chi2": subtraction.kernel.chi2,
-        "kernel_sum": subtraction.kernel_sum,
-        "template_convolved": float(subtraction.convolved == "template"),
-    }  # fmt: skip
+    summary = calibration.as_dict() | _summary(subtraction, detections, sources)
     return DiaProducts(sources, stamps, difference, science, summary)
+
+
+def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -> dict[str, float]:
+    return {
+        "n_kernel_stamps": float(subtraction.kernel.n_stamps),
+        "kernel_chi2": subtraction.kernel.chi2,
+        "kernel_sum": subtraction.kernel_sum,
+        "convolved_template": float(subtraction.convolved == "template"),
+        "score_width": detections.width,
+        "n_sources": float(sources.size),
+        "n_reliable": float((sources["reliability"] >= 0.5).sum()),
+    }
 
 
 def midpoint(observations: Sequence[Observation]) -> float:

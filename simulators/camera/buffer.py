@@ -132,7 +132,9 @@ class Rasters:
         self._making: set[Key] = set()
         self._failed: dict[Key, Exception] = {}
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, name=f"render-{k}") for k in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"render-{k}", daemon=True) for k in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
 

@@ -94,7 +94,6 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         buffer: Path,
         truth: Path,
     ) -> None:
-        super().__init__(location)
         truth.mkdir(parents=True, exist_ok=True)
         self._plane, self._detectors, self._clock, self._truth = plane, detectors, clock, truth
         self._catalogue = Catalogue(buffer, clock.now())
@@ -102,6 +101,7 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         self._closing = threading.Event()
         self._waiting: list[Ticket] = []
         self._rasters = Rasters(self._render, size=HELD_RASTERS, threads=_THREADS)
+        super().__init__(location)  # serves from here on
 
     def close(self) -> None:
         """Tell whoever waits, finish what is being rendered, stop serving."""

@@ -1,3 +1,7 @@
+from payloads.alert_production.detect import Detections
+from payloads.alert_production.subtract import Subtraction
+from tests.payloads.alert_production.pairs import Pair
+
 """One simulated pair of 1024 x 1024 pixels, subtracted once for all tests that look at the result."""
 
 import pytest
@@ -16,15 +20,15 @@ def pair():
 
 
 @pytest.fixture(scope="session")
-def subtraction(pair):
+def subtraction(pair: Pair):
     return subtract(pair.science, pair.template)
 
 
 @pytest.fixture(scope="session")
-def detections(subtraction):
+def detections(subtraction: Subtraction):
     return detect(subtraction)
 
 
 @pytest.fixture(scope="session")
-def sources(pair, subtraction, detections):
+def sources(pair: Pair, subtraction: Subtraction, detections: Detections):
     return measure(detections, subtraction, pair.science, visit=VISIT, detector=DETECTOR, processed=PROCESSED)

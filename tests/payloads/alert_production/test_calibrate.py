@@ -41,7 +41,8 @@ def known(field: StarField) -> Characterized:
 
 
 def catalogue(field: StarField, seed: int = 1, fainter: int = 500) -> Table:
-    """The field's stars as of J2016.0, one in twenty variable, among fainter ones that the image does not show."""
+    """The field's stars as of J2016.0, one in twenty variable, among fainter ones that the image does not
+    show."""
     rng = np.random.default_rng(seed)
     n = len(field.x) + fainter
     x = np.concatenate([field.x, rng.uniform(-200, 1224, fainter)])
@@ -111,10 +112,8 @@ def test_proper_motions_count(field: StarField, known: Characterized) -> None:
     assert np.median(map_error_mas(visit.wcs)) == pytest.approx(500.0, rel=0.02)
 
 
-@pytest.mark.parametrize(("stars", "order"), [(12, 1), (25, 2)])
-def test_few_matches_make_a_stiffer_map(
-    field: StarField, known: Characterized, stars: int, order: int
-) -> None:
+@pytest.mark.parametrize(("stars", "order"), [(8, 1), (13, 2), (25, 3)])
+def test_few_matches_make_a_stiffer_map(known: Characterized, stars: int, order: int) -> None:
     isolated = known.stars[(known.stars["flags"] & ~np.uint16(16)) == 0][:stars]
     ra, dec = TRUE.pixel_to_sky(isolated["x"], isolated["y"])
     table = np.zeros(stars, REFCAT_DTYPE)

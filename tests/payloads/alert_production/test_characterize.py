@@ -113,6 +113,13 @@ def test_an_empty_sky_has_no_star() -> None:
         characterize(observe(sky_of(SHAPE), 7))
 
 
+def test_faint_stars_alone_make_no_psf() -> None:
+    clean, profile, rng = sky_of(SHAPE), Profile(SHAPE), np.random.default_rng(9)
+    draw(clean, profile, rng.uniform(40, 980, 60), rng.uniform(40, 980, 60), np.full(60, 5000.0))
+    with pytest.raises(BadData, match="usable stars? "):
+        characterize(observe(clean, 10))
+
+
 def test_three_stars_are_too_few_and_counted() -> None:
     clean, profile = sky_of(SHAPE), Profile(SHAPE)
     draw(clean, profile, np.array([200.0, 500.0, 800.0]), np.array([300.0, 500.0, 200.0]), np.full(3, 1e5))

@@ -6,60 +6,65 @@ from scipy.ndimage import label
 from scipy.signal import correlate2d
 
 from payloads.alert_production import detect as module
-from payloads.alert_production.detect import detect, score_image
+from payloads.alert_production.detect import Detections, detect, score_image
+from payloads.alert_production.subtract import Subtraction
 from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
+from tests.payloads.alert_production.pairs import Pair
 
 RNG = np.random.default_rng(8)
 
 
-def distances(detections, pair):
+def distances(detections: Detections, pair: Pair):
     return np.hypot(detections.x[:, None] - pair.x, detections.y[:, None] - pair.y)
 
 
-def test_what_was_put_in_is_found_and_hardly_anything_else(pair, detections):
+def test_what_was_put_in_is_found_and_hardly_anything_else(pair: Pair, detections: Detections) -> None:
     distance = distances(detections, pair)
     assert (distance.min(0) < 3).mean() > 0.93  # some fall on masked stars, or on one another
     assert (distance.min(1) > 6).sum() <= 3
 
 
-def test_faded_sources_are_found_as_negative(pair, detections):
+def test_faded_sources_are_found_as_negative(pair: Pair, detections: Detections) -> None:
     nearest = distances(detections, pair).argmin(0)
     found = distances(detections, pair).min(0) < 3
     np.testing.assert_array_equal(np.sign(detections.score[nearest])[found], np.sign(pair.flux)[found])
 
 
-def test_the_score_of_the_sky_is_of_unit_width(detections):
+def test_the_score_of_the_sky_is_of_unit_width(detections: Detections) -> None:
     assert detections.width == pytest.approx(1.0, abs=0.03)
 
 
-def test_the_score_is_a_matched_filter(subtraction):
+def test_the_score_is_a_matched_filter(subtraction: Subtraction) -> None:
     difference, matched = subtraction.difference, np.zeros_like(subtraction.matched)
     box = np.s_[500:580, 300:380]
     score = score_image(replace(subtraction, matched=matched))
     psf = difference.psf.at(255.5, 511.5).astype(float)
-    image, variance = (plane[488:592, 288:392].astype(float) for plane in (difference.pixels.image, difference.pixels.variance))
+    image, variance = (
+        plane[488:592, 288:392].astype(float)
+        for plane in (difference.pixels.image, difference.pixels.variance)
+    )
     expected = correlate2d(image, psf, mode="valid") / np.sqrt(correlate2d(variance, psf**2, mode="valid"))
     free = score[box] != 0
     # The filter is the outer product nearest the PSF.
     assert np.corrcoef(score[box][free], expected[free])[0, 1] > 0.998
 
 
-def test_no_score_where_stars_are_saturated_or_data_are_missing(subtraction):
+def test_no_score_where_stars_are_saturated_or_data_are_missing(subtraction: Subtraction) -> None:
     mask = subtraction.difference.pixels.mask
     score = score_image(subtraction)
     assert (score[(mask & (Mask.SAT | Mask.SAT_TEMPLATE | Mask.NO_DATA | Mask.EDGE)) != 0] == 0).all()
     assert np.isfinite(score).all()
 
 
-def test_the_mask_says_what_was_detected(detections):
+def test_the_mask_says_what_was_detected(detections: Detections) -> None:
     negative = detections.score < 0
     at = detections.mask[detections.y, detections.x]
     assert ((at[negative] & Mask.DETECTED_NEGATIVE) != 0).all()
     assert ((at[~negative] & Mask.DETECTED) != 0).all()
 
 
-def test_footprints_are_what_scipy_labels():
+def test_footprints_are_what_scipy_labels() -> None:
     score = RNG.normal(0, 1, (120, 110)).astype(np.float32)
     score[40:44, 50:56] += 9
     peaks, first, pixels = module._footprints(score, np.float32(2.0), 10_000)
@@ -73,7 +78,9 @@ def test_footprints_are_what_scipy_labels():
             assert abs(score.flat[peaks[k]]) == np.abs(score.flat[members]).max()
 
 
-def test_footprints_beyond_counting_end_in_an_error(subtraction, monkeypatch):
+def test_footprints_beyond_counting_end_in_an_error(
+    subtraction: Subtraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_MOST", 500)
     noisy = replace(
         subtraction.difference,
@@ -95,7 +102,7 @@ def reference_normalize(score, noise, light, glow):
     return score / np.sqrt(noise + extra)
 
 
-def test_the_noise_has_its_astrometric_photometric_and_halo_terms():
+def test_the_noise_has_its_astrometric_photometric_and_halo_terms() -> None:
     shape = (33, 41)
     score, light = (RNG.normal(0, s, shape).astype(np.float32) for s in (5, 500))
     noise, glow = RNG.uniform(1, 2, shape).astype(np.float32), RNG.uniform(0, 3, (5, 6)).astype(np.float32)
@@ -106,7 +113,7 @@ def test_the_noise_has_its_astrometric_photometric_and_halo_terms():
     np.testing.assert_allclose(score, expected, rtol=1e-4)
 
 
-def test_a_lobe_of_either_sign_side_by_side_is_one_detection(subtraction):
+def test_a_lobe_of_either_sign_side_by_side_is_one_detection(subtraction: Subtraction) -> None:
     image = subtraction.difference.pixels.image.copy()
     y, x = np.mgrid[:1024, :1024]
     spot = [np.exp(-((x - cx) ** 2 + (y - 600) ** 2) / 9.0) for cx in (203, 209)]
@@ -120,14 +127,14 @@ def test_a_lobe_of_either_sign_side_by_side_is_one_detection(subtraction):
     assert abs(found.opposite_x[near[0]] - 209) <= 1
 
 
-def test_an_image_with_nothing_in_it_has_no_detections(subtraction):
+def test_an_image_with_nothing_in_it_has_no_detections(subtraction: Subtraction) -> None:
     pixels = replace(subtraction.difference.pixels, image=np.zeros_like(subtraction.matched))
     found = detect(replace(subtraction, difference=replace(subtraction.difference, pixels=pixels)))
     assert found.x.size == found.pixels.size == 0
     assert list(found.first) == [0]
 
 
-def test_the_strongest_neighbour_of_the_other_sign_is_the_partner():
+def test_the_strongest_neighbour_of_the_other_sign_is_the_partner() -> None:
     owner = np.full((20, 30), -1, np.int32)
     groups = [[(10, 10), (10, 11)], [(10, 14)], [(12, 9)], [(2, 2)]]
     first, pixels = [0], []

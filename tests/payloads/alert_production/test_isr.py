@@ -10,10 +10,10 @@ from schemas.instrument import ITL, Detector, Format
 
 PEDESTAL = 25_000
 OBSERVATION = Observation(
-    instrument="LSSTCam", group="g", visit=1, exposure=20260101_00012, snap=0, n_snaps=2, image_name="MC_O_20260101_000012",
-    physical_filter="r_57", band="r", ra=10.0, dec=-20.0, rotation=0.0, exposure_time=15.0, started=0.0, readout_ended=17.0,
+    instrument="LSSTCam", group="g", visit=1, exposure=20260101_00012, snap=0, n_snaps=2,
+    image_name="MC_O_20260101_000012", physical_filter="r_57", band="r", ra=10.0, dec=-20.0, rotation=0.0,
+    exposure_time=15.0, started=0.0, readout_ended=17.0,
 )  # fmt: skip
-
 
 SMALL = Format("E2V", 96, 120, 10, 54, 6)
 """An e2v CCD of few pixels."""

@@ -7,6 +7,7 @@ from payloads.alert_production.kernel import choose_stamps, fit_kernel
 from payloads.imaging.warp import warp
 from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
+from tests.payloads.alert_production.pairs import Pair
 
 RNG = np.random.default_rng(4)
 
@@ -27,7 +28,7 @@ def masked(image, noise=1.0, seed=0):
     )
 
 
-def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes():
+def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes() -> None:
     t = np.arange(-12, 13)
     true = 0.8 * np.exp(-(t[:, None] ** 2) / 5.0 - t**2 / 7.0)
     true /= true.sum() / 0.8
@@ -44,7 +45,7 @@ def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes():
     assert found.chi2 == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_star_that_varied_is_dropped_from_the_fit():
+def test_a_star_that_varied_is_dropped_from_the_fit() -> None:
     sharp = stars()
     wide = stars(sigma=2.4)
     spoilt = masked(wide, 1.0, seed=1)
@@ -56,7 +57,7 @@ def test_a_star_that_varied_is_dropped_from_the_fit():
     assert found.at(np.array(200.0), np.array(200.0)).sum() == pytest.approx(1.0, abs=3e-3)
 
 
-def test_stamps_avoid_saturated_stars_and_holes():
+def test_stamps_avoid_saturated_stars_and_holes() -> None:
     image, template = masked(stars()), masked(stars())
     x, y = choose_stamps(image, template)
     image.mask[y[0], x[0]] = Mask.SAT
@@ -66,13 +67,13 @@ def test_stamps_avoid_saturated_stars_and_holes():
     assert (x[1], y[1]) not in fewer
 
 
-def test_an_empty_field_is_refused_with_the_number_of_its_stars():
+def test_an_empty_field_is_refused_with_the_number_of_its_stars() -> None:
     empty = masked(np.zeros((300, 300)))
     with pytest.raises(BadData, match="0 clean stars"):
         fit_kernel(empty, empty, 1.0)
 
 
-def test_the_stamps_vectors_are_convolutions_with_the_basis(pair):
+def test_the_stamps_vectors_are_convolutions_with_the_basis(pair: Pair) -> None:
     source = warp(pair.template, pair.science.wcs, pair.science.pixels.shape)
     xs, ys = np.array([300, 512]), np.array([400, 700])
     first, second, lines = kernel._basis_lines(1.3)
@@ -86,16 +87,19 @@ def test_the_stamps_vectors_are_convolutions_with_the_basis(pair):
     assert (vectors[:, first.size] == 1).all()
 
 
-def test_gram_matrices_are_weighted_products():
-    vectors, weight = RNG.normal(size=(3, 5, 40)).astype(np.float32), RNG.uniform(0, 2, (3, 40)).astype(np.float32)
+def test_gram_matrices_are_weighted_products() -> None:
+    vectors, weight = (
+        RNG.normal(size=(3, 5, 40)).astype(np.float32),
+        RNG.uniform(0, 2, (3, 40)).astype(np.float32),
+    )
     expected = np.einsum("qip,qp,qjp->qij", vectors, weight, vectors)
     np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, atol=1e-4)
 
 
-def test_maxima_are_the_highest_of_their_25_pixels():
+def test_maxima_are_the_highest_of_their_25_pixels() -> None:
     image = RNG.normal(0, 1, (80, 90)).astype(np.float32)
     image[40, 50], image[42, 52] = 30.0, 25.0
-    y, x, peak = kernel._maxima(image, np.ones_like(image), np.float32(2.5), 6)
+    y, x, peak = kernel._maxima(image, np.ones_like(image), np.zeros_like(image), np.float32(2.5), 6)
     windows = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).max((2, 3))
     highest = np.zeros(image.shape, bool)
     highest[2:-2, 2:-2] = image[2:-2, 2:-2] == windows

@@ -11,7 +11,7 @@ def trail(flux, x, y, dx, dy, side=81):
     return sum(flux / 201 * gaussian(x + t * dx, y + t * dy, side) for t in steps)
 
 
-def test_a_dipole_is_fitted_lobe_by_lobe():
+def test_a_dipole_is_fitted_lobe_by_lobe() -> None:
     pixels = field(43.0, 40.5, 900.0)
     pixels.image[...] -= (700.0 * gaussian(37.5, 39.0, 81)).astype(np.float32)
     start = np.array([[700.0, 42, 40, 600.0, 38, 39]])
@@ -23,7 +23,7 @@ def test_a_dipole_is_fitted_lobe_by_lobe():
 
 
 @pytest.mark.parametrize(("length", "angle"), [(6.0, 0.3), (20.0, 2.0)])
-def test_a_trail_is_fitted_with_its_length_and_direction(length, angle):
+def test_a_trail_is_fitted_with_its_length_and_direction(length, angle) -> None:
     pixels = field(40.0, 40.0, 0.0)
     dx, dy = length * np.cos(angle), length * np.sin(angle)
     pixels.image[...] += trail(1500.0, 40.3, 39.8, dx, dy).astype(np.float32)
@@ -35,7 +35,7 @@ def test_a_trail_is_fitted_with_its_length_and_direction(length, angle):
     assert fit.chi2[0] / fit.n_pixels[0] == pytest.approx(1.0, abs=0.15)
 
 
-def test_errors_of_a_trails_flux_say_how_it_scatters():
+def test_errors_of_a_trails_flux_say_how_it_scatters() -> None:
     pulls = []
     for seed in range(60):
         pixels = field(40.0, 40.0, 0.0, seed=seed)
@@ -46,7 +46,7 @@ def test_errors_of_a_trails_flux_say_how_it_scatters():
     assert abs(np.mean(pulls)) < 0.5
 
 
-def test_a_fit_without_pixels_fails_with_nan():
+def test_a_fit_without_pixels_fails_with_nan() -> None:
     pixels = field(40.0, 40.0, 500.0)
     pixels.mask[...] = Mask.NO_DATA
     fit = fit_lobes(TRAIL, pixels, psf()[None], np.array([[500.0, 40, 40, 5, 0]]))
@@ -54,6 +54,6 @@ def test_a_fit_without_pixels_fails_with_nan():
     assert np.isnan(fit.chi2[0])
 
 
-def test_a_fit_that_leaves_its_source_fails_with_nan():
+def test_a_fit_that_leaves_its_source_fails_with_nan() -> None:
     fit = fit_lobes(TRAIL, field(52.0, 40.0, 5000.0), psf()[None], np.array([[500.0, 40, 40, 5, 0]]))
     assert np.isnan(fit.parameters).all()

@@ -5,28 +5,30 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from payloads.alert_production import measure as module
-from payloads.alert_production.detect import detect
+from payloads.alert_production.detect import Detections, detect
 from payloads.alert_production.measure import measure
+from payloads.alert_production.subtract import Subtraction
 from schemas.clock import mjd_from_tai
 from schemas.identity import dia_source_id, visit_detector_of
 from schemas.image import Mask
-from schemas.tables import dtype_of
+from schemas.tables import Table, dtype_of
 from schemas.wcs import separation_arcsec
 from tests.payloads.alert_production.conftest import DETECTOR, PROCESSED, VISIT
+from tests.payloads.alert_production.pairs import Pair
 
 
-def matches(sources, pair):
+def matches(sources: Table, pair: Pair):
     """Index of the source at each injection that stands alone, -1 if none."""
     distance = np.hypot(sources["x"] - pair.x[:, None], sources["y"] - pair.y[:, None])
     apart = np.hypot(pair.x[:, None] - pair.x, pair.y[:, None] - pair.y) + 1e3 * np.eye(pair.x.size)
     return np.where((distance.min(1) < 2) & (apart.min(1) > 30), distance.argmin(1), -1)
 
 
-def again(pair, subtraction, detections):
+def again(pair: Pair, subtraction: Subtraction, detections: Detections):
     return measure(detections, subtraction, pair.science, visit=VISIT, detector=DETECTOR, processed=PROCESSED)
 
 
-def test_rows_are_dia_sources_of_this_visit_and_detector(sources, pair):
+def test_rows_are_dia_sources_of_this_visit_and_detector(sources: Table, pair: Pair) -> None:
     assert sources.dtype == dtype_of("DiaSource")
     assert (sources["visit"] == VISIT).all()
     assert (sources["detector"] == DETECTOR).all()
@@ -37,14 +39,16 @@ def test_rows_are_dia_sources_of_this_visit_and_detector(sources, pair):
     assert (sources["diaObjectId"] == 0).all()
 
 
-def test_ids_are_numbered_by_row_then_column_and_the_same_every_time(sources, pair, subtraction, detections):
+def test_ids_are_numbered_by_row_then_column_and_the_same_every_time(
+    sources: Table, pair: Pair, subtraction: Subtraction, detections: Detections
+) -> None:
     assert list(sources["diaSourceId"]) == [dia_source_id(VISIT, DETECTOR, k) for k in range(sources.size)]
     assert visit_detector_of(int(sources["diaSourceId"][-1])) == (VISIT, DETECTOR)
     assert (np.diff(sources["y"]) >= 0).all()
     assert again(pair, subtraction, detections).tobytes() == sources.tobytes()
 
 
-def test_fluxes_pull_to_the_truth_with_unit_width(sources, pair):
+def test_fluxes_pull_to_the_truth_with_unit_width(sources: Table, pair: Pair) -> None:
     found = matches(sources, pair)
     row, flux = sources[found[found >= 0]], pair.flux[found >= 0]
     pulls = (row["psfFlux"] - flux) / row["psfFluxErr"]
@@ -54,7 +58,7 @@ def test_fluxes_pull_to_the_truth_with_unit_width(sources, pair):
     assert (row["snr"] > 0).all()
 
 
-def test_positions_pull_to_the_truth_in_pixels_and_on_the_sky(sources, pair):
+def test_positions_pull_to_the_truth_in_pixels_and_on_the_sky(sources: Table, pair: Pair) -> None:
     found = matches(sources, pair)
     row, x, y = sources[found[found >= 0]], pair.x[found >= 0], pair.y[found >= 0]
     for off in ((row["x"] - x) / row["xErr"], (row["y"] - y) / row["yErr"]):
@@ -66,7 +70,7 @@ def test_positions_pull_to_the_truth_in_pixels_and_on_the_sky(sources, pair):
     assert (np.abs(row["ra_dec_Cov"]) <= row["raErr"] * row["decErr"]).all()
 
 
-def test_the_science_flux_is_what_is_there_and_the_template_flux_what_was(sources, pair):
+def test_the_science_flux_is_what_is_there_and_the_template_flux_what_was(sources: Table, pair: Pair) -> None:
     found = matches(sources, pair)
     row = sources[found[found >= 0]]
     error = np.hypot(row["scienceFluxErr"], row["templateFluxErr"])
@@ -75,7 +79,7 @@ def test_the_science_flux_is_what_is_there_and_the_template_flux_what_was(source
     assert np.abs(np.median((change / error)[blank])) < 1.0
 
 
-def test_point_sources_look_like_the_psf(sources, pair):
+def test_point_sources_look_like_the_psf(sources: Table, pair: Pair) -> None:
     found = matches(sources, pair)
     row = sources[found[found >= 0]]
     bright = row[(row["snr"] > 20) & ~row["shape_flag"]]
@@ -85,14 +89,14 @@ def test_point_sources_look_like_the_psf(sources, pair):
     assert np.median(bright["psfChi2"] / bright["psfNdata"]) == pytest.approx(1.0, abs=0.1)
 
 
-def test_aperture_fluxes_agree_with_psf_fluxes(sources, pair):
+def test_aperture_fluxes_agree_with_psf_fluxes(sources: Table, pair: Pair) -> None:
     found = matches(sources, pair)
     row = sources[found[found >= 0]]
     bright = row[row["snr"] > 30]
     assert np.median(bright["apFlux"] / bright["psfFlux"]) == pytest.approx(1.0, abs=0.08)
 
 
-def spot(subtraction, x, y):
+def spot(subtraction: Subtraction, x, y):
     """A point source of flux 1 in the difference, by a spline through its PSF."""
     kernel = subtraction.difference.psf.at(x, y).astype(float)
     half = kernel.shape[0] // 2
@@ -103,24 +107,26 @@ def spot(subtraction, x, y):
     return out
 
 
-def with_image(subtraction, image, mask=None):
+def with_image(subtraction: Subtraction, image, mask=None):
     pixels = replace(subtraction.difference.pixels, image=image.astype(np.float32))
     if mask is not None:
         pixels = replace(pixels, mask=mask)
     return replace(subtraction, difference=replace(subtraction.difference, pixels=pixels))
 
 
-def measured(pair, subtraction):
+def measured(pair: Pair, subtraction: Subtraction):
     return again(pair, subtraction, detect(subtraction))
 
 
-def one_at(sources, x, y, radius=6):
+def one_at(sources: Table, x, y, radius=6):
     near = np.flatnonzero(np.hypot(sources["x"] - x, sources["y"] - y) < radius)
     assert near.size == 1
     return sources[near[0]]
 
 
-def test_a_dipole_is_told_with_the_bearing_from_its_negative_to_its_positive_lobe(pair, subtraction):
+def test_a_dipole_is_told_with_the_bearing_from_its_negative_to_its_positive_lobe(
+    pair: Pair, subtraction: Subtraction
+) -> None:
     image = np.nan_to_num(subtraction.difference.pixels.image) + 9000 * spot(subtraction, 203, 600)
     image -= 8000 * spot(subtraction, 208, 604)
     row = one_at(measured(pair, with_image(subtraction, image)), 205.5, 602)
@@ -134,12 +140,16 @@ def test_a_dipole_is_told_with_the_bearing_from_its_negative_to_its_positive_lob
     assert row["dipoleAngle"] == pytest.approx(bearing, abs=8)
 
 
-def test_a_trail_is_told_with_its_length_and_bearing(pair, subtraction):
+def test_a_trail_is_told_with_its_length_and_bearing(pair: Pair, subtraction: Subtraction) -> None:
     dx, dy = 14.0, 9.0
-    streak = sum(20000 / 61 * spot(subtraction, 205 + t * dx, 600 + t * dy) for t in np.linspace(-0.5, 0.5, 61))
+    streak = sum(
+        20000 / 61 * spot(subtraction, 205 + t * dx, 600 + t * dy) for t in np.linspace(-0.5, 0.5, 61)
+    )
     image = np.nan_to_num(subtraction.difference.pixels.image) + streak
     row = one_at(measured(pair, with_image(subtraction, image)), 205, 600)
-    assert row["trailLength"] == pytest.approx(0.2 * np.hypot(dx, dy), abs=4 * float(row["trailLengthErr"]) + 0.15)
+    assert row["trailLength"] == pytest.approx(
+        0.2 * np.hypot(dx, dy), abs=4 * float(row["trailLengthErr"]) + 0.15
+    )
     assert row["trailFlux"] == pytest.approx(20000, rel=0.08)
     ends = pair.science.wcs.pixel_to_sky(np.array([205.0, 205.0 + dx]), np.array([600.0, 600.0 + dy]))
     east, north = np.diff(ends[0])[0] * np.cos(np.radians(ends[1][0])), np.diff(ends[1])[0]
@@ -149,7 +159,9 @@ def test_a_trail_is_told_with_its_length_and_bearing(pair, subtraction):
     assert row["extendedness"] > 0.9 or row["shape_flag"]
 
 
-def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(pair, subtraction):
+def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(
+    pair: Pair, subtraction: Subtraction
+) -> None:
     image = np.nan_to_num(subtraction.difference.pixels.image) + 9000 * spot(subtraction, 203, 600)
     image += 9000 * spot(subtraction, 303, 600)
     mask = subtraction.difference.pixels.mask.copy()
@@ -164,19 +176,19 @@ def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(pair, subtrac
     assert not central["pixelFlags_cr"]
 
 
-def test_the_box_holds_the_footprint(sources):
+def test_the_box_holds_the_footprint(sources: Table) -> None:
     assert (sources["bboxSize"] >= 11).all()
     bright = sources["snr"] > 30
     assert sources["bboxSize"][bright].mean() > sources["bboxSize"][~bright].mean()
 
 
-def test_no_detections_make_no_rows(pair, subtraction):
+def test_no_detections_make_no_rows(pair: Pair, subtraction: Subtraction) -> None:
     none = measured(pair, with_image(subtraction, np.zeros((1024, 1024))))
     assert none.size == 0
     assert none.dtype == dtype_of("DiaSource")
 
 
-def test_gathered_bits_are_those_of_the_pixels_round_about():
+def test_gathered_bits_are_those_of_the_pixels_round_about() -> None:
     rng = np.random.default_rng(3)
     mask = rng.choice([0, 1, 2, 8], (40, 50), p=[0.9, 0.04, 0.03, 0.03]).astype(np.uint16)
     xs, ys = np.array([10, 49]), np.array([20, 0])
@@ -187,7 +199,9 @@ def test_gathered_bits_are_those_of_the_pixels_round_about():
     module._gather(mask, xs, ys, first, pixels, footprint, center, size)
 
     def bits(y, x, reach):
-        return np.bitwise_or.reduce(mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel())
+        return np.bitwise_or.reduce(
+            mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel()
+        )
 
     assert footprint[0] == bits(20, 10, 2) | bits(21, 13, 2)
     assert center[0] == bits(20, 10, 1)

@@ -4,29 +4,31 @@ import numpy as np
 import pytest
 
 from payloads.alert_production import subtract as module
-from payloads.alert_production.subtract import effective_sigma, subtract
+from payloads.alert_production.subtract import Subtraction, effective_sigma, subtract
 from payloads.imaging.morphology import grown
 from payloads.imaging.photometry import fit_point_sources
 from payloads.imaging.psf_field import kernels_at
 from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
-from tests.payloads.alert_production.pairs import make_pair
+from tests.payloads.alert_production.pairs import Pair, make_pair
 
 
-def clean(subtraction):
+def clean(subtraction: Subtraction):
     return ~grown(subtraction.difference.pixels.mask, 0xFFFF, 12)
 
 
-def forced_pulls(pair, subtraction):
+def forced_pulls(pair: Pair, subtraction: Subtraction):
     """(flux measured at the true places less the true one) over its error, of sources that stand alone."""
     difference = subtraction.difference
-    fits = fit_point_sources(difference.pixels, kernels_at(difference.psf, pair.x, pair.y), pair.x, pair.y, move=False)
+    fits = fit_point_sources(
+        difference.pixels, kernels_at(difference.psf, pair.x, pair.y), pair.x, pair.y, move=False
+    )
     distance = np.hypot(pair.x[:, None] - pair.x, pair.y[:, None] - pair.y) + 1e3 * np.eye(pair.x.size)
     alone = (distance.min(1) > 30) & (fits.failure == 0)
     return ((fits.flux - pair.flux) / fits.flux_err)[alone], (fits.flux / pair.flux)[alone]
 
 
-def blank_scores(pair, subtraction):
+def blank_scores(pair: Pair, subtraction: Subtraction):
     rng = np.random.default_rng(0)
     x, y = rng.uniform(50, 970, (2, 3000))
     known_x, known_y = np.concatenate([pair.x, pair.stars_x]), np.concatenate([pair.y, pair.stars_y])
@@ -36,7 +38,7 @@ def blank_scores(pair, subtraction):
     return (fits.flux / fits.flux_err)[fits.failure == 0]
 
 
-def test_what_is_left_of_the_constant_sky_is_noise(pair, subtraction):
+def test_what_is_left_of_the_constant_sky_is_noise(pair: Pair, subtraction: Subtraction) -> None:
     pixels, sky = subtraction.difference.pixels, clean(subtraction)
     z = pixels.image[sky] / np.sqrt(pixels.variance[sky])
     assert 1.4826 * np.median(np.abs(z)) == pytest.approx(1.0, abs=0.03)
@@ -45,13 +47,13 @@ def test_what_is_left_of_the_constant_sky_is_noise(pair, subtraction):
     assert abs(np.mean(scores)) < 0.06
 
 
-def test_new_and_faded_sources_keep_their_fluxes(pair, subtraction):
+def test_new_and_faded_sources_keep_their_fluxes(pair: Pair, subtraction: Subtraction) -> None:
     pulls, ratios = forced_pulls(pair, subtraction)
     assert 1.4826 * np.median(np.abs(pulls - np.median(pulls))) == pytest.approx(1.0, abs=0.3)
     assert np.median(ratios) == pytest.approx(1.0, abs=0.02)
 
 
-def test_the_sharper_image_is_convolved_and_the_flux_stays_the_sciences():
+def test_the_sharper_image_is_convolved_and_the_flux_stays_the_sciences() -> None:
     pair = make_pair(1024, 12, science_fwhm=3.8, template_fwhm=5.0, injected=60, snr=(10, 60), density=1.5)
     reverse = subtract(pair.science, pair.template)
     assert reverse.convolved == "science"
@@ -61,7 +63,7 @@ def test_the_sharper_image_is_convolved_and_the_flux_stays_the_sciences():
     assert np.std(blank_scores(pair, reverse)) == pytest.approx(1.0, abs=0.05)
 
 
-def test_neighbouring_pixels_noise_is_uncorrelated_even_where_the_science_image_was_smoothed():
+def test_neighbouring_pixels_noise_is_uncorrelated_even_where_the_science_image_was_smoothed() -> None:
     pair = make_pair(1024, 13, science_fwhm=3.8, template_fwhm=5.0, injected=0, density=1.5)
     reverse = subtract(pair.science, pair.template)
     pixels, sky = reverse.difference.pixels, clean(reverse)
@@ -70,14 +72,16 @@ def test_neighbouring_pixels_noise_is_uncorrelated_even_where_the_science_image_
     assert abs((z[:, 1:] * z[:, :-1])[both].mean() / z[sky].var()) < 0.25  # 0.6 if it were not whitened
 
 
-def test_the_template_that_was_taken_away_is_the_science_image_of_the_constant_sky(pair, subtraction):
+def test_the_template_that_was_taken_away_is_the_science_image_of_the_constant_sky(
+    pair: Pair, subtraction: Subtraction
+) -> None:
     sky = clean(subtraction)
     image, noise = pair.science.pixels.image, np.sqrt(pair.science.pixels.variance)
     assert np.std(((image - subtraction.matched) / noise)[sky]) == pytest.approx(1.0, abs=0.1)
     assert subtraction.kernel_sum == pytest.approx(1.0, abs=0.02)
 
 
-def test_the_templates_bits_go_by_their_own_names_and_the_border_is_edge(subtraction):
+def test_the_templates_bits_go_by_their_own_names_and_the_border_is_edge(subtraction: Subtraction) -> None:
     science, template = np.zeros((2, 60, 60), np.uint16)
     science[30, 30], science[5, 5] = Mask.SAT, Mask.CR
     template[40, 40], template[41, 41] = Mask.SAT | Mask.CR, Mask.INJECTED | Mask.BAD
@@ -91,11 +95,13 @@ def test_the_templates_bits_go_by_their_own_names_and_the_border_is_edge(subtrac
     assert (subtraction.difference.pixels.mask[:12] & Mask.EDGE).all()
 
 
-def test_where_the_template_ends_the_difference_has_no_data():
+def test_where_the_template_ends_the_difference_has_no_data() -> None:
     pair = make_pair(1024, 14, injected=0, density=1.5)
     pixels = pair.template.pixels
     half = pixels.image.shape[0] // 2
-    short = replace(pair.template, pixels=MaskedImage(pixels.image[:half], pixels.mask[:half], pixels.variance[:half]))
+    short = replace(
+        pair.template, pixels=MaskedImage(pixels.image[:half], pixels.mask[:half], pixels.variance[:half])
+    )
     difference = subtract(pair.science, short).difference.pixels
     nothing = (difference.mask & Mask.NO_DATA) != 0
     assert 0.3 < nothing.mean() < 0.7
@@ -104,7 +110,7 @@ def test_where_the_template_ends_the_difference_has_no_data():
     assert np.isinf(difference.variance[nothing]).all()
 
 
-def test_inputs_are_left_as_they_were_and_may_be_read_only():
+def test_inputs_are_left_as_they_were_and_may_be_read_only() -> None:
     pair = make_pair(1024, 15, injected=0, density=1.5)
     for pixels in (pair.science.pixels, pair.template.pixels):
         for plane in (pixels.image, pixels.mask, pixels.variance):
@@ -112,24 +118,24 @@ def test_inputs_are_left_as_they_were_and_may_be_read_only():
     assert np.isfinite(subtract(pair.science, pair.template).difference.pixels.image).all()
 
 
-def test_a_template_of_another_band_is_refused(pair):
+def test_a_template_of_another_band_is_refused(pair: Pair) -> None:
     with pytest.raises(BadData, match="a template in i cannot be taken from an image in r"):
         subtract(pair.science, replace(pair.template, band="i"))
 
 
-def test_a_template_elsewhere_is_refused(pair):
+def test_a_template_elsewhere_is_refused(pair: Pair) -> None:
     wcs = replace(pair.template.wcs, crval=(151.0, 2.2))
     with pytest.raises(BadData, match="does not overlap"):
         subtract(pair.science, replace(pair.template, wcs=wcs))
 
 
-def test_the_effective_sigma_of_a_gaussian_is_its_own():
+def test_the_effective_sigma_of_a_gaussian_is_its_own() -> None:
     from tests.payloads.imaging.test_warp import gaussian_psf  # noqa: PLC0415
 
     assert effective_sigma(gaussian_psf(4.0, 4.0, 0.0, (100, 100))) == pytest.approx(2.0, rel=1e-3)
 
 
-def test_the_whitener_makes_the_spectrum_flat():
+def test_the_whitener_makes_the_spectrum_flat() -> None:
     t = np.arange(-12, 13)
     kernel = np.exp(-(t[:, None] ** 2) / 4.0 - t**2 / 4.0)
     kernel /= kernel.sum()

@@ -19,14 +19,14 @@ def reference(image, kernels, block):
 
 
 @pytest.mark.parametrize("width", [7, 25])
-def test_convolution_in_blocks_is_what_scipy_makes_of_each_block(width):
+def test_convolution_in_blocks_is_what_scipy_makes_of_each_block(width) -> None:
     image = RNG.normal(size=(130, 101)).astype(np.float32)
     kernels = RNG.normal(size=(3, 2, width, width)).astype(np.float32)
     expected = reference(image, kernels, 51)
     np.testing.assert_allclose(convolve_blocks(image, kernels, 51), expected, atol=2e-4)
 
 
-def test_a_separable_convolution_is_the_full_one_of_the_outer_products():
+def test_a_separable_convolution_is_the_full_one_of_the_outer_products() -> None:
     image = RNG.normal(size=(90, 140)).astype(np.float32)
     columns, rows = RNG.normal(size=(2, 2, 3, 13)).astype(np.float32)
     kernels = columns[..., :, None] * rows[..., None, :]
@@ -34,7 +34,7 @@ def test_a_separable_convolution_is_the_full_one_of_the_outer_products():
     np.testing.assert_allclose(convolve_separable(image, columns, rows, 50), expected, atol=2e-4)
 
 
-def test_the_nearest_outer_product_of_a_gaussian_is_the_gaussian():
+def test_the_nearest_outer_product_of_a_gaussian_is_the_gaussian() -> None:
     t = np.arange(-8, 9)
     gaussian = np.exp(-(t[:, None] ** 2) / 8 - t**2 / 18)
     columns, rows = separable(gaussian[None])
@@ -42,7 +42,7 @@ def test_the_nearest_outer_product_of_a_gaussian_is_the_gaussian():
     assert columns.sum() > 0
 
 
-def test_nan_stays_where_a_kernel_reaches_it_and_nowhere_else():
+def test_nan_stays_where_a_kernel_reaches_it_and_nowhere_else() -> None:
     image = np.ones((60, 60), np.float32)
     image[30, 30] = np.nan
     out = convolve_blocks(image, np.ones((1, 1, 7, 7), np.float32), 60)
@@ -50,19 +50,19 @@ def test_nan_stays_where_a_kernel_reaches_it_and_nowhere_else():
     assert np.isfinite(out).sum() == 60 * 60 - 49
 
 
-def test_a_read_only_image_is_convolved():
+def test_a_read_only_image_is_convolved() -> None:
     image = np.ones((40, 40), np.float32)
     image.flags.writeable = False
     out = convolve_blocks(image, np.full((1, 1, 7, 7), 1 / 49, np.float32), 40)
     assert out[20, 20] == pytest.approx(1.0)
 
 
-def test_blocks_that_do_not_cover_the_image_are_refused():
+def test_blocks_that_do_not_cover_the_image_are_refused() -> None:
     with pytest.raises(BadData, match=r"\(1, 1\) kernels of 50 pixels do not cover .*: \(2, 3\) do"):
         convolve_blocks(np.zeros((90, 140), np.float32), np.zeros((1, 1, 7, 7), np.float32), 50)
 
 
-def test_block_centres_lie_in_the_middle_of_their_pixels():
+def test_block_centres_lie_in_the_middle_of_their_pixels() -> None:
     x, y = blocks_of((100, 60), 50)
     np.testing.assert_allclose(x, [[24.5, 74.5], [24.5, 74.5]])
     np.testing.assert_allclose(y[:, 0], [24.5, 74.5])

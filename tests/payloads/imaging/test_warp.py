@@ -48,14 +48,14 @@ def reference(template, wcs, shape):
     return np.einsum("yxr,yxrc,yxc->yx", weights(sy - iy), pixels, weights(sx - ix))
 
 
-def test_a_warp_is_lanczos_interpolation_at_the_exact_positions():
+def test_a_warp_is_lanczos_interpolation_at_the_exact_positions() -> None:
     template, _ = smooth_template()
     wcs = turned_wcs(0.4)
     # Positions are rounded to 1/1024 pixel.
     np.testing.assert_allclose(warp(template, wcs, SHAPE).image, reference(template, wcs, SHAPE), atol=5e-3)
 
 
-def test_a_warp_gives_the_sky_that_the_template_samples():
+def test_a_warp_gives_the_sky_that_the_template_samples() -> None:
     template, value = smooth_template()
     wcs = turned_wcs(-1.1, (80.3, 77.8))
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(float)
@@ -64,7 +64,7 @@ def test_a_warp_gives_the_sky_that_the_template_samples():
     assert np.abs(error).max() < 0.003 * truth.max()
 
 
-def test_positions_between_grid_points_are_within_a_milliarcsecond():
+def test_positions_between_grid_points_are_within_a_milliarcsecond() -> None:
     sip = np.zeros((2, 4, 4))
     sip[0, 2, 0], sip[1, 0, 2], sip[1, 1, 1], sip[0, 3, 0] = 3e-7, -2e-7, 2e-7, 1e-11
     target = turned_wcs(0.7, (2000.0, 2000.0), sip)
@@ -81,7 +81,7 @@ def test_positions_between_grid_points_are_within_a_milliarcsecond():
     assert np.hypot(between[0] - exact[0], between[1] - exact[1]).max() * 200 < 1.0
 
 
-def test_what_the_template_does_not_have_is_no_data_and_not_zero():
+def test_what_the_template_does_not_have_is_no_data_and_not_zero() -> None:
     template, _ = smooth_template(side=120)
     wcs = turned_wcs(0.0)
     out = warp(template, wcs, SHAPE)
@@ -93,7 +93,7 @@ def test_what_the_template_does_not_have_is_no_data_and_not_zero():
     assert (out.variance[~outside] == 2.0).all()
 
 
-def test_a_nan_in_the_template_is_no_data_as_far_as_the_interpolation_reaches():
+def test_a_nan_in_the_template_is_no_data_as_far_as_the_interpolation_reaches() -> None:
     template, _ = smooth_template()
     template.pixels.image[150, 150] = np.nan
     out = warp(template, turned_wcs(0.0), SHAPE)
@@ -102,21 +102,21 @@ def test_a_nan_in_the_template_is_no_data_as_far_as_the_interpolation_reaches():
     assert np.ptp(x) <= 7
 
 
-def test_the_nearest_pixels_mask_is_carried_over():
+def test_the_nearest_pixels_mask_is_carried_over() -> None:
     template, _ = smooth_template()
     template.pixels.mask[150, 150] = Mask.SAT
     out = warp(template, Wcs((40.0, -20.0), (85.2, 75.1), template.wcs.cd), SHAPE)
     assert [tuple(at) for at in np.argwhere(out.mask & Mask.SAT)] == [(75, 85)]
 
 
-def test_a_read_only_template_is_warped():
+def test_a_read_only_template_is_warped() -> None:
     template, _ = smooth_template()
     for plane in (template.pixels.image, template.pixels.mask, template.pixels.variance):
         plane.flags.writeable = False
     assert np.isfinite(warp(template, turned_wcs(0.4), SHAPE).image).all()
 
 
-def test_lanczos_weights_sum_to_one_and_reproduce_pixels():
+def test_lanczos_weights_sum_to_one_and_reproduce_pixels() -> None:
     table = lanczos_table()
     np.testing.assert_allclose(table.sum(1), 1.0, atol=1e-6)
     np.testing.assert_allclose(table[0], [0, 0, 0, 1, 0, 0, 0, 0], atol=1e-7)
@@ -131,7 +131,7 @@ def gaussian_psf(sxx, syy, sxy, shape, size=25):
     return Psf((kernel / kernel.sum())[None].astype(np.float32), 0, shape)
 
 
-def test_a_psf_turns_with_the_pixels():
+def test_a_psf_turns_with_the_pixels() -> None:
     source = Wcs((40.0, -20.0), (150.0, 150.0), SCALE * np.diag([-1.0, 1.0]))
     c, s = np.cos(0.4), np.sin(0.4)
     jacobian = np.linalg.inv(source.cd) @ turned_wcs(0.4).cd
@@ -143,14 +143,16 @@ def test_a_psf_turns_with_the_pixels():
     np.testing.assert_allclose(turned.at(20, 100), expected, atol=1e-5)
 
 
-def test_kernels_at_many_places_are_those_that_the_psf_gives_one_by_one():
+def test_kernels_at_many_places_are_those_that_the_psf_gives_one_by_one() -> None:
     rng = np.random.default_rng(2)
     psf = Psf(np.abs(rng.normal(size=(6, 9, 9))).astype(np.float32) + 1, 2, (100, 120))
     x, y = rng.uniform(0, 100, (2, 7))
-    np.testing.assert_allclose(kernels_at(psf, x, y), [psf.at(*at) for at in zip(x, y, strict=True)], rtol=1e-5)
+    np.testing.assert_allclose(
+        kernels_at(psf, x, y), [psf.at(*at) for at in zip(x, y, strict=True)], rtol=1e-5
+    )
 
 
-def test_a_psf_is_fitted_back_from_its_own_kernels():
+def test_a_psf_is_fitted_back_from_its_own_kernels() -> None:
     rng = np.random.default_rng(3)
     components = 0.01 * rng.normal(size=(6, 5, 5))
     components[0] += 1.0

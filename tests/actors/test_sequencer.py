@@ -1,0 +1,81 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from actors.sequencer import Sequencer
+from backbone.journal import MemoryJournal
+from schemas.events import AssociationDue, DetectorFailed, DiaSourcesReady, Event, VisitAssigned
+from schemas.instrument import camera
+
+Assigned = Callable[..., VisitAssigned]
+Measured = Callable[..., DiaSourcesReady]
+
+
+@pytest.fixture
+def sequencer(journal: MemoryJournal) -> Sequencer:
+    return Sequencer(camera=camera("LSSTCam"), chronicle=journal)
+
+
+def due(events: Sequence[Event]) -> list[tuple[str, int]]:
+    return [(e.group, e.detector) for e in events if isinstance(e, AssociationDue)]
+
+
+def failed(group: str) -> DetectorFailed:
+    return DetectorFailed(group=group, visit=None, detector=94, stage="ccd_worker", reason="NaN")
+
+
+async def test_a_visit_alone_is_due_at_once(sequencer: Sequencer, assigned: Assigned, measured: Measured) -> None:
+    await sequencer.react(assigned())
+    assert due(await sequencer.react(measured())) == [("g1", 94)]
+
+
+async def test_a_later_visit_of_the_same_sky_waits_for_the_earlier(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(assigned(group="g2", start=137.0))
+    assert due(await sequencer.react(measured("g2", visit=2026070500003))) == []
+    assert due(await sequencer.react(failed("g1"))) == [("g2", 94)]
+
+
+async def test_a_visit_of_other_sky_waits_for_nobody(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(assigned(group="g2", start=137.0, ra=12.0))
+    assert due(await sequencer.react(measured("g2", visit=2026070500003))) == [("g2", 94)]
+
+
+async def test_detectors_of_one_visit_do_not_wait_for_one_another(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(assigned(93))
+    assert due(await sequencer.react(measured(detector=93))) == [("g1", 93)]
+
+
+async def test_a_new_sequencer_remembers_from_the_journal(
+    journal: MemoryJournal, assigned: Assigned, measured: Measured
+) -> None:
+    await journal.append([assigned(), assigned(group="g2", start=137.0), failed("g1")], {}, 1.0)
+    later = measured("g2", visit=2026070500003)
+    await journal.append([later], {}, 2.0)
+    new = Sequencer(camera=camera("LSSTCam"), chronicle=journal)
+    assert due(await new.react(later)) == [("g2", 94)]
+
+
+async def test_an_assignment_told_again_after_its_end_holds_nobody_up(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(failed("g1"))
+    await sequencer.react(assigned())
+    await sequencer.react(assigned(group="g2", start=137.0))
+    assert due(await sequencer.react(measured("g2", visit=2026070500003))) == [("g2", 94)]
+
+
+async def test_sources_told_again_are_due_again(sequencer: Sequencer, assigned: Assigned, measured: Measured) -> None:
+    await sequencer.react(assigned())
+    sources = measured()
+    assert due(await sequencer.react(sources)) == [("g1", 94)]
+    assert due(await sequencer.react(sources)) == [("g1", 94)]

@@ -1,0 +1,106 @@
+from collections.abc import Callable
+
+import pytest
+
+from actors.visit_keeper import PIXELS_LATE_S, VisitKeeper
+from backbone.journal import MemoryJournal
+from schemas.clock import NightClock
+from schemas.events import (
+    AlertsSent,
+    DetectorFailed,
+    Event,
+    NextVisitCanceled,
+    RawReady,
+    VisitAssigned,
+    VisitDone,
+)
+from schemas.identity import DatasetId
+from schemas.image import Observation
+
+Assigned = Callable[..., VisitAssigned]
+
+
+class RunningClock:
+    """Shows what it is set to; its night runs with the wall."""
+
+    tai = 0.0
+
+    def now(self) -> float:
+        return self.tai
+
+    def wall_seconds(self, seconds: float) -> float:
+        return NightClock(0.0, 0.0).wall_seconds(seconds)
+
+
+@pytest.fixture
+def clock() -> RunningClock:
+    return RunningClock()
+
+
+def sent(detector: int) -> AlertsSent:
+    return AlertsSent(
+        group="g1", visit=2026070500001, detector=detector, made=5, sent=5, acknowledged=5, failed={},
+        readout_ended=136.0, last_acknowledged=150.0,
+    )  # fmt: skip
+
+
+def failed(detector: int) -> DetectorFailed:
+    return DetectorFailed(group="g1", visit=None, detector=detector, stage="camera_reader", reason="8 of 16 amplifiers")
+
+
+async def told(keeper: VisitKeeper, journal: MemoryJournal, *events: Event) -> list[Event]:
+    """Have the journal and then the keeper hear of events; what the keeper says to the last one."""
+    answer: list[Event] = []
+    await journal.append(events, {}, 1.0)
+    for event in events:
+        answer = list(await keeper.react(event))
+    return answer
+
+
+@pytest.fixture
+def keeper(journal: MemoryJournal, clock: RunningClock) -> VisitKeeper:
+    return VisitKeeper(chronicle=journal, clock=clock)
+
+
+async def test_a_visit_is_done_when_its_last_detector_has_a_result(
+    keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned
+) -> None:
+    assert await told(keeper, journal, assigned(90), assigned(94), sent(90)) == []
+    (done,) = await told(keeper, journal, failed(94))
+    assert isinstance(done, VisitDone)
+    ninety, ninety_four = done.detectors
+    assert (ninety.alerts_made, ninety.alerts_acknowledged, ninety.gave_up) == (5, 5, "")
+    assert "8 of 16 amplifiers" in ninety_four.gave_up
+
+
+async def test_a_visit_is_done_once(keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned) -> None:
+    await told(keeper, journal, assigned(90), sent(90))
+    assert await told(keeper, journal, sent(90)) == []
+
+
+async def test_a_new_keeper_counts_on(journal: MemoryJournal, clock: RunningClock, assigned: Assigned) -> None:
+    await journal.append([assigned(90), assigned(94), sent(90)], {}, 1.0)
+    (done,) = await told(VisitKeeper(chronicle=journal, clock=clock), journal, sent(94))
+    assert isinstance(done, VisitDone)
+    assert [m.alerts_made for m in done.detectors] == [5, 5]
+
+
+async def test_a_canceled_visit_gives_up_what_has_no_pixels(
+    keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned, observation: Callable[..., Observation]
+) -> None:
+    raw = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=2026070500001, detector=90)
+    ready = RawReady(group="g1", detector=90, observation=observation(snap=0), raw=raw, sha256="")
+    events = await told(keeper, journal, assigned(90), assigned(94), ready, NextVisitCanceled(group="g1"))
+    assert [(e.detector, e.stage) for e in events if isinstance(e, DetectorFailed)] == [(94, "canceled")]
+
+
+async def test_pixels_that_never_come_are_given_up_in_time(
+    keeper: VisitKeeper, journal: MemoryJournal, clock: RunningClock, assigned: Assigned
+) -> None:
+    await told(keeper, journal, assigned(90))
+    clock.tai = 100.0 + 36.0 + PIXELS_LATE_S - 1.0
+    assert keeper.overdue() == []
+    clock.tai += 2.0
+    (given_up,) = keeper.overdue()
+    assert isinstance(given_up, DetectorFailed)
+    assert "no pixels" in given_up.reason

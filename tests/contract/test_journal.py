@@ -1,0 +1,95 @@
+"""What the bus relies on: the same for the journal in PostgreSQL and in memory."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from backbone.journal import Delivery, Journal, MemoryJournal, Position, PostgresJournal, write_facts
+from cluster.services import EmbeddedPostgres
+from schemas.errors import Transient
+from schemas.events import NextVisit, NextVisitCanceled, VisitRefused
+
+PLAN = NextVisit(
+    group="g1", instrument="LSSTCam", ra=1.0, dec=2.0, rotation=0.0, filters="r_57", start_time=10.0, duration=30.0,
+    n_images=2,
+)  # fmt: skip
+CANCELED = NextVisitCanceled(group="g1")
+OWED = {PLAN.event_id: ["fan_out", "other"]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("journal")) as postgres:
+        yield postgres.url
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def journal(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Journal]:
+    if request.param == "memory":
+        yield MemoryJournal()
+        return
+    opened = await PostgresJournal.open(server)
+    async with opened._pool.acquire() as connection:
+        await connection.execute("TRUNCATE journal, delivery, input_position")
+    yield opened
+    await opened.close()
+
+
+async def test_a_fact_is_told_once_and_owed_to_its_pools(journal: Journal) -> None:
+    assert await journal.append([PLAN], OWED, 5.0) == [PLAN]
+    assert await journal.append([PLAN], OWED, 6.0) == []
+    assert await journal.owed() == [Delivery(PLAN, "fan_out"), Delivery(PLAN, "other")]
+    (entry,) = await journal.entries()
+    assert (entry.at, entry.event) == (5.0, PLAN)
+
+
+async def test_what_followed_and_the_end_of_the_debt_are_one_step(journal: Journal) -> None:
+    await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 5.0)
+    (delivery,) = await journal.owed()
+    assert await journal.complete(delivery, [CANCELED], {CANCELED.event_id: ["keeper"]}, 6.0) == [CANCELED]
+    assert await journal.owed() == [Delivery(CANCELED, "keeper")]
+
+
+async def test_a_failed_attempt_is_counted_and_still_owed(journal: Journal) -> None:
+    await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 5.0)
+    (delivery,) = await journal.owed()
+    assert await journal.retry(delivery, "busy") == Delivery(PLAN, "fan_out", 1)
+    assert await journal.owed() == [Delivery(PLAN, "fan_out", 1)]
+
+
+async def test_a_delivery_given_up_is_owed_no_more(journal: Journal) -> None:
+    await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 5.0)
+    (delivery,) = await journal.owed()
+    refused = VisitRefused(group="g1", reason="no")
+    assert await journal.give_up(delivery, "no", [refused], {}, 6.0) == [refused]
+    assert await journal.owed() == []
+
+
+async def test_facts_are_found_by_kind_and_group_in_the_order_of_telling(journal: Journal) -> None:
+    other = PLAN.model_copy(update={"group": "g2"})
+    await journal.append([CANCELED, PLAN, other], {}, 5.0)
+    assert await journal.facts() == [CANCELED, PLAN, other]
+    assert await journal.facts("NextVisit") == [PLAN, other]
+    assert await journal.facts("NextVisit", "NextVisitCanceled", group="g1") == [CANCELED, PLAN]
+
+
+async def test_a_position_moves_with_what_it_caused(journal: Journal) -> None:
+    await journal.append([PLAN], {}, 5.0, Position("topic", 0, 7))
+    await journal.append([], {}, 6.0, Position("topic", 0, 8))
+    assert await journal.positions() == {("topic", 0): 8}
+
+
+async def test_a_fact_committed_with_its_rows_still_gets_its_debts(server: str) -> None:
+    journal = await PostgresJournal.open(server)
+    async with journal._pool.acquire() as connection:
+        await connection.execute("TRUNCATE journal, delivery")
+        await write_facts(connection, [PLAN], 5.0)
+    assert await journal.append([PLAN], OWED, 6.0) == [PLAN]
+    assert len(await journal.owed()) == 2
+    await journal.close()
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(Transient, match="127.0.0.1:1/x") as caught:
+        await PostgresJournal.open("postgresql://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(caught.value)
