@@ -9,16 +9,15 @@ to load objects, and not only find files, they need the packages `backbone` and 
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from backbone.butler_errors import NotKept, is_locked, told_as_ours
+from backbone.butler_errors import NotKept, told_as_ours
 from backbone.dataset_types import KINDS, kind_of
 from backbone.raw_fits import verify_raw, write_raw
 from backbone.sameness import same
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
     from lsst.daf.butler import DatasetRef
 
     from backbone.butler_repository import Repository
-
-LOCK_DEADLINE_S = 30.0
-"""How long a call waits for the registry, which other processes' writes lock, before it is Transient."""
-
-_Result = TypeVar("_Result")
 
 
 class ButlerArchive:
@@ -74,24 +68,26 @@ class ButlerArchive:
 
     def register_camera(self, camera: Camera) -> None:
         """Make an instrument, its detectors and filters known."""
-        self._patiently(camera.name, lambda: self._repository.register_camera(camera))
+        with told_as_ours(camera.name):
+            self._repository.register_camera(camera)
 
     def register_exposure(self, observation: Observation) -> None:
         """Make an exposure, its visit, and the sky that each detector covers known."""
-        seen = observation
-        if seen.exposure not in self._exposures:
-            camera = instrument.camera(seen.instrument)
-            self._patiently(seen.image_name, lambda: self._repository.register_exposure(camera, seen))
-            self._exposures.add(seen.exposure)
+        if observation.exposure in self._exposures:
+            return
+        camera = instrument.camera(observation.instrument)
+        with told_as_ours(observation.image_name):
+            self._repository.register_exposure(camera, observation)
+        self._exposures.add(observation.exposure)
 
     def register_tracts(self, tracts: Sequence[Tract]) -> None:
         """Make tracts and their patches known; `put` does so for the tract of what it is given."""
         new = [tract for tract in tracts if tract.id not in self._tracts]
-        if new:
-            self._patiently(
-                f"tracts {[tract.id for tract in new]}", lambda: self._repository.register_tracts(new)
-            )
-            self._tracts.update(tract.id for tract in new)
+        if not new:
+            return
+        with told_as_ours(f"tracts {[tract.id for tract in new]}"):
+            self._repository.register_tracts(new)
+        self._tracts.update(tract.id for tract in new)
 
     def put_raw(self, raw: Raw) -> tuple[str, str]:
         """Keep a raw, checked after it was written: its URI and SHA-256. The same raw again changes nothing.
@@ -100,20 +96,13 @@ class ButlerArchive:
         for a rename only. Raises BadData for pixels that do not fit their detector or SHA-256, and for others
         than those kept already; Transient for a full disk or a registry that stays locked.
         """
-        seen = raw.observation
-        dataset = DatasetId(
-            dataset_type="raw", instrument=seen.instrument, exposure=seen.exposure, detector=raw.detector
-        )
-        self.register_exposure(seen)
-        if not self.exists(dataset):
-            with self._incoming(dataset) as path:
-                write_raw(path, raw)
-                _to_disk(path)
-                verify_raw(path)
-                if self._patiently(str(dataset), lambda: self._repository.ingest(dataset, path)):
-                    return self.uri(dataset), raw.sha256
+        dataset = _id_of(raw)
+        self.register_exposure(raw.observation)
+        if not self.exists(dataset) and self._write_raw(dataset, raw):
+            return self.uri(dataset), raw.sha256
         uri = self.uri(dataset)
-        kept = verify_raw(_path_of(uri))
+        with told_as_ours(str(dataset)):
+            kept = verify_raw(_path_of(uri))
         if kept != raw.sha256:
             raise BadData(f"{dataset} is kept already, with SHA-256 {kept} and not {raw.sha256}")
         return uri, kept
@@ -127,12 +116,13 @@ class ButlerArchive:
         """
         kind_of(dataset).check_object(dataset, kept)
         if isinstance(kept, Raw):
+            if dataset != _id_of(kept):
+                raise BadData(f"{dataset} is another raw than {_id_of(kept)}")
             return self.put_raw(kept)[0]
         if dataset.tract is not None:
             self.register_tracts([skymap.tract(dataset.tract)])
-        new = self._patiently(
-            f"{dataset} to {self._folder}", lambda: self._repository.put(dataset, kept, inputs)
-        )
+        with told_as_ours(f"{dataset} to {self._folder}"):
+            new = self._repository.put(dataset, kept, inputs)
         if not new and not same(self.get(dataset), kept):
             raise BadData(f"{dataset} is kept already, with other content")
         return self.uri(dataset)
@@ -143,57 +133,61 @@ class ButlerArchive:
         Raises NotKept if there is none, BadData naming it if its file is gone or damaged.
         """
         ref = self._ref(dataset)
-        return self._patiently(
-            str(dataset), lambda: self._repository.get(ref, {} if box is None else {"box": box})
-        )
+        with told_as_ours(str(dataset)):
+            return self._repository.get(ref, {} if box is None else {"box": box})
 
     def exists(self, dataset: DatasetId) -> bool:
         """Whether an object is kept under a name."""
-        return self._patiently(str(dataset), lambda: self._repository.find(dataset)) is not None
+        with told_as_ours(str(dataset)):
+            return self._repository.find(dataset) is not None
 
     def uri(self, dataset: DatasetId) -> str:
         """Where the file of a dataset lies. Raises NotKept if there is none."""
         ref = self._ref(dataset)
-        return self._patiently(str(dataset), lambda: self._repository.uri(ref))
+        with told_as_ours(str(dataset)):
+            return self._repository.uri(ref)
 
     def query(self, dataset_type: str, **where: int | str) -> list[DatasetId]:
         """What is kept of a type, by values of Butler dimensions (`exposure=`, `day_obs=` ...), in order."""
         if dataset_type not in KINDS:
             raise BadData(f"no dataset type {dataset_type!r} is kept (there are {', '.join(KINDS)})")
-        found = self._patiently(
-            f"{dataset_type} with {where}", lambda: self._repository.query(KINDS[dataset_type], where)
-        )
-        return sorted(found, key=lambda dataset: [str(value) for value in dataset.data_id().values()])
+        with told_as_ours(f"{dataset_type} with {where}"):
+            found = self._repository.query(KINDS[dataset_type], where)
+        return sorted(found, key=lambda dataset: tuple(dataset.data_id().values()))
 
     def _ref(self, dataset: DatasetId) -> "DatasetRef":
-        ref = self._patiently(str(dataset), lambda: self._repository.find(dataset))
+        with told_as_ours(str(dataset)):
+            ref = self._repository.find(dataset)
         if ref is None:
             raise NotKept(f"{dataset} is not in the archive {self._folder}")
         return ref
 
-    def _patiently(self, what: str, deed: Callable[[], _Result]) -> _Result:
-        """Ask the registry, again until the deadline while others hold it (SQLite waits 5 s each time)."""
-        deadline = time.monotonic() + LOCK_DEADLINE_S
-        with told_as_ours(what):
-            while True:
-                try:
-                    return deed()
-                except Exception as error:
-                    if not is_locked(error) or time.monotonic() > deadline:
-                        raise
+    def _write_raw(self, dataset: DatasetId, raw: Raw) -> bool:
+        """Write, check and take in a raw's file; False if another process was first."""
+        with told_as_ours(f"{dataset} to {self._folder}"), self._incoming() as path:
+            write_raw(path, raw)
+            _to_disk(path)
+            verify_raw(path)
+            return self._repository.ingest(dataset, path)
 
     @contextmanager
-    def _incoming(self, dataset: DatasetId) -> Iterator[Path]:
+    def _incoming(self) -> Iterator[Path]:
         """A temporary file on the archive's disk, gone at the end unless it was moved."""
         folder = self._folder / "incoming"
-        with told_as_ours(f"{dataset} to {self._folder}"):
-            folder.mkdir(exist_ok=True)
-            with NamedTemporaryFile(dir=folder, suffix=".fits", delete=False) as file:
-                path = Path(file.name)
-            try:
-                yield path
-            finally:
-                path.unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        with NamedTemporaryFile(dir=folder, suffix=".fits", delete=False) as file:
+            path = Path(file.name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _id_of(raw: Raw) -> DatasetId:
+    seen = raw.observation
+    return DatasetId(
+        dataset_type="raw", instrument=seen.instrument, exposure=seen.exposure, detector=raw.detector
+    )
 
 
 def _to_disk(path: Path) -> None:

@@ -34,11 +34,6 @@ def told_as_ours(what: str) -> Iterator[None]:
         raise ours from error
 
 
-def is_locked(error: BaseException) -> bool:
-    """Whether another process held the database too long."""
-    return any(_sqlite_code(cause) in _LOCKED for cause in _causes(error))
-
-
 def _ours(what: str, error: Exception) -> PachonError | None:
     from lsst.daf.butler import ButlerUserError  # noqa: PLC0415 - who raises what comes here has imported it
 

@@ -3,6 +3,7 @@
 It raises what the Data Butler raises; retries and errors as policy are `backbone.butler`'s.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,8 @@ from lsst.daf.butler import (  # type: ignore[attr-defined] # CollectionType is 
     InvalidQueryError,
     MissingCollectionError,
 )
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from backbone import dimension_records
 from backbone.dataset_types import KINDS, Kind, kind_of
@@ -30,7 +33,17 @@ from schemas.image import Observation
 from schemas.instrument import Camera
 from schemas.skymap import Tract
 
+LOCK_DEADLINE_S = 30.0
+"""How long a call waits for the registry, which other processes' writes lock."""
+
 _NAMES = frozenset(DatasetId.model_fields) - {"dataset_type"}
+
+
+@event.listens_for(Pool, "checkout")
+def _wait_no_longer(connection: object, *_: object) -> None:
+    """Tell SQLite the deadline: the Data Butler lets it wait 300 s, and has no setting for that."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {int(LOCK_DEADLINE_S * 1000)}")
 
 
 class Repository:

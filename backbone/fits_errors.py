@@ -24,12 +24,15 @@ _DAMAGE = (
 
 @contextmanager
 def opened(path: Path, **how: bool) -> Iterator[fits.HDUList]:
-    """`astropy.io.fits.open`, for which a file shorter than its headers say is an error and not a warning."""
+    """`astropy.io.fits.open`, for which a file shorter than its headers say is an error and not a warning.
+
+    It is opened here, as astropy leaves a file open that it finds to be no FITS.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "error", "File may have been truncated|non-standard|Error validating", AstropyUserWarning
         )
-        with path.open("rb") as file, fits.open(file, **how) as hdus:  # or astropy leaves it open if it fails
+        with path.open("rb") as file, fits.open(file, **how) as hdus:
             len(hdus)  # reads every header, so that a short file shows here
             yield hdus
 

@@ -46,7 +46,7 @@ def labelled(seed: int, side: int) -> tuple[NDArray[np.float64], NDArray[np.bool
 
 
 def main() -> None:
-    pairs, side = (int(given) for given in sys.argv[1:3]) if len(sys.argv) > 2 else (48, 1024)
+    pairs, side = (int(given) for given in sys.argv[1:3]) if len(sys.argv) > 2 else (40, 1024)
     sets = []
     for seed in range(pairs):
         sets.append(labelled(seed, side))
@@ -63,7 +63,7 @@ def main() -> None:
     ):
         print(f"  {name:20s} in {used} nodes")
     both = np.concatenate([values, test_values]), np.concatenate([real, test_real])
-    final = score.train(*both, "pachon-trees-1", measured)
+    final = score.train(*both, "trees-1", measured)
     path = Path(score.__file__).with_name("reliability.json")
     path.write_text(score.to_json(final), encoding="utf-8")
 

@@ -72,7 +72,7 @@ def alerts(
 def _night(given: dict[str, object]) -> int:
     from cluster.run import run  # noqa: PLC0415 - so that --help answers at once
 
-    return run(given, Console())
+    return run(given, Console(soft_wrap=True, highlight=False))
 
 
 def _exit_with(command: Callable[[], int]) -> None:

@@ -168,17 +168,14 @@ def _reverse(row: Image, turned: Image) -> None:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 def _subtract_crosstalk(electrons: Image, coefficients: Image, victim: int, clean: Image) -> None:
+    row = electrons[victim]
     for x in range(clean.size):
-        clean[x] = electrons[victim, x]
+        clean[x] = row[x]
     # Four sources a pass: the loop is bound by loads and stores of `clean`.
     for first in range(0, electrons.shape[0], 4):
-        k0, k1, k2, k3 = (
-            coefficients[first],
-            coefficients[first + 1],
-            coefficients[first + 2],
-            coefficients[first + 3],
-        )
-        e0, e1, e2, e3 = electrons[first], electrons[first + 1], electrons[first + 2], electrons[first + 3]
+        k, e = coefficients[first : first + 4], electrons[first : first + 4]
+        k0, k1, k2, k3 = k[0], k[1], k[2], k[3]
+        e0, e1, e2, e3 = e[0], e[1], e[2], e[3]
         for x in range(clean.size):
             clean[x] -= (k0 * e0[x] + k1 * e1[x]) + (k2 * e2[x] + k3 * e3[x])
 

@@ -21,14 +21,16 @@ HALF_WIDTH = 12
 """Of the kernel, pixels."""
 
 _HALF_STAMP = 15
-_ORDER = 2
-_TERMS = (_ORDER + 1) * (_ORDER + 2) // 2
+_ORDERS = ((60, 2), (25, 1), (0, 0))
+"""The order of the variation over the image by the fewest stamps that bear it."""
+
 _DEGREES = (4, 3, 2)
 _WIDTHS = (0.5, 1.0, 2.0)
 _NARROWEST = 0.7
 _CELLS = 14
 _PER_CELL = 2
 _STAR_SIGMA = 15.0
+_LEAST_PEAK = 0.5
 _FEWEST = 12
 _REACH = HALF_WIDTH + _HALF_STAMP + 1
 _UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
@@ -45,12 +47,13 @@ _DILUTION = 0.7
 
 @dataclass(frozen=True, eq=False)
 class MatchingKernel:
-    """`coefficients`: (n + 1, 6), the last row the background's; `basis`: (n, 25, 25); `shape` of the image.
+    """`coefficients`: (n + 1, terms), the last row the background's; `basis`: (n, 25, 25).
 
     `chi2`: median over the stamps kept, per pixel.
     """
 
     coefficients: Floats
+    order: int
     basis: Floats
     shape: tuple[int, int]
     n_stamps: int
@@ -58,13 +61,13 @@ class MatchingKernel:
 
     def at(self, x: Floats, y: Floats) -> Image:
         """Kernels (..., 25, 25) at pixels x, y (...)."""
-        weights = _polynomials(x, y, self.shape) @ self.coefficients[:-1].T
+        weights = _polynomials(x, y, self.shape, self.order) @ self.coefficients[:-1].T
         result: Image = np.tensordot(weights, self.basis, 1).astype(np.float32)
         return result
 
     def background(self, x: Floats, y: Floats) -> Image:
         """Of the target less the matched source, at pixels x, y, in the target's unit."""
-        result: Image = (_polynomials(x, y, self.shape) @ self.coefficients[-1]).astype(np.float32)
+        result: Image = (_polynomials(x, y, self.shape, self.order) @ self.coefficients[-1]).astype(np.float32)
         return result
 
 
@@ -81,11 +84,12 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     vectors[:, -1] = image
     _stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
     matrices = _gram_matrices(vectors.reshape(*vectors.shape[:2], -1), weight.reshape(xs.size, -1))
-    terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape)
+    order = next(order for fewest, order in _ORDERS if xs.size >= fewest)
+    terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape, order)
     basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
     diluted = _DILUTION * noise[:, None, None] * _overlaps(basis)
     coefficients, chi2 = _solve(matrices, diluted, (weight > 0).sum((1, 2)), terms)
-    return MatchingKernel(coefficients, basis, target.shape, int(chi2.size), float(np.median(chi2)))
+    return MatchingKernel(coefficients, order, basis, target.shape, int(chi2.size), float(np.median(chi2)))
 
 
 def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
@@ -93,7 +97,10 @@ def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, In
 
     Raises BadData if there are fewer than 12.
     """
-    y, x, peak = _maxima(target.image, target.variance, source.variance, np.float32(_STAR_SIGMA), _REACH)
+    y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
+    # The sharper image shows every constant star higher: what it does not is a cosmic ray, or new.
+    there = source.image[y, x] > np.maximum(_LEAST_PEAK * peak, _STAR_SIGMA * np.sqrt(source.variance[y, x]))
+    y, x, peak = y[there], x[there], peak[there]
     ny, nx = target.shape
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
     taken, chosen = np.zeros(_CELLS * _CELLS, int), []
@@ -151,7 +158,7 @@ def _overlaps(basis: Floats) -> Floats:
 
 
 def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
-    """Coefficients (m, 6), chi2 per pixel of the stamps kept: those up to 4 sigma above the median."""
+    """Coefficients (m, terms), chi2 per pixel of the stamps kept: those up to 4 sigma above the median."""
     keep = np.ones(len(matrices), bool)
     for _ in range(5):
         coefficients = _least_squares(matrices[keep], diluted[keep], terms[keep])
@@ -168,31 +175,34 @@ def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) ->
 def _least_squares(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:
     """Least squares with noise in the vectors: what it adds to their products is taken away again."""
     m = matrices.shape[1] - 1
+    size = m * terms.shape[1]
     products = terms[:, :, None] * terms[:, None, :]
     blocks = np.tensordot(matrices[:, :m, :m] - diluted, products, (0, 0))
-    normal = blocks.transpose(0, 2, 1, 3).reshape(m * _TERMS, m * _TERMS)
-    right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(m * _TERMS)
+    normal = blocks.transpose(0, 2, 1, 3).reshape(size, size)
+    right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(size)
     normal[np.diag_indices_from(normal)] *= (
         1.0 + 1e-8
     )  # the basis is nearly degenerate; this picks the smallest
-    solution: Floats = np.linalg.solve(normal, right).reshape(m, _TERMS)
+    solution: Floats = np.linalg.solve(normal, right).reshape(m, terms.shape[1])
     return solution
 
 
-def _polynomials(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
-    """(..., 6): u**i v**j, u and v from -1 to 1 over the image."""
+def _polynomials(x: Floats, y: Floats, shape: tuple[int, int], order: int) -> Floats:
+    """(..., terms): u**i v**j, u and v from -1 to 1 over the image."""
     u, v = 2.0 * x / (shape[1] - 1) - 1.0, 2.0 * y / (shape[0] - 1) - 1.0
-    return np.stack([u**i * v**j for i in range(_ORDER + 1) for j in range(_ORDER + 1 - i)], axis=-1)
+    return np.stack([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)], axis=-1)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _maxima(image: Image, variance: Image, other: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
-    """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise of both images."""
+def _maxima(
+    image: Image, variance: Image, sigmas: np.float32, margin: int
+) -> tuple[Indices, Indices, Image]:
+    """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise."""
     ys, xs, peaks = [0], [0], [np.float32(0.0)]
     for y in range(margin, image.shape[0] - margin):
         for x in range(margin, image.shape[1] - margin):
             value = image[y, x]
-            if value <= 0.0 or not value * value > sigmas * sigmas * (variance[y, x] + other[y, x]):
+            if value <= 0.0 or not value * value > sigmas * sigmas * variance[y, x]:
                 continue
             highest = True
             for r in range(y - 2, y + 3):

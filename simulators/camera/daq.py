@@ -50,6 +50,8 @@ from simulators.sky.sky import Sky
 HELD_RASTERS = 24
 """Of 75 MB each, in memory."""
 _THREADS = 2
+_MOST_FIELDS = 12
+"""Detectors whose sky is kept for the visit's next snap: 128 MB each."""
 
 SCHEMA = pa.schema(
     [
@@ -267,8 +269,9 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = _parser().parse_args()
     told = _told_to_end()
-    plane = FocalPlane(options.seed, options.instrument, Sky(options.seed))
     detectors = tuple(d.id for d in camera(options.instrument).select(options.detectors))
+    fields = min(len(detectors), _MOST_FIELDS)
+    plane = FocalPlane(options.seed, options.instrument, Sky(options.seed), fields=fields)
     clock = NightClock(**options.clock)
     location = f"grpc://{options.host}:{options.port}"
     server = DaqServer(location, plane, detectors, clock, options.buffer, options.truth)

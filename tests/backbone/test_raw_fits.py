@@ -13,8 +13,8 @@ from backbone.raw_fits import read_raw, sha256_of, verify_raw, write_raw
 from schemas.errors import BadData, Transient
 from schemas.image import Raw
 from schemas.instrument import camera
-from tests.backbone.kept_objects import E2V_DETECTOR, ITL_DETECTOR, observation, raw, sha256
 from tests.backbone.full_disk import files_of_at_most
+from tests.backbone.kept_objects import E2V_DETECTOR, ITL_DETECTOR, observation, raw, sha256
 
 HEADERS = Path(__file__).parents[3] / "shared" / "data" / "headers"
 OWN_KEYWORDS = {"TAIBEG", "TAIEND", "PACHVIS", "PACHSHA", "CHIPID", "BIASSEC"}
@@ -165,7 +165,9 @@ def test_one_flipped_bit_in_the_pixels_is_refused_by_name(file: Path, tmp_path: 
         verify_raw(flipped)
 
 
-def test_pixels_that_were_changed_with_their_fits_checksums_are_still_refused(tmp_path: Path, file: Path) -> None:
+def test_pixels_that_were_changed_with_their_fits_checksums_are_still_refused(
+    tmp_path: Path, file: Path
+) -> None:
     with fits.open(file) as hdus:
         hdus[3].data[100, 100] += 1
         hdus.writeto(tmp_path / "forged.fits", checksum=True)

@@ -80,7 +80,7 @@ def aperture_of(seeing: Seeing, size: int = 25) -> float:
     return float(seeing.stamp(0.0, 0.0, dx, dy).sum())
 
 
-def make_pair(
+def make_pair(  # noqa: PLR0915
     n: int = 1024,
     seed: int = 1,
     *,

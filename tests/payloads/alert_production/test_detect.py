@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import label
 from scipy.signal import correlate2d
 
@@ -9,13 +10,16 @@ from payloads.alert_production import detect as module
 from payloads.alert_production.detect import Detections, detect, score_image
 from payloads.alert_production.subtract import Subtraction
 from schemas.errors import BadData
-from schemas.image import Mask, MaskedImage
+from schemas.image import Image, Mask, MaskedImage
 from tests.payloads.alert_production.pairs import Pair
+
+Floats = NDArray[np.float64]
+
 
 RNG = np.random.default_rng(8)
 
 
-def distances(detections: Detections, pair: Pair):
+def distances(detections: Detections, pair: Pair) -> Floats:
     return np.hypot(detections.x[:, None] - pair.x, detections.y[:, None] - pair.y)
 
 
@@ -94,7 +98,7 @@ def test_footprints_beyond_counting_end_in_an_error(
         detect(replace(subtraction, difference=noisy))
 
 
-def reference_normalize(score, noise, light, glow):
+def reference_normalize(score: Image, noise: Image, light: Image, glow: Image) -> Floats:
     dy, dx = (np.diff(np.pad(light.astype(float), 1, mode="edge"), n=1, axis=a) for a in (0, 1))
     central_y, central_x = (dy[1:] + dy[:-1])[:, 1:-1], (dx[:, 1:] + dx[:, :-1])[1:-1]
     bins = np.kron(glow, np.ones((8, 8)))[: score.shape[0], : score.shape[1]]

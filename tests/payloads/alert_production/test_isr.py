@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from payloads.alert_production.isr import remove_signature
 from schemas.errors import BadData
@@ -152,7 +153,7 @@ def test_read_only_arrays_are_taken() -> None:
         (np.zeros(SMALL.raw_shape, np.uint16), "uint16"),
     ],
 )
-def test_a_short_or_strange_raw_is_refused_by_name(segments: Image, said: str) -> None:
+def test_a_short_or_strange_raw_is_refused_by_name(segments: NDArray[np.int32], said: str) -> None:
     raw = replace(raw_of(SMALL), segments=segments)
     with pytest.raises(BadData, match=rf"exposure 2026010100012 .* detector 7: .*{said}"):
         remove_signature(raw, calibration_of(SMALL), ccd(SMALL))

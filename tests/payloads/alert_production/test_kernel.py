@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
 from payloads.alert_production import kernel
@@ -9,10 +10,13 @@ from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
 from tests.payloads.alert_production.pairs import Pair
 
+Floats = NDArray[np.float64]
+
+
 RNG = np.random.default_rng(4)
 
 
-def stars(n=400, count=40, sigma=1.6, seed=3):
+def stars(n: int = 400, count: int = 40, sigma: float = 1.6, seed: int = 3) -> Floats:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:n, :n]
     image = np.zeros((n, n))
@@ -21,7 +25,7 @@ def stars(n=400, count=40, sigma=1.6, seed=3):
     return image
 
 
-def masked(image, noise=1.0, seed=0):
+def masked(image: Floats, noise: float = 1.0, seed: int = 0) -> MaskedImage:
     noisy = image + np.random.default_rng(seed).normal(0, noise, image.shape)
     return MaskedImage(
         noisy.astype(np.float32), np.zeros(image.shape, np.uint16), np.full(image.shape, noise**2, np.float32)
@@ -37,7 +41,7 @@ def test_a_known_kernel_is_found_and_its_sum_is_the_ratio_of_the_fluxes() -> Non
     found = fit_kernel(masked(sharp, 0.01), masked(wide, 1.0, seed=1), 1.7)
     here = found.at(np.array(200.0), np.array(200.0))
     assert here.sum() == pytest.approx(0.8, abs=2e-3)
-    # What is finer than the stars are sharp is not determined, and does not matter: compare what becomes of a star.
+    # What is finer than the stars are sharp is not determined: compare what becomes of a star.
     star = np.exp(-(t[:, None] ** 2 + t**2) / (2 * 1.6**2))
     difference = convolve2d(star, here - true, mode="same")
     assert np.abs(difference).max() < 0.005 * convolve2d(star, true, mode="same").max()
@@ -99,7 +103,7 @@ def test_gram_matrices_are_weighted_products() -> None:
 def test_maxima_are_the_highest_of_their_25_pixels() -> None:
     image = RNG.normal(0, 1, (80, 90)).astype(np.float32)
     image[40, 50], image[42, 52] = 30.0, 25.0
-    y, x, peak = kernel._maxima(image, np.ones_like(image), np.zeros_like(image), np.float32(2.5), 6)
+    y, x, peak = kernel._maxima(image, np.ones_like(image), np.float32(2.5), 6)
     windows = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).max((2, 3))
     highest = np.zeros(image.shape, bool)
     highest[2:-2, 2:-2] = image[2:-2, 2:-2] == windows

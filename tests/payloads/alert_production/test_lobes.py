@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from payloads.alert_production.lobes import DIPOLE, TRAIL, fit_lobes
 from schemas.image import Mask
 from tests.payloads.imaging.test_photometry import field, gaussian, psf
 
+Floats = NDArray[np.float64]
 
-def trail(flux, x, y, dx, dy, side=81):
+
+def trail(flux: float, x: float, y: float, dx: float, dy: float, side: int = 81) -> Floats:
     steps = np.linspace(-0.5, 0.5, 201)
     return sum(flux / 201 * gaussian(x + t * dx, y + t * dy, side) for t in steps)
 
@@ -23,7 +26,7 @@ def test_a_dipole_is_fitted_lobe_by_lobe() -> None:
 
 
 @pytest.mark.parametrize(("length", "angle"), [(6.0, 0.3), (20.0, 2.0)])
-def test_a_trail_is_fitted_with_its_length_and_direction(length, angle) -> None:
+def test_a_trail_is_fitted_with_its_length_and_direction(length: float, angle: float) -> None:
     pixels = field(40.0, 40.0, 0.0)
     dx, dy = length * np.cos(angle), length * np.sin(angle)
     pixels.image[...] += trail(1500.0, 40.3, 39.8, dx, dy).astype(np.float32)

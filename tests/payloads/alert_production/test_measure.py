@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from payloads.alert_production import measure as module
@@ -10,21 +11,23 @@ from payloads.alert_production.measure import measure
 from payloads.alert_production.subtract import Subtraction
 from schemas.clock import mjd_from_tai
 from schemas.identity import dia_source_id, visit_detector_of
-from schemas.image import Mask
+from schemas.image import Mask, MaskPlane
 from schemas.tables import Table, dtype_of
 from schemas.wcs import separation_arcsec
 from tests.payloads.alert_production.conftest import DETECTOR, PROCESSED, VISIT
 from tests.payloads.alert_production.pairs import Pair
 
+Floats = NDArray[np.float64]
 
-def matches(sources: Table, pair: Pair):
+
+def matches(sources: Table, pair: Pair) -> NDArray[np.int64]:
     """Index of the source at each injection that stands alone, -1 if none."""
     distance = np.hypot(sources["x"] - pair.x[:, None], sources["y"] - pair.y[:, None])
     apart = np.hypot(pair.x[:, None] - pair.x, pair.y[:, None] - pair.y) + 1e3 * np.eye(pair.x.size)
     return np.where((distance.min(1) < 2) & (apart.min(1) > 30), distance.argmin(1), -1)
 
 
-def again(pair: Pair, subtraction: Subtraction, detections: Detections):
+def again(pair: Pair, subtraction: Subtraction, detections: Detections) -> Table:
     return measure(detections, subtraction, pair.science, visit=VISIT, detector=DETECTOR, processed=PROCESSED)
 
 
@@ -96,7 +99,7 @@ def test_aperture_fluxes_agree_with_psf_fluxes(sources: Table, pair: Pair) -> No
     assert np.median(bright["apFlux"] / bright["psfFlux"]) == pytest.approx(1.0, abs=0.08)
 
 
-def spot(subtraction: Subtraction, x, y):
+def spot(subtraction: Subtraction, x: float, y: float) -> Floats:
     """A point source of flux 1 in the difference, by a spline through its PSF."""
     kernel = subtraction.difference.psf.at(x, y).astype(float)
     half = kernel.shape[0] // 2
@@ -107,18 +110,18 @@ def spot(subtraction: Subtraction, x, y):
     return out
 
 
-def with_image(subtraction: Subtraction, image, mask=None):
+def with_image(subtraction: Subtraction, image: Floats, mask: MaskPlane | None = None) -> Subtraction:
     pixels = replace(subtraction.difference.pixels, image=image.astype(np.float32))
     if mask is not None:
         pixels = replace(pixels, mask=mask)
     return replace(subtraction, difference=replace(subtraction.difference, pixels=pixels))
 
 
-def measured(pair: Pair, subtraction: Subtraction):
+def measured(pair: Pair, subtraction: Subtraction) -> Table:
     return again(pair, subtraction, detect(subtraction))
 
 
-def one_at(sources: Table, x, y, radius=6):
+def one_at(sources: Table, x: float, y: float, radius: float = 6) -> Table:
     near = np.flatnonzero(np.hypot(sources["x"] - x, sources["y"] - y) < radius)
     assert near.size == 1
     return sources[near[0]]
@@ -198,7 +201,7 @@ def test_gathered_bits_are_those_of_the_pixels_round_about() -> None:
     footprint, center, size = np.zeros(2, np.uint16), np.zeros(2, np.uint16), np.zeros(2, np.int32)
     module._gather(mask, xs, ys, first, pixels, footprint, center, size)
 
-    def bits(y, x, reach):
+    def bits(y: int, x: int, reach: int) -> np.uint16:
         return np.bitwise_or.reduce(
             mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel()
         )

@@ -50,7 +50,7 @@ def test_a_struck_pixel_is_what_the_other_snaps_saw(field: StarField, count: int
     pull = ((both.image - field.clean) / np.sqrt(both.variance))[marked]
     assert abs(pull.mean()) < 0.2
     assert pull.std() == pytest.approx(1.0, abs=0.2)
-    expected = sum(s.variance for s in snaps[1:]) * (count / (count - 1)) ** 2
+    expected = np.sum([s.variance for s in snaps[1:]], axis=0) * (count / (count - 1)) ** 2
     np.testing.assert_allclose(both.variance[marked & (hit > 0)], expected[marked & (hit > 0)], rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ from tests.payloads.alert_production.pairs import Pair
 
 
 @pytest.fixture(scope="module")
-def made(pair: Pair, subtraction: Subtraction, sources: Table):
+def made(pair: Pair, subtraction: Subtraction, sources: Table) -> tuple[Stamp, ...]:
     return make_stamps(sources, pair.science, subtraction.warped, subtraction.difference)
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from payloads.alert_production import subtract as module
 from payloads.alert_production.subtract import Subtraction, effective_sigma, subtract
@@ -12,12 +13,14 @@ from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
 from tests.payloads.alert_production.pairs import Pair, make_pair
 
+Floats = NDArray[np.float64]
 
-def clean(subtraction: Subtraction):
+
+def clean(subtraction: Subtraction) -> NDArray[np.bool_]:
     return ~grown(subtraction.difference.pixels.mask, 0xFFFF, 12)
 
 
-def forced_pulls(pair: Pair, subtraction: Subtraction):
+def forced_pulls(pair: Pair, subtraction: Subtraction) -> tuple[Floats, Floats]:
     """(flux measured at the true places less the true one) over its error, of sources that stand alone."""
     difference = subtraction.difference
     fits = fit_point_sources(
@@ -28,7 +31,7 @@ def forced_pulls(pair: Pair, subtraction: Subtraction):
     return ((fits.flux - pair.flux) / fits.flux_err)[alone], (fits.flux / pair.flux)[alone]
 
 
-def blank_scores(pair: Pair, subtraction: Subtraction):
+def blank_scores(pair: Pair, subtraction: Subtraction) -> Floats:
     rng = np.random.default_rng(0)
     x, y = rng.uniform(50, 970, (2, 3000))
     known_x, known_y = np.concatenate([pair.x, pair.stars_x]), np.concatenate([pair.y, pair.stars_y])

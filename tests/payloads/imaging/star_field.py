@@ -61,7 +61,8 @@ class StarField:
 def sky_of(shape: tuple[int, int], level: float = 900.0) -> Image:
     """A sky with a slope of 5 % and a bend."""
     y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
-    return (level * (1 + 0.05 * (x - 0.5) + 0.025 * (y - 0.5) ** 2)).astype(np.float32)
+    sky: Image = (level * (1 + 0.05 * (x - 0.5) + 0.025 * (y - 0.5) ** 2)).astype(np.float32)
+    return sky
 
 
 def draw(image: Image, profile: Profile, x: Floats, y: Floats, flux: Floats, half: int = 24) -> None:

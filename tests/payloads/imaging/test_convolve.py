@@ -1,14 +1,19 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
 from payloads.imaging.convolve import blocks_of, convolve_blocks, convolve_separable, separable
 from schemas.errors import BadData
+from schemas.image import Image
+
+Floats = NDArray[np.float64]
+
 
 RNG = np.random.default_rng(7)
 
 
-def reference(image, kernels, block):
+def reference(image: Image, kernels: Image, block: int) -> Floats:
     """Block by block with SciPy, float64, the border 0."""
     half, out = kernels.shape[2] // 2, np.zeros(image.shape)
     for (j, i), _ in np.ndenumerate(kernels[:, :, 0, 0]):
@@ -19,7 +24,7 @@ def reference(image, kernels, block):
 
 
 @pytest.mark.parametrize("width", [7, 25])
-def test_convolution_in_blocks_is_what_scipy_makes_of_each_block(width) -> None:
+def test_convolution_in_blocks_is_what_scipy_makes_of_each_block(width: int) -> None:
     image = RNG.normal(size=(130, 101)).astype(np.float32)
     kernels = RNG.normal(size=(3, 2, width, width)).astype(np.float32)
     expected = reference(image, kernels, 51)

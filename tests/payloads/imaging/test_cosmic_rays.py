@@ -35,7 +35,8 @@ def find(image: MaskedImage, fwhm: float, others: Others | None = None) -> Bools
     hits = np.zeros(image.shape, np.uint8)
     pixels = cosmic_rays.find(image.image, image.variance, image.mask, BLIND, sky, fwhm, hits, 2, others)
     assert np.array_equal(np.argwhere(hits == 2), np.unique(pixels, axis=0))
-    return hits == 2
+    found: Bools = hits == 2
+    return found
 
 
 def struck(image: MaskedImage, hit: Image) -> MaskedImage:

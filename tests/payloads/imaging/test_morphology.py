@@ -7,7 +7,7 @@ from schemas.image import Mask
 
 
 @pytest.mark.parametrize("radius", [0, 1, 5])
-def test_growing_is_a_square_dilation(radius) -> None:
+def test_growing_is_a_square_dilation(radius: int) -> None:
     rng = np.random.default_rng(1)
     mask = rng.choice(
         [0, Mask.CR, Mask.SAT, Mask.SAT | Mask.BAD], (60, 47), p=[0.97, 0.01, 0.01, 0.01]

@@ -1,27 +1,37 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.optimize import least_squares
 
 from payloads.imaging import photometry
-from payloads.imaging.photometry import adaptive_moments, aperture_fluxes, fit_point_sources, shifted
+from payloads.imaging.photometry import (
+    PointSources,
+    adaptive_moments,
+    aperture_fluxes,
+    fit_point_sources,
+    shifted,
+)
 from payloads.imaging.warp import lanczos_table
-from schemas.image import Mask, MaskedImage
+from schemas.image import Image, Mask, MaskedImage
+
+Floats = NDArray[np.float64]
+
 
 SIGMA = 2.0
 
 
-def gaussian(x, y, side, sigma=SIGMA):
+def gaussian(x: float, y: float, side: int, sigma: float = SIGMA) -> Floats:
     gy, gx = np.mgrid[:side, :side]
     return np.exp(-((gx - x) ** 2 + (gy - y) ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
 
 
-def psf(side=21):
+def psf(side: int = 21) -> Image:
     kernel = gaussian(side // 2, side // 2, side)
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def field(x, y, flux, noise=1.0, side=81, seed=0):
+def field(x: float, y: float, flux: float, noise: float = 1.0, side: int = 81, seed: int = 0) -> MaskedImage:
     image = flux * gaussian(x, y, side) + np.random.default_rng(seed).normal(0, noise, (side, side))
     return MaskedImage(
         image.astype(np.float32),
@@ -30,7 +40,7 @@ def field(x, y, flux, noise=1.0, side=81, seed=0):
     )
 
 
-def fit(pixels, x, y, move=True):
+def fit(pixels: MaskedImage, x: float, y: float, move: bool = True) -> PointSources:
     x, y = np.atleast_1d(x).astype(float), np.atleast_1d(y).astype(float)
     return fit_point_sources(pixels, np.repeat(psf()[None], x.size, 0), x, y, move=move)
 
@@ -56,7 +66,7 @@ def test_a_point_source_fit_is_the_least_squares_solution() -> None:
     table, model = lanczos_table(), np.empty((21, 21))
     data = pixels.image[29:50, 31:52].astype(float)  # 21 x 21 about (41, 39)
 
-    def residual(p):
+    def residual(p: Floats) -> Floats:
         shifted(psf(), p[1] - 41, p[2] - 39, table, model)
         return (data - p[0] * model).ravel()
 

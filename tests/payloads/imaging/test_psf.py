@@ -54,7 +54,7 @@ def reference_move(kernel: Floats, dx: float, dy: float) -> Floats:
     def weights(offset: float) -> Floats:
         taps = offset + np.arange(-4, 5)
         w = np.sinc(taps) * np.sinc(taps / 4) * (np.abs(taps) < 4)
-        return w / w.sum()
+        return np.asarray(w / w.sum())
 
     padded = np.pad(kernel, 4)
     k = kernel.shape[0]

@@ -10,7 +10,8 @@ from tests.payloads.imaging.star_field import star_field
 
 def gaussian(x: float, y: float, sigma: float, shape: tuple[int, int] = (64, 64)) -> Image:
     rows, columns = np.mgrid[: shape[0], : shape[1]]
-    return (1e4 * np.exp(-0.5 * ((columns - x) ** 2 + (rows - y) ** 2) / sigma**2)).astype(np.float32)
+    light: Image = (1e4 * np.exp(-0.5 * ((columns - x) ** 2 + (rows - y) ** 2) / sigma**2)).astype(np.float32)
+    return light
 
 
 def test_peaks_are_the_highest_of_their_surroundings() -> None:

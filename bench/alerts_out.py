@@ -1,4 +1,4 @@
-"""From encoded alerts to acknowledged ones: archive, then broker. `python -m bench.bench_alerts_out`."""
+"""From encoded alerts to acknowledged ones: archive, then broker. `python -m bench.alerts_out`."""
 
 import asyncio
 import statistics

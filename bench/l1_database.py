@@ -1,4 +1,4 @@
-"""The L1 database: a visit stored and loaded. `python -m bench.bench_l1_database [million objects]`."""
+"""The L1 database: a visit stored and loaded. `python -m bench.l1_database [million objects]`."""
 
 import asyncio
 import sys

@@ -1,0 +1,96 @@
+"""Several processes write one archive at once, and one of them dies: nothing is lost, doubled or half there."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbone.butler import ButlerArchive
+from backbone.sameness import same
+from schemas.instrument import camera
+from schemas.skymap import tract_at
+from tests.backbone import kept_objects as kept
+
+ROOT = Path(__file__).parents[2]
+TRACT = tract_at(150.0, 2.2)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    ButlerArchive.create(tmp_path).register_camera(camera("LSSTCam"))
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start a writer, which waits for a line before it writes."""
+    started: list[subprocess.Popen[str]] = []
+
+    def writer(*detectors: int) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.backbone.archive_writer", str(folder), *map(str, detectors)]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield writer
+    for process in started:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def assert_whole(folder: Path, detectors: list[int]) -> None:
+    archive = ButlerArchive.open(folder)
+    assert archive.query("raw", instrument="LSSTCam") == [kept.raw_id(d) for d in detectors]
+    assert archive.query("template_patch") == [kept.patch_id(TRACT, d) for d in detectors]
+    for detector in detectors:
+        assert np.array_equal(archive.get(kept.raw_id(detector)).segments, kept.raw().segments)
+        assert archive.get(kept.visit_id("visit_summary", detector)) == {"detector": detector}
+        assert same(archive.get(kept.calibration_id(detector)), kept.calibration(seed=detector))
+        assert archive.get(kept.patch_id(TRACT, detector)).pixels.mask[0, 0] == detector
+
+
+def test_processes_that_put_the_same_and_other_things_at_once_all_succeed(folder: Path, start: Start) -> None:
+    writers = [start(94, 90, 91), start(94, 91, 92), start(94, 93, 90)]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=60)
+        assert (writer.returncode, errors) == (0, "")
+    assert_whole(folder, [90, 91, 92, 93, 94])
+    assert list(folder.glob("incoming/*")) == []
+
+
+@pytest.mark.parametrize("after", [0.02, 0.4])
+def test_what_a_killed_writer_began_is_finished_by_the_next(folder: Path, start: Start, after: float) -> None:
+    writer = start(90, 91, 92)
+    writer.stdin.write("go\n")
+    writer.stdin.flush()
+    while writer.stdout.readline() != "putting 91\n":
+        assert writer.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        writer.wait(timeout=after)
+    writer.kill()
+    writer.wait(timeout=20)
+
+    archive = ButlerArchive.open(folder)
+    for detector in (90, 91, 92):
+        archive.put_raw(replace(kept.raw(), detector=detector))
+        archive.put(kept.visit_id("visit_summary", detector), {"detector": detector})
+        archive.put(kept.calibration_id(detector), kept.calibration(seed=detector))
+        archive.put(kept.patch_id(TRACT, detector), kept.template_patch(TRACT, detector))
+    assert_whole(folder, [90, 91, 92])
