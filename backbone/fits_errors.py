@@ -39,7 +39,7 @@ def opened(path: Path, **how: bool) -> Iterator[fits.HDUList]:
 
 @contextmanager
 def written_or_transient(path: Path) -> Iterator[None]:
-    """Turn a disk that takes no more into Transient naming `path`; NumPy's writing tells no errno, so any OSError."""
+    """Turn a disk that takes no more into Transient naming `path`: any OSError, as NumPy's carry no errno."""
     try:
         yield
     except OSError as error:

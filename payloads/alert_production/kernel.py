@@ -1,7 +1,7 @@
 """The kernel from one PSF to another: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
 
 K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials
-of order 2 over the image, fitted to stamps about stars together with a background of the same order.
+of order 2 (less where stars are few), fitted to stamps about stars together with a background of the same order.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _CELLS = 14
 _PER_CELL = 2
 _STAR_SIGMA = 15.0
 _LEAST_PEAK = 0.5
-_FEWEST = 12
+_FEWEST = 5
 _REACH = HALF_WIDTH + _HALF_STAMP + 1
 _UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
 _UNUSABLE_SOURCE = _UNUSABLE | np.uint16(Mask.BAD)
@@ -42,7 +42,6 @@ _SMOOTHED = 0.1
 
 _DILUTION = 0.7
 """Part of the noise in the vectors' products that is taken away; the rest keeps the equations positive definite."""
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,9 @@ class MatchingKernel:
 
     def background(self, x: Floats, y: Floats) -> Image:
         """Of the target less the matched source, at pixels x, y, in the target's unit."""
-        result: Image = (_polynomials(x, y, self.shape, self.order) @ self.coefficients[-1]).astype(np.float32)
+        result: Image = (_polynomials(x, y, self.shape, self.order) @ self.coefficients[-1]).astype(
+            np.float32
+        )
         return result
 
 
@@ -95,7 +96,7 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
 def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
     """Pixels x, y of the target's brightest clean maxima, at most two in each of 14 x 14 cells.
 
-    Raises BadData if there are fewer than 12.
+    Raises BadData if there are fewer than 5.
     """
     y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
     # The sharper image shows every constant star higher: what it does not is a cosmic ray, or new.
@@ -194,9 +195,7 @@ def _polynomials(x: Floats, y: Floats, shape: tuple[int, int], order: int) -> Fl
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _maxima(
-    image: Image, variance: Image, sigmas: np.float32, margin: int
-) -> tuple[Indices, Indices, Image]:
+def _maxima(image: Image, variance: Image, sigmas: np.float32, margin: int) -> tuple[Indices, Indices, Image]:
     """Rows, columns and values of the maxima of 5 x 5 pixels that stand `sigmas` above the noise."""
     ys, xs, peaks = [0], [0], [np.float32(0.0)]
     for y in range(margin, image.shape[0] - margin):

@@ -25,7 +25,7 @@ _SAT, _SAT_TEMPLATE = np.uint16(Mask.SAT), np.uint16(Mask.SAT_TEMPLATE)
 _INJECTED, _INJECTED_TEMPLATE = np.uint16(Mask.INJECTED), np.uint16(Mask.INJECTED_TEMPLATE)
 _FFT = 64
 _WHITENERS = (7, 13, 25)
-_LOST = 0.002
+_LOST = 0.01
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,7 @@ def _fit_all(
                 failure[n] |= FAILED_CENTROID
                 here_x, here_y = x[n], y[n]
                 break
-            if abs(move_x) + abs(move_y) < 1e-4:
+            if abs(move_x) + abs(move_y) < 1e-3:
                 break
         _profile(psfs[n], here_x - cx, here_y - cy, table, model, model_x, model_y)
         results[n, 0], results[n, 1] = here_x, here_y

@@ -1,4 +1,4 @@
-"""A process of its own that puts raws, a summary and template patches, and says so: `archive_writer folder 90 91 92`."""
+"""A process of its own that puts datasets of detectors, and says so: `archive_writer folder 90 91 92`."""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Several processes write one archive at once, and one of them dies: nothing is lost, doubled or half there."""
+"""Several processes write one archive at once, and some die: nothing is lost, doubled or half there."""
 
 import subprocess
 import sys
@@ -62,35 +62,37 @@ def assert_whole(folder: Path, detectors: list[int]) -> None:
 
 
 def test_processes_that_put_the_same_and_other_things_at_once_all_succeed(folder: Path, start: Start) -> None:
-    writers = [start(94, 90, 91), start(94, 91, 92), start(94, 93, 90)]
+    writers = [start(94, 90), start(94, 91), start(94, 92, 90)]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
     for writer in writers:
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        _, errors = writer.communicate(timeout=60)
+        _, errors = writer.communicate(timeout=120)
         assert (writer.returncode, errors) == (0, "")
-    assert_whole(folder, [90, 91, 92, 93, 94])
+    assert_whole(folder, [90, 91, 92, 94])
     assert list(folder.glob("incoming/*")) == []
 
 
-@pytest.mark.parametrize("after", [0.02, 0.4])
-def test_what_a_killed_writer_began_is_finished_by_the_next(folder: Path, start: Start, after: float) -> None:
-    writer = start(90, 91, 92)
-    writer.stdin.write("go\n")
-    writer.stdin.flush()
-    while writer.stdout.readline() != "putting 91\n":
-        assert writer.poll() is None
-    with pytest.raises(subprocess.TimeoutExpired):
-        writer.wait(timeout=after)
-    writer.kill()
-    writer.wait(timeout=20)
+def test_what_killed_writers_began_is_finished_by_the_next(folder: Path, start: Start) -> None:
+    began = {start(90, 91): 0.02, start(95, 96): 0.4}
+    for writer in began:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer, after in began.items():
+        while not writer.stdout.readline().endswith((" 91\n", " 96\n")):
+            assert writer.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):  # it is in the midst of its second detector
+            writer.wait(timeout=after)
+        writer.kill()
+        writer.wait(timeout=20)
 
     archive = ButlerArchive.open(folder)
-    for detector in (90, 91, 92):
+    detectors = [90, 91, 95, 96]
+    for detector in detectors:
         archive.put_raw(replace(kept.raw(), detector=detector))
         archive.put(kept.visit_id("visit_summary", detector), {"detector": detector})
         archive.put(kept.calibration_id(detector), kept.calibration(seed=detector))
         archive.put(kept.patch_id(TRACT, detector), kept.template_patch(TRACT, detector))
-    assert_whole(folder, [90, 91, 92])
+    assert_whole(folder, detectors)

@@ -38,11 +38,9 @@ def test_a_calibration_is_read_back_plane_by_plane_in_native_byte_order(tmp_path
         before, after = getattr(made, field.name), getattr(back, field.name)
         assert np.array_equal(before, after), field.name
         assert after.dtype == before.dtype, field.name
-        assert (
-            after.dtype.isnative
-            and after.flags.c_contiguous
-            and after.flags.owndata | (after.base is not None)
-        )
+        assert after.dtype.isnative, field.name
+        assert after.flags.c_contiguous, field.name
+        assert after.flags.writeable, field.name
 
 
 def test_astropy_alone_reads_the_same_planes(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_detector_lies_within_its_template_with_a_margin(covered: ButlerArch
 
 
 def test_the_psf_of_a_template_is_that_of_its_patches(covered: ButlerArchive) -> None:
-    """All patches have one mean and one slope in x: each repeats it, which a plane over the mosaic cannot, to 2e-3."""
+    """Each patch repeats the same slope in x, which one plane over all of them cannot follow: hence 2e-3."""
     template = template_for(covered, WCS, SHAPE, "r")
     assert template.psf.shape == template.pixels.shape
     middle = template.psf.at(BOX.shape[1] / 2, BOX.shape[0] / 2)

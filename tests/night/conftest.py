@@ -100,16 +100,18 @@ def live_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.start()
     reader = None
-    assert process.stdout is not None
-    for line in process.stdout:
-        night.screen += line
-        address = re.search(r"Kafka (\S+),.*alerts on (\S+)", line)
-        if address:
-            reader = threading.Thread(target=consume, args=(address[1], address[2], night.seen, stop), daemon=True)
-            reader.start()
-        if "the broker stays up" in line:
-            stop.set()
-    night.code = process.wait()
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            night.screen += line
+            address = re.search(r"Kafka (\S+),.*alerts on (\S+)", line)
+            if address:
+                known = (address[1], address[2], night.seen, stop)
+                reader = threading.Thread(target=consume, args=known, daemon=True)
+                reader.start()
+            if "the broker stays up" in line:
+                stop.set()
+    night.code = process.returncode
     watchdog.cancel()
     stop.set()
     if reader is not None:
