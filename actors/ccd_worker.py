@@ -15,8 +15,8 @@ from schemas.identity import DatasetId
 from schemas.image import DiaProducts, MaskedImage, Observation, Raw
 from schemas.instrument import Camera, Detector
 
-KEPT_CONTEXTS = 8
-"""Contexts held at once: about 0.4 GB each."""
+KEPT_CONTEXTS = 5
+"""Held at once, 0.33 GB each: a worker's share of the visit under way and of the next. More are read again."""
 
 
 class Products(Protocol):

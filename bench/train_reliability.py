@@ -40,7 +40,7 @@ def labelled(seed: int, side: int) -> tuple[NDArray[np.float64], NDArray[np.bool
     stamps = make_stamps(sources, pair.science, subtraction.warped, subtraction.difference)
     distance = np.hypot(sources["x"][:, None] - pair.x, sources["y"][:, None] - pair.y)
     allowed = MATCH_PIXELS + pair.length / 2
-    real = (distance < allowed).any(1)
+    real = np.asarray((distance < allowed).any(axis=1))
     ambiguous = ~real & (distance < 12.0 + pair.length / 2).any(1)
     return score.features(sources, stamps)[~ambiguous], real[~ambiguous]
 

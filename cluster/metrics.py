@@ -1,12 +1,20 @@
 """Prometheus metrics of the whole system at one address: the bus's facts, and each process's cost."""
 
+import os
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,7 +32,7 @@ _PAGE = 4096
 class Processes(Collector):
     """Resident memory and CPU of every process of the system on this machine, read when asked."""
 
-    pids: dict[str, int] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=lambda: {"night": os.getpid()})
 
     def collect(self) -> Iterable[Metric]:
         """Two gauges, labelled with the process's name."""
@@ -56,6 +64,7 @@ class Metrics:
     """What the bus tells, as `pachon_*` series."""
 
     def __init__(self, clock: Clock, waiting: Callable[[], Counts[str]]) -> None:
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.processes = Processes()
         self.registry.register(self.processes)

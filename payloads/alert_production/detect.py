@@ -6,7 +6,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.alert_production.kernel import HALF_WIDTH
 from payloads.alert_production.subtract import Subtraction
 from payloads.imaging.convolve import blocks_of, convolve_separable, separable
 from payloads.imaging.morphology import grown
@@ -16,17 +15,24 @@ from schemas.image import Image, Mask, MaskPlane, Psf
 
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 THRESHOLD = 5.0
 _BLOCK = 512
 _ASTROMETRIC_PX = 0.03
 _PHOTOMETRIC = 0.005
-_HALO = 3e-3
+_HALO = 6e-3
 _HALO_BIN = 8
 _HALO_RADIUS = 3
-_HOLES = Mask.BAD | Mask.EDGE | Mask.VIGNETTED | Mask.UNMASKED_NAN
+_HOLES = Mask.BAD | Mask.VIGNETTED | Mask.UNMASKED_NAN
 _GROW_HOLES = 2
 _PAIR_DISTANCE = 3
+LONGEST_TRAIL = 70.0
+"""Pixels: 10 deg/day in 30 s, and the PSF. What is longer, and narrow, is a satellite's streak."""
+
+_NARROW = 5.0
+_STREAK_MARGIN = 6.0
+_STREAK = np.uint16(Mask.STREAK)
 _MOST = 20_000
 
 
@@ -37,8 +43,8 @@ class Detections:
     `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak
     pixel and score of the touching footprint of the other sign, merged as the weaker lobe of a possible
     dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
-    image. `mask`: the difference's, with DETECTED and DETECTED_NEGATIVE. `width`: robust standard deviation
-    of the score image, 1 if the variances are true.
+    image. `mask`: the difference's, with DETECTED, DETECTED_NEGATIVE and STREAK. `width`: robust standard
+    deviation of the score image, 1 if the variances are true.
     """
 
     x: Indices
@@ -68,6 +74,7 @@ def detect(subtraction: Subtraction) -> Detections:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
     mask = pixels.mask.copy()
     _mark(mask, score, *found)
+    _mark_streaks(mask, *found[1:])
     return _merged(score, mask, *found, width=_robust_width(score))
 
 
@@ -76,21 +83,21 @@ def score_image(subtraction: Subtraction) -> Image:
 
     The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced
     by 0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of
-    bright stars, which a kernel of 25 pixels does not match: 0.3 % of the mean brightness within 30 pixels.
-    It is 0 where no source can be trusted to be one: as near a saturated pixel as the matching kernel carries
-    its light, and by holes.
+    bright stars, which a kernel of 25 pixels does not match: 0.6 % of the mean brightness within 30 pixels.
+    It is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
     """
     pixels = subtraction.difference.pixels
     columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
-    stars = grown(pixels.mask, Mask.SAT | Mask.SAT_TEMPLATE | Mask.NO_DATA, HALF_WIDTH)
+    dark = grown(pixels.mask, Mask.SAT | Mask.SAT_TEMPLATE | Mask.NO_DATA, subtraction.reach)
+    dark |= (pixels.mask & np.uint16(Mask.EDGE)) != 0
     image, variance = pixels.image.copy(), pixels.variance.copy()
     typical = _median(variance)
-    np.copyto(image, 0.0, where=stars)
-    np.copyto(variance, typical, where=stars)
+    np.copyto(image, 0.0, where=dark)
+    np.copyto(variance, typical, where=dark)
     score = convolve_separable(image, columns, rows, _BLOCK)
     noise = convolve_separable(variance, columns**2, rows**2, _BLOCK)
     light = convolve_separable(subtraction.matched, columns, rows, _BLOCK)
-    blocked = stars | grown(pixels.mask, _HOLES, _GROW_HOLES)
+    blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
     _normalize(score, noise, light, _halo_noise(subtraction.matched), blocked)
     return score
 
@@ -134,6 +141,27 @@ def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels:
     flat[pixels] |= np.where(negative, np.uint16(Mask.DETECTED_NEGATIVE), np.uint16(Mask.DETECTED))
 
 
+def _mark_streaks(mask: MaskPlane, first: Indices, pixels: Indices) -> None:
+    """STREAK along the whole line of each footprint that is longer than a trail may be, and narrow."""
+    middle, spread = footprint_moments(first, pixels, mask.shape[1])
+    for (x, y), matrix in zip(middle, spread, strict=True):
+        (narrow, wide), axes = np.linalg.eigh(12.0 * matrix)
+        if wide > LONGEST_TRAIL**2 and wide > _NARROW**2 * narrow:
+            _paint_line(mask, x, y, axes[0, 1], axes[1, 1], np.sqrt(narrow) / 2.0 + _STREAK_MARGIN)
+
+
+def footprint_moments(first: Indices, pixels: Indices, nx: int) -> tuple[Floats, Floats]:
+    """Middle x, y (n, 2) and covariance (n, 2, 2) of the flat `pixels` from each `first` to the next."""
+    count = np.diff(first)
+    if not count.size:
+        return np.empty((0, 2)), np.empty((0, 2, 2))
+    position = np.stack(np.divmod(pixels, nx)[::-1], axis=1).astype(np.float64)
+    middle = np.add.reduceat(position, first[:-1]) / count[:, None]
+    offset = position - np.repeat(middle, count, axis=0)
+    products = offset[:, :, None] * offset[:, None, :]
+    return middle, np.add.reduceat(products, first[:-1]) / count[:, None, None]
+
+
 def _merged(
     score: Image, mask: MaskPlane, peaks: Indices, first: Indices, pixels: Indices, *, width: float
 ) -> Detections:
@@ -159,6 +187,15 @@ def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -
     best = _strongest_neighbours(owner, values, first, pixels, _PAIR_DISTANCE)
     mutual = (best >= 0) & (best[best] == np.arange(best.size))
     return np.where(mutual, best, -1)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _paint_line(mask: MaskPlane, x: float, y: float, dx: float, dy: float, half: float) -> None:
+    """STREAK on the pixels within `half` of the line through (x, y) along the unit vector (dx, dy)."""
+    for r in range(mask.shape[0]):
+        for c in range(mask.shape[1]):
+            if abs((c - x) * dy - (r - y) * dx) <= half:
+                mask[r, c] |= _STREAK
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

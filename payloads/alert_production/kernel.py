@@ -1,7 +1,7 @@
 """The kernel from one PSF to another: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363).
 
 K(x, y) = sum_i sum_p c[i, p] P_p(u, v) B_i: Gaussians times polynomials, whose coefficients are polynomials
-of order 2 (less where stars are few), fitted to stamps about stars together with a background of the same order.
+of order 2 (less where stars are few), fitted to stamps about stars with a background of the same order.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ _SMOOTHED = 0.1
 """Part of the source's variance that is left after a typical kernel."""
 
 _DILUTION = 0.7
-"""Part of the noise in the vectors' products that is taken away; the rest keeps the equations positive definite."""
+"""Part of the noise in the vectors' products that is taken away; the rest keeps them positive definite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def _cut(source: MaskedImage, target: MaskedImage, xs: Indices, ys: Indices) -> 
 
 
 def _overlaps(basis: Floats) -> Floats:
-    """(m, m) scalar products of the basis kernels, with 0 for the background: what white noise adds to products."""
+    """(m, m) scalar products of the basis kernels, 0 for the background: what white noise adds."""
     n = len(basis)
     overlaps = np.zeros((n + 1, n + 1))
     flat = basis.reshape(n, -1)
@@ -179,19 +179,18 @@ def _least_squares(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:
     size = m * terms.shape[1]
     products = terms[:, :, None] * terms[:, None, :]
     blocks = np.tensordot(matrices[:, :m, :m] - diluted, products, (0, 0))
-    normal = blocks.transpose(0, 2, 1, 3).reshape(size, size)
+    normal: Floats = blocks.transpose(0, 2, 1, 3).reshape(size, size)
     right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(size)
-    normal[np.diag_indices_from(normal)] *= (
-        1.0 + 1e-8
-    )  # the basis is nearly degenerate; this picks the smallest
-    solution: Floats = np.linalg.solve(normal, right).reshape(m, terms.shape[1])
-    return solution
+    # The basis is nearly degenerate: of all solutions this picks a small one.
+    normal[np.diag_indices_from(normal)] *= 1.0 + 1e-8
+    return np.linalg.solve(normal, right).reshape(m, -1).astype(np.float64)
 
 
 def _polynomials(x: Floats, y: Floats, shape: tuple[int, int], order: int) -> Floats:
     """(..., terms): u**i v**j, u and v from -1 to 1 over the image."""
     u, v = 2.0 * x / (shape[1] - 1) - 1.0, 2.0 * y / (shape[0] - 1) - 1.0
-    return np.stack([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)], axis=-1)
+    terms: Floats = np.stack([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)], axis=-1)
+    return terms
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from payloads.alert_production.detect import Detections
+from payloads.alert_production.detect import Detections, footprint_moments
 from payloads.alert_production.lobes import DIPOLE, TRAIL, Lobes, fit_lobes
 from payloads.alert_production.subtract import Subtraction, effective_sigma
 from payloads.imaging import photometry
@@ -153,10 +153,12 @@ def _dipole_start(table: Table, detections: Detections, at: Indices) -> Floats:
 
 
 def _put_trails(table: Table, detections: Detections, field: _Field) -> None:
-    middle, spread = _footprint_moments(detections, field.pixels.shape[1])
+    middle, spread = footprint_moments(detections.first, detections.pixels, field.pixels.shape[1])
     values, vectors = np.linalg.eigh(spread)
     long = (values[:, 1] > _LONG * values[:, 0]) & (np.diff(detections.first) >= _LONG_PIXELS)
-    at = np.flatnonzero(long & ~table["isDipole"])
+    streak = (detections.mask[detections.y, detections.x] & np.uint16(Mask.STREAK)) != 0
+    table["trail_flag"] = long & streak
+    at = np.flatnonzero(long & ~streak & ~table["isDipole"])
     if not at.size:
         return
     length = np.sqrt(12.0 * np.maximum(values[at, 1] - values[at, 0], 0.5))
@@ -164,18 +166,6 @@ def _put_trails(table: Table, detections: Detections, field: _Field) -> None:
     ends = vectors[at, :, 1] * length[:, None]
     fit = fit_lobes(TRAIL, field.pixels, field.psfs[at], np.column_stack([1.5 * flux, middle[at], ends]))
     _put_trail_columns(table, at, fit, field)
-
-
-def _footprint_moments(detections: Detections, nx: int) -> tuple[Floats, Floats]:
-    """Middle (n, 2) and covariance (n, 2, 2) of the pixels of each footprint."""
-    if not detections.x.size:
-        return np.empty((0, 2)), np.empty((0, 2, 2))
-    position = np.stack(np.divmod(detections.pixels, nx)[::-1], axis=1).astype(np.float64)
-    count = np.diff(detections.first).astype(np.float64)
-    middle = np.add.reduceat(position, detections.first[:-1]) / count[:, None]
-    offset = position - np.repeat(middle, np.diff(detections.first), axis=0)
-    products = offset[:, :, None] * offset[:, None, :]
-    return middle, np.add.reduceat(products, detections.first[:-1]) / count[:, None, None]
 
 
 def _put_trail_columns(table: Table, at: Indices, fit: Lobes, field: _Field) -> None:

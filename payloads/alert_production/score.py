@@ -45,11 +45,15 @@ class Model:
 
 
 def score(sources: Table, stamps: Sequence[Stamp]) -> Table:
-    """The sources (n,) in a new table with `reliability` and its version. One stamp a source."""
+    """The sources (n,) in a new table with `reliability` and its version. One stamp a source.
+
+    What lies on a satellite's streak is not believed, whatever it looks like.
+    """
     result = sources.copy()
     if sources.size:
         model = installed_model()
-        result["reliability"] = probability(model, features(sources, stamps))
+        astrophysical = probability(model, features(sources, stamps))
+        result["reliability"] = np.where(sources["pixelFlags_streakCenter"], 0.0, astrophysical)
         result["reliabilityVersion"] = model.version
     return result
 

@@ -35,7 +35,7 @@ class Subtraction:
     `difference`: nJy, its noise white (see `_whitener`), its `psf` a point source's. `warped`: the template
     resampled, with its PSF as it is there. `matched`: the template as subtracted, nJy. `convolved`: which
     image the kernel was applied to, "template" or "science". `kernel_sum`: target / source in flux, at the
-    centre.
+    centre. `reach`: how far (pixels) matching and whitening carry what is in a pixel.
     """
 
     difference: Difference
@@ -44,6 +44,7 @@ class Subtraction:
     kernel: MatchingKernel
     convolved: str
     kernel_sum: float
+    reach: int
 
 
 def subtract(science: VisitImage, template: Template) -> Subtraction:
@@ -120,7 +121,8 @@ def _whitened(
     white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
     _punch(image, mask, _HOLES, np.float32(0.0))
     image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
-    _mark_border(mask, HALF_WIDTH + white.shape[0] // 2)
+    reach = HALF_WIDTH + white.shape[0] // 2
+    _mark_border(mask, reach)
     image = background.subtract(image, background.mesh(image, mask, int(_HOLES | _EDGE), _MESH)[0])
     variance = science.pixels.variance.copy()
     for box, scale in _blocks(template_scale):
@@ -132,7 +134,7 @@ def _whitened(
         science.band, science.midpoint, science.exposure_time,
     )  # fmt: skip
     side = "template" if forward else "science"
-    return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()))
+    return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()), reach)
 
 
 def _whitener(kernel: Image, convolved: float, other: float) -> Image:

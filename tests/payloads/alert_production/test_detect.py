@@ -150,3 +150,34 @@ def test_the_strongest_neighbour_of_the_other_sign_is_the_partner() -> None:
     values = np.array([9.0, -6.0, -7.0, -8.0], np.float32)
     best = module._strongest_neighbours(owner, values, np.array(first), np.array(pixels), 3)
     assert list(best) == [2, 0, 0, -1]
+
+
+def test_a_satellites_streak_is_marked_along_its_whole_line(subtraction: Subtraction) -> None:
+    y, x = np.mgrid[:1024, :1024]
+    across = (x - 500) * np.sin(0.5) - (y - 500) * np.cos(0.5)
+    image = np.nan_to_num(subtraction.difference.pixels.image)
+    image += (120 * np.exp(-(across**2) / 9.0) * (x > 300)).astype(np.float32)
+    pixels = replace(subtraction.difference.pixels, image=image)
+    mask = detect(replace(subtraction, difference=replace(subtraction.difference, pixels=pixels))).mask
+    streak = (mask & Mask.STREAK) != 0
+    assert streak[np.abs(across) < 4].all()
+    assert not streak[np.abs(across) > 40].any()
+
+
+def test_a_short_trail_is_no_streak(subtraction: Subtraction) -> None:
+    y, x = np.mgrid[:1024, :1024]
+    image = np.nan_to_num(subtraction.difference.pixels.image)
+    image += (200 * np.exp(-((y - 600) ** 2) / 9.0) * (np.abs(x - 205) < 20)).astype(np.float32)
+    pixels = replace(subtraction.difference.pixels, image=image)
+    found = detect(replace(subtraction, difference=replace(subtraction.difference, pixels=pixels)))
+    assert (found.score[np.hypot(found.x - 205, found.y - 600) < 25] > 5).any()
+    assert not (found.mask & Mask.STREAK).any()
+
+
+def test_moments_of_footprints_are_numpys() -> None:
+    groups = [np.array([[3, 4], [3, 5], [4, 6], [9, 9]]), np.array([[1, 1]])]
+    pixels = np.concatenate([g[:, 0] * 50 + g[:, 1] for g in groups])
+    middle, spread = module.footprint_moments(np.array([0, 4, 5]), pixels, 50)
+    np.testing.assert_allclose(middle[0], groups[0][:, ::-1].mean(0))
+    np.testing.assert_allclose(spread[0], np.cov(groups[0][:, ::-1].T, bias=True))
+    np.testing.assert_allclose(spread[1], 0.0)

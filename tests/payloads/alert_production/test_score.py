@@ -56,6 +56,14 @@ def test_a_cosmic_ray_is_not_believed(pair: Pair, subtraction: Subtraction) -> N
     assert (scored["reliability"][hit] < 0.3).mean() > 0.8
 
 
+def test_what_lies_on_a_streak_is_not_believed(sources: Table, stamps: tuple[Stamp, ...]) -> None:
+    crossed = sources.copy()
+    crossed["pixelFlags_streakCenter"][::2] = True
+    scored = score(crossed, stamps)
+    assert (scored["reliability"][::2] == 0.0).all()
+    assert (scored["reliability"][1::2] > 0.0).all()
+
+
 def test_features_are_finite_and_one_row_a_source(sources: Table, stamps: tuple[Stamp, ...]) -> None:
     values = features(sources, stamps)
     assert values.shape == (sources.size, len(FEATURES))
