@@ -23,7 +23,9 @@ def write_picture(alert: dict[str, Any], path: Path) -> None:
     """Science, template and difference side by side, each stretched to its own 1 to 99 per cent."""
     figure = Figure(figsize=(7.5, 2.9), layout="constrained")
     source = alert["diaSource"]
-    figure.suptitle(f"{alert['diaSourceId']}  {source['band']}  flux {source['psfFlux']:.0f} nJy  S/N {source['snr']:.1f}")
+    figure.suptitle(
+        f"{alert['diaSourceId']}  {source['band']}  flux {source['psfFlux']:.0f} nJy  S/N {source['snr']:.1f}"
+    )
     for axes, name in zip(figure.subplots(1, 3), CUTOUTS, strict=True):
         axes.set(title=name.removeprefix("cutout"), xticks=[], yticks=[])
         if alert[name] is not None:

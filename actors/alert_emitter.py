@@ -37,7 +37,9 @@ class AlertEmitter(Actor):
         failures = Counter(delivery.error for delivery in deliveries if math.isnan(delivery.acknowledged_at))
         await self._l1.mark_sent(event.visit, event.detector, times, failures)
         if failures:
-            raise Transient(f"{failures.total()} of {len(owed)} alerts not acknowledged: {failures.most_common(1)[0][0]}")
+            raise Transient(
+                f"{failures.total()} of {len(owed)} alerts not acknowledged: {failures.most_common(1)[0][0]}"
+            )
         return [_sent(event, outbox, times)]
 
     async def _outbox(self, event: AlertsReady) -> Outbox:
@@ -48,9 +50,7 @@ class AlertEmitter(Actor):
 
     def _alerts(self, outbox: Outbox, owed: NDArray[np.int64]) -> list[Alert]:
         packets = self._archive.read(outbox.path)
-        return [
-            Alert(str(outbox.alert_keys[i]).encode(), frame(packets[i]), int(outbox.alert_ids[i])) for i in owed
-        ]
+        return [Alert(str(outbox.alert_keys[i]).encode(), frame(packets[i]), int(outbox.alert_ids[i])) for i in owed]
 
 
 def _sent(event: AlertsReady, outbox: Outbox, times: NDArray[np.float64]) -> AlertsSent:

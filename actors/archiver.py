@@ -24,9 +24,7 @@ class LongTermArchive(Protocol):
 class Archiver(Actor):
     """Keeps each raw, and the catalogue and summary of each visit-detector, off the hot path."""
 
-    def __init__(
-        self, *, archive: LongTermArchive, l1: L1Database, pixels: PixelStore, daq: DataAcquisition
-    ) -> None:
+    def __init__(self, *, archive: LongTermArchive, l1: L1Database, pixels: PixelStore, daq: DataAcquisition) -> None:
         self._archive = archive
         self._l1 = l1
         self._pixels = pixels
@@ -51,6 +49,4 @@ class Archiver(Actor):
 
 
 def _product(dataset_type: str, event: DiaSourcesReady | AlertsReady) -> DatasetId:
-    return DatasetId(
-        dataset_type=dataset_type, instrument=event.instrument, visit=event.visit, detector=event.detector
-    )
+    return DatasetId(dataset_type=dataset_type, instrument=event.instrument, visit=event.visit, detector=event.detector)

@@ -90,7 +90,12 @@ class Associator(Actor):
         return await self._packed(event, products, found, forced, night, times)
 
     async def _packed(
-        self, event: AssociationDue, products: DiaProducts, found: Association, forced: Table, night: Night,
+        self,
+        event: AssociationDue,
+        products: DiaProducts,
+        found: Association,
+        forced: Table,
+        night: Night,
         times: StageTimes,
     ) -> tuple[VisitDetectorResult, AlertsReady]:
         processed = mjd_from_tai(self._clock.now())
@@ -102,21 +107,41 @@ class Associator(Actor):
             chosen = packets.alertable(found.sources)
             stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
             records = packets.make_packets(
-                found.sources[chosen], stamps, objects=objects, history=history, forced_history=forced_history,
-                ss_sources=found.ss_sources, orbits=night.orbits_of(found.ss_sources["ssObjectId"]), observation=event.sources.observation,
-            )  # fmt: skip
+                found.sources[chosen],
+                stamps,
+                objects=objects,
+                history=history,
+                forced_history=forced_history,
+                ss_sources=found.ss_sources,
+                orbits=night.orbits_of(found.ss_sources["ssObjectId"]),
+                observation=event.sources.observation,
+            )
             path = self._archive.write(event.visit, event.detector, map(packets.encode, records))
         observation = event.sources.observation
         result = VisitDetectorResult(
-            group=event.group, visit=event.visit, detector=event.detector, readout_ended=observation.readout_ended,
-            sources=found.sources, objects=objects, forced=forced, ss_sources=found.ss_sources,
-            alert_path=path, alert_ids=found.sources["diaSourceId"][chosen],
-        )  # fmt: skip
+            group=event.group,
+            visit=event.visit,
+            detector=event.detector,
+            readout_ended=observation.readout_ended,
+            sources=found.sources,
+            objects=objects,
+            forced=forced,
+            ss_sources=found.ss_sources,
+            alert_path=path,
+            alert_ids=found.sources["diaSourceId"][chosen],
+        )
         fact = AlertsReady(
-            group=event.group, instrument=observation.instrument, visit=event.visit, detector=event.detector,
-            readout_ended=observation.readout_ended, dia_sources=len(found.sources), new_dia_objects=len(found.new_ids), alerts=int(chosen.sum()), path=path,
+            group=event.group,
+            instrument=observation.instrument,
+            visit=event.visit,
+            detector=event.detector,
+            readout_ended=observation.readout_ended,
+            dia_sources=len(found.sources),
+            new_dia_objects=len(found.new_ids),
+            alerts=int(chosen.sum()),
+            path=path,
             stages=times.seconds,
-        )  # fmt: skip
+        )
         return result, fact
 
     def _forced(self, event: AssociationDue, products: DiaProducts, known: Table, found: Association) -> Table:
@@ -126,9 +151,7 @@ class Associator(Actor):
         measured = forced_photometry(products.difference, products.science, places["ra"], places["dec"])
         places, measured = places[measured["usable"]], measured[measured["usable"]]
         rows = empty("DiaForcedSource", len(places))
-        rows["diaForcedSourceId"] = [
-            dia_forced_source_id(event.visit, event.detector, n) for n in range(len(places))
-        ]
+        rows["diaForcedSourceId"] = [dia_forced_source_id(event.visit, event.detector, n) for n in range(len(places))]
         for name in ("diaObjectId", "ra", "dec"):
             rows[name] = places[name]
         for name in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr"):

@@ -13,8 +13,11 @@ class DataAcquisition(Protocol):
     """The camera's DAQ, which holds every image for two days."""
 
     async def read(self, observation: Observation, detector: int) -> Raw:
-        """All segments of a detector. Raises BadData for pixels that are short or differ from their checksum,
-        Transient if the DAQ does not answer within its deadline."""
+        """All segments of a detector.
+
+        Raises BadData for pixels that are short or differ from their checksum, Transient if the DAQ does not answer
+        within its deadline.
+        """
 
 
 class PixelStore(Protocol):

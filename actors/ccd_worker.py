@@ -80,10 +80,17 @@ class CcdWorker(Actor):
         self._forget(seen, event.detector)
         return [
             DiaSourcesReady(
-                group=event.group, instrument=seen.instrument, visit=seen.visit, detector=event.detector,
-                observation=seen, count=len(products.sources), products=name, stages=times.seconds, summary=products.summary,
+                group=event.group,
+                instrument=seen.instrument,
+                visit=seen.visit,
+                detector=event.detector,
+                observation=seen,
+                count=len(products.sources),
+                products=name,
+                stages=times.seconds,
+                summary=products.summary,
             )
-        ]  # fmt: skip
+        ]
 
     async def _process(self, last: Observation, detector: int, times: StageTimes) -> DiaProducts:
         observations = [_snap_of(last, snap) for snap in range(last.n_snaps)]
@@ -103,16 +110,12 @@ class CcdWorker(Actor):
                 self._snaps[key] = pipeline.reduce_snap(raw, context)
         return self._snaps[key]
 
-    def _load(
-        self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str
-    ) -> Context:
+    def _load(self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
         key = (group, detector)
         if key not in self._contexts:
             while len(self._contexts) >= KEPT_CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = self._products.context_for(
-                self._camera[detector], ra, dec, rotation, physical_filter
-            )
+            self._contexts[key] = self._products.context_for(self._camera[detector], ra, dec, rotation, physical_filter)
         return self._contexts[key]
 
     def _forget(self, observation: Observation, detector: int) -> None:
@@ -129,6 +132,9 @@ def _snap_of(last: Observation, snap: int) -> Observation:
     back = last.snap - snap
     earlier = back * (last.readout_ended - last.started)
     return replace(
-        last, snap=snap, exposure=last.exposure - back, started=last.started - earlier,
+        last,
+        snap=snap,
+        exposure=last.exposure - back,
+        started=last.started - earlier,
         readout_ended=last.readout_ended - earlier,
-    )  # fmt: skip
+    )

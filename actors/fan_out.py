@@ -34,8 +34,7 @@ class FanOut(Actor):
         except BadData as error:
             return [VisitRefused(group=event.group, reason=str(error))]
         return [
-            VisitAssigned(group=event.group, detector=detector, visit_plan=event, band=band)
-            for detector in self._live
+            VisitAssigned(group=event.group, detector=detector, visit_plan=event, band=band) for detector in self._live
         ]
 
     async def on_readout_ended(self, event: ReadoutEnded) -> Sequence[Event]:

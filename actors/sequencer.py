@@ -55,11 +55,11 @@ class Sequencer(Actor):
         return await self._after(event)
 
     async def on_dia_sources_ready(self, event: DiaSourcesReady) -> Sequence[Event]:
-        """It is ready; is it its turn?"""
+        """Whose turn it is, now that it is ready."""
         return await self._after(event)
 
     async def on_alerts_ready(self, event: AlertsReady) -> Sequence[Event]:
-        """It is associated: whose turn is it now?"""
+        """Whose turn it is, now that it is associated."""
         return await self._after(event)
 
     async def on_detector_failed(self, event: DetectorFailed) -> Sequence[Event]:

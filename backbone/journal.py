@@ -65,13 +65,17 @@ class Entry:
 class Journal(Protocol):
     """What the bus writes before it does anything, and reads when it starts."""
 
-    async def append(self, facts: Sequence[Event], owed: "Owed", at: float, position: Position | None = None) -> list[Event]:
+    async def append(
+        self, facts: Sequence[Event], owed: "Owed", at: float, position: Position | None = None
+    ) -> list[Event]:
         """Add facts with the pools that owe them a reaction; returns those that were new."""
 
     async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: "Owed", at: float) -> list[Event]:
         """End a delivery and add what followed, in one transaction; returns the facts that were new."""
 
-    async def give_up(self, delivery: Delivery, error: str, facts: Sequence[Event], owed: "Owed", at: float) -> list[Event]:
+    async def give_up(
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: "Owed", at: float
+    ) -> list[Event]:
         """End a delivery that failed for good, with the facts that say so."""
 
     async def retry(self, delivery: Delivery, error: str) -> Delivery:
@@ -121,7 +125,9 @@ class PostgresJournal:
     async def open(cls, dsn: str) -> "PostgresJournal":
         """Connect, and create the tables if they are not there. Raises Transient if the server does not answer."""
         try:
-            pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4, command_timeout=DEADLINE_S, timeout=DEADLINE_S)
+            pool = await asyncpg.create_pool(
+                dsn, min_size=1, max_size=4, command_timeout=DEADLINE_S, timeout=DEADLINE_S
+            )
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock(7_364_001)")  # one process makes the tables
                 await connection.execute(DDL)
@@ -248,7 +254,12 @@ class MemoryJournal:
         return await self.append(facts, owed, at)
 
     async def give_up(
-        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float  # noqa: ARG002
+        self,
+        delivery: Delivery,
+        error: str,
+        facts: Sequence[Event],
+        owed: Owed,
+        at: float,  # noqa: ARG002
     ) -> list[Event]:
         """See `Journal`."""
         return await self.complete(delivery, facts, owed, at)

@@ -55,9 +55,7 @@ class Bus:
         self._journal = journal
         self._clock = clock
         self._log = structlog.get_logger().bind(part="bus")
-        self._lanes = {
-            (r.name, lane): asyncio.Queue[Delivery]() for r in routes for lane in range(r.lanes)
-        }
+        self._lanes = {(r.name, lane): asyncio.Queue[Delivery]() for r in routes for lane in range(r.lanes)}
         self._lane_of: dict[tuple[str, int], int] = {}
         self._open: set[tuple[str, str]] = set()
         self._idle = asyncio.Event()
@@ -157,7 +155,9 @@ class Bus:
             await self._hosts.replace(pool, lane)
             return None, error
         except ConnectionError as gone:
-            self._log.warning("host died", pool=pool, lane=lane, event_kind=event.kind, group=event.group, error=str(gone))
+            self._log.warning(
+                "host died", pool=pool, lane=lane, event_kind=event.kind, group=event.group, error=str(gone)
+            )
             return None, f"{pool} {lane} died while it handled {event.kind}"
         for watcher in self._outcomes:
             watcher(pool, lane, event, outcome)

@@ -110,9 +110,7 @@ class ChildProcess:
             if found := reached():
                 return found
             if ended:
-                raise Broken(
-                    f"{self.name} ended with {self.returncode} and did not {what}:\n{self.log_tail()}"
-                )
+                raise Broken(f"{self.name} ended with {self.returncode} and did not {what}:\n{self.log_tail()}")
             if time.monotonic() > give_up:
                 raise Transient(f"{self.name} did not {what} within {deadline_s:g} s:\n{self.log_tail()}")
             time.sleep(_POLL_S)

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,21 +12,26 @@ from rich.text import Text
 
 from schemas.clock import Clock
 from schemas.events import (
-    AlertsReady,
     AlertsSent,
     DetectorFailed,
-    DiaSourcesReady,
     Event,
     NextVisit,
     NextVisitCanceled,
     RawArchived,
-    RawReady,
     ReadoutEnded,
-    VisitAssigned,
     VisitDone,
     VisitRefused,
 )
 
+_STATE_AFTER = {
+    "VisitAssigned": "assigned",
+    "RawReady": "raw",
+    "DiaSourcesReady": "differenced",
+    "AlertsReady": "committed",
+    "AlertsSent": "sent",
+    "DetectorFailed": "failed",
+}
+_END = {"VisitRefused": "refused", "NextVisitCanceled": "canceled", "VisitDone": "done"}
 _STATES = ("assigned", "raw", "differenced", "committed", "sent", "failed")
 _SHOWN = 12
 
@@ -43,31 +49,21 @@ class Board:
 
     def note(self, event: Event, _at: float) -> None:
         """Bring the board up to a fact."""
-        group = event.group
+        if event.kind in _STATE_AFTER:
+            self.states[event.group][getattr(event, "detector", -1)] = _STATE_AFTER[event.kind]
         match event:
             case NextVisit():
-                self.visits[group] = f"announced {event.filters}"
-            case VisitAssigned():
-                self.states[group][event.detector] = "assigned"
+                self.visits[event.group] = f"announced {event.filters}"
             case ReadoutEnded():
-                self.visits[group] = f"snap {event.snap + 1}/{event.n_snaps} read out"
-            case RawReady():
-                self.states[group][event.detector] = "raw"
-            case DiaSourcesReady():
-                self.states[group][event.detector] = "differenced"
-            case AlertsReady():
-                self.states[group][event.detector] = "committed"
+                self.visits[event.group] = f"snap {event.snap + 1}/{event.n_snaps} read out"
             case AlertsSent():
                 self._sent(event)
-            case DetectorFailed():
-                self.states[group][event.detector] = "failed"
             case RawArchived():
                 self.archived += 1
             case VisitRefused() | NextVisitCanceled() | VisitDone():
-                self.visits[group] = {"VisitRefused": "refused", "VisitDone": "done"}.get(event.kind, "canceled")
+                self.visits[event.group] = _END[event.kind]
 
     def _sent(self, event: AlertsSent) -> None:
-        self.states[event.group][event.detector] = "sent"
         self.alerts[event.group] += event.acknowledged
         seconds = self._clock.wall_seconds(event.last_acknowledged - event.readout_ended)
         self.latency[event.group] = max(seconds, self.latency.get(event.group, 0.0))
@@ -107,13 +103,15 @@ class Display:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         """Take the terminal."""
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         """Leave the last picture standing."""
         if self._live:
             self.refresh()

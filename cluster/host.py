@@ -54,7 +54,7 @@ class Host:
         except PachonError as error:
             log.warning("refused", error_class=type(error).__name__, error=str(error))
             return _verdict_on(error), (), str(error)
-        except Exception as error:  # noqa: BLE001 - the boundary: a bug in one detector's way must not take the host down
+        except Exception as error:  # the boundary: a bug in one detector's way must not take the host down
             log.exception("bug")
             last = traceback.extract_tb(error.__traceback__)[-1]
             return "bug", (), f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"

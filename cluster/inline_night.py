@@ -70,7 +70,10 @@ class InlineSite:
         self.clock = clock
         self.pixels = MemoryPixels()
         self.daq = InlineDaq(
-            FocalPlane(seed, settings.instrument, Sky(seed)), settings.detectors, settings.output / "daq", settings.truth
+            FocalPlane(seed, settings.instrument, Sky(seed)),
+            settings.detectors,
+            settings.output / "daq",
+            settings.truth,
         )
         self._journal, self._l1 = journal, l1
 

@@ -20,12 +20,12 @@ from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
 from backbone.schema_registry import SchemaRegistry
 from cluster import prepare
+from cluster.child_process import ChildProcess
 from cluster.inline import InlineHosts
 from cluster.night import SplitHosts, Stage, feed, staged, until_over, wind_down
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
-from cluster.child_process import ChildProcess
 from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port, usable_port
 from cluster.settings import Settings
 from cluster.site import ServerSite
@@ -186,8 +186,8 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     usable_port("metrics", options.metrics_port)
-    async with registry(options, settings) as named:
-        named = named.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
+    async with registry(options, settings) as registered:
+        named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
         made, wanted = await make_products(options, plan, named)
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")

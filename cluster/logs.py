@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog

@@ -64,7 +64,7 @@ class Metrics:
     """What the bus tells, as `pachon_*` series."""
 
     def __init__(self, clock: Clock, waiting: Callable[[], Counts[str]]) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call] - theirs
         self.registry = CollectorRegistry()
         self.processes = Processes()
         self.registry.register(self.processes)
@@ -72,7 +72,9 @@ class Metrics:
         self._lane_pids: dict[tuple[str, int], int] = {}
         self._facts = Counter("pachon_events", "Facts told", ["kind"], registry=self.registry)
         self._outcomes = Counter("pachon_reactions", "Reactions", ["pool", "verdict"], registry=self.registry)
-        self._seconds = Histogram("pachon_reaction_seconds", "Wall time of a reaction", ["pool"], registry=self.registry)
+        self._seconds = Histogram(
+            "pachon_reaction_seconds", "Wall time of a reaction", ["pool"], registry=self.registry
+        )
         self._stages = Counter("pachon_stage_cpu_seconds", "CPU time by stage", ["stage"], registry=self.registry)
         self._alerts = Counter("pachon_alerts", "Alerts by fate", ["fate"], registry=self.registry)
         self._latency = Histogram(

@@ -23,7 +23,7 @@ from schemas.events import Event, NextVisit, NextVisitCanceled, VisitDone, Visit
 
 TICK_S = 0.5
 DRAIN_DEADLINE_S = 130.0
-"""What is under way when the night ends may take this long without telling a new fact: the longest deadline of a pool."""
+"""How long what is under way may stay silent when the night ends: the longest deadline of a pool."""
 QUIET_S = 5.0
 """After the OCS has ended, this long without a new fact means that nothing more comes."""
 
@@ -89,7 +89,13 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    settings: Settings, hosts: Hosts, keeper: VisitKeeper, journal: Journal, clock: Clock, planned: int, console: Console
+    settings: Settings,
+    hosts: Hosts,
+    keeper: VisitKeeper,
+    journal: Journal,
+    clock: Clock,
+    planned: int,
+    console: Console,
 ) -> AsyncIterator[Stage]:
     """A running bus with its listeners; stopped in order at the end. Raises Broken if a host said so."""
     bus = Bus([pool.route(settings) for pool in POOLS.values()], hosts, journal, clock)

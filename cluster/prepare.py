@@ -75,14 +75,16 @@ def _around(ra: float, dec: float) -> list[tuple[float, float]]:
 def make(name: DatasetId, seed: int, sky: Sky, camera: Camera) -> object:
     """One product of the simulated sky or camera."""
     if name.dataset_type == "calibration":
-        assert name.detector is not None and name.physical_filter is not None
+        assert name.detector is not None
+        assert name.physical_filter is not None
         return products.calibration(seed, camera, name.detector, camera.band_of(name.physical_filter))
     assert name.tract is not None
     plane = tract(name.tract)
     if name.dataset_type == "reference_catalogue":
         stars = products.reference_catalogue(sky, plane.ra, plane.dec, REFCAT_RADIUS_DEG)
         return stars[[tract_at(ra, dec).id == plane.id for ra, dec in zip(stars["ra"], stars["dec"], strict=True)]]
-    assert name.patch is not None and name.band is not None
+    assert name.patch is not None
+    assert name.band is not None
     return products.template_patch(sky, seed, plane, name.patch, name.band)
 
 

@@ -47,9 +47,7 @@ def check_tcp(host: str, port: int, deadline_s: float) -> None:
                 return
         except OSError as error:
             if time.monotonic() >= give_up:
-                raise Transient(
-                    f"nothing answers at {host}:{port} within {deadline_s:g} s: {error}"
-                ) from error
+                raise Transient(f"nothing answers at {host}:{port} within {deadline_s:g} s: {error}") from error
         time.sleep(_POLL_S)
 
 
@@ -278,9 +276,7 @@ def _clean_environment() -> dict[str, str]:
 def _check_disk(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < _MIN_FREE_BYTES:
-        raise BadData(
-            f"{folder}: {free / 2**20:.0f} MB of disk are free, {_MIN_FREE_BYTES / 2**20:.0f} needed"
-        )
+        raise BadData(f"{folder}: {free / 2**20:.0f} MB of disk are free, {_MIN_FREE_BYTES / 2**20:.0f} needed")
 
 
 def usable_port(name: str, asked: int | None) -> int:

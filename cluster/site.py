@@ -3,13 +3,12 @@
 from functools import cached_property
 from typing import Protocol
 
-from backbone.alert_stream import AlertSink
 from actors.associator import PacketArchive
 from actors.camera_reader import DataAcquisition, PixelStore
 from actors.ccd_worker import Products
 from actors.fan_out import Chronicle
 from backbone.alert_archive import AlertArchive
-from backbone.alert_stream import AlertStream
+from backbone.alert_stream import AlertSink, AlertStream
 from backbone.butler import ButlerArchive
 from backbone.daq_client import FlightDaq
 from backbone.journal import PostgresJournal
@@ -29,22 +28,41 @@ class Site(Protocol):
     settings: Settings
 
     @property
-    def camera(self) -> Camera: ...
+    def camera(self) -> Camera:
+        """The focal plane."""
+
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> Clock:
+        """The night's time."""
+
     @property
-    def pixels(self) -> PixelStore: ...
+    def pixels(self) -> PixelStore:
+        """Pixels on their way."""
+
     @property
-    def daq(self) -> DataAcquisition: ...
+    def daq(self) -> DataAcquisition:
+        """The camera's DAQ."""
+
     @property
-    def archive(self) -> ButlerArchive: ...
+    def archive(self) -> ButlerArchive:
+        """Files."""
+
     @property
-    def products(self) -> Products: ...
+    def products(self) -> Products:
+        """Calibrations, templates, reference stars."""
+
     @property
-    def alert_archive(self) -> PacketArchive: ...
-    async def chronicle(self) -> Chronicle: ...
-    async def l1(self) -> L1Database: ...
-    async def alert_sink(self) -> AlertSink: ...
+    def alert_archive(self) -> PacketArchive:
+        """Packets."""
+
+    async def chronicle(self) -> Chronicle:
+        """The journal, to read."""
+
+    async def l1(self) -> L1Database:
+        """The L1 database."""
+
+    async def alert_sink(self) -> AlertSink:
+        """Where alerts go."""
 
 
 class ServerSite:

@@ -69,14 +69,15 @@ async def _camera_reader(site: Site) -> CameraReader:
 
 
 async def _ccd_worker(site: Site) -> CcdWorker:
-    return CcdWorker(
-        camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock
-    )
+    return CcdWorker(camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock)
 
 
 async def _associator(site: Site) -> Associator:
     return Associator(
-        l1=await site.l1(), archive=site.alert_archive, pixels=site.pixels, chronicle=await site.chronicle(),
+        l1=await site.l1(),
+        archive=site.alert_archive,
+        pixels=site.pixels,
+        chronicle=await site.chronicle(),
         clock=site.clock,
     )
 

@@ -236,11 +236,25 @@ class VisitDone(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
-        NextVisit, NextVisitCanceled, IntegrationStarted, ReadoutEnded, InputRefused, VisitAssigned, VisitRefused,
-        DetectorReadOut, RawReady, RawArchived, RawNotArchived, DiaSourcesReady, AssociationDue, AlertsReady, AlertsSent,
-        DetectorFailed, VisitDone,
+        NextVisit,
+        NextVisitCanceled,
+        IntegrationStarted,
+        ReadoutEnded,
+        InputRefused,
+        VisitAssigned,
+        VisitRefused,
+        DetectorReadOut,
+        RawReady,
+        RawArchived,
+        RawNotArchived,
+        DiaSourcesReady,
+        AssociationDue,
+        AlertsReady,
+        AlertsSent,
+        DetectorFailed,
+        VisitDone,
     )
-}  # fmt: skip
+}
 """By kind: how the journal and the bus read them back."""
 
 

@@ -3,7 +3,7 @@
 Ids are computed from what they name, never drawn from a counter: a retry gives the same ones.
 """
 
-import datetime
+import datetime as dt
 import hashlib
 import re
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.errors import BadData
 
 _IMAGE_NAME = re.compile(r"^(?P<source>[A-Z]{2})_(?P<controller>[A-Z])_(?P<day_obs>\d{8})_(?P<seq_num>\d{6})$")
-_FIRST_DAY = datetime.date(2010, 1, 1).toordinal()
+_FIRST_DAY = dt.date(2010, 1, 1).toordinal()
 _SEQ_BITS, _DETECTOR_BITS, _NUMBER_BITS = 17, 8, 22
 
 MAX_SEQ_NUM = 99_999
@@ -58,7 +58,7 @@ def visit_detector_of(dia_source: int) -> tuple[int, int]:
     packed = dia_source >> _NUMBER_BITS
     detector = packed & ((1 << _DETECTOR_BITS) - 1)
     seq_num = (packed >> _DETECTOR_BITS) & ((1 << _SEQ_BITS) - 1)
-    day = datetime.date.fromordinal(_FIRST_DAY + (packed >> (_DETECTOR_BITS + _SEQ_BITS)))
+    day = dt.date.fromordinal(_FIRST_DAY + (packed >> (_DETECTOR_BITS + _SEQ_BITS)))
     return exposure_id(int(day.strftime("%Y%m%d")), seq_num), detector
 
 
@@ -77,7 +77,7 @@ def _pack(visit: int, detector: int, number: int, first: int) -> int:
     if not 0 <= number < MAX_SOURCES:
         raise BadData(f"source number {number} of visit {visit} detector {detector} is not in 0..{MAX_SOURCES - 1}")
     day_obs, seq_num = divmod(visit, 100_000)
-    day = datetime.date(day_obs // 10_000, day_obs // 100 % 100, day_obs % 100).toordinal() - _FIRST_DAY
+    day = dt.date(day_obs // 10_000, day_obs // 100 % 100, day_obs % 100).toordinal() - _FIRST_DAY
     packed = (day << _SEQ_BITS) | seq_num
     return (((packed << _DETECTOR_BITS) | detector) << _NUMBER_BITS) | (first + number)
 

@@ -86,9 +86,7 @@ class Detector:
     def amplifiers(self) -> tuple[Amplifier, ...]:
         """C10..C17 along the top (read at the top edge), C07..C00 along the bottom (read at the bottom edge)."""
         form = self.format
-        top = [
-            Amplifier(i, f"C1{i}", i * form.amp_width, form.amp_height, flip_x=True, flip_y=True) for i in range(8)
-        ]
+        top = [Amplifier(i, f"C1{i}", i * form.amp_width, form.amp_height, flip_x=True, flip_y=True) for i in range(8)]
         bottom = [
             Amplifier(8 + i, f"C0{7 - i}", (7 - i) * form.amp_width, 0, flip_x=form is ITL, flip_y=False)
             for i in range(8)

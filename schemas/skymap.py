@@ -16,7 +16,7 @@ PATCH_PIXELS = 2048
 TRACT_PATCHES = 20
 PIXEL_ARCSEC = 0.2
 _INNER_DEG = 1.6
-_N_RINGS = int(round(180.0 / _INNER_DEG))
+_N_RINGS = round(180.0 / _INNER_DEG)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Tract:
     def box_of(self, wcs: Wcs, shape: tuple[int, int], margin: int = 32) -> "Box":
         """The box of tract pixels that covers an image of `shape` (ny, nx), with a margin in pixels."""
         ny, nx = shape
-        edge_x = np.concatenate([np.linspace(0, nx - 1, 17), np.full(17, nx - 1), np.linspace(0, nx - 1, 17), np.zeros(17)])
-        edge_y = np.concatenate([np.zeros(17), np.linspace(0, ny - 1, 17), np.full(17, ny - 1), np.linspace(0, ny - 1, 17)])
+        edge_x = np.concatenate(
+            [np.linspace(0, nx - 1, 17), np.full(17, nx - 1), np.linspace(0, nx - 1, 17), np.zeros(17)]
+        )
+        edge_y = np.concatenate(
+            [np.zeros(17), np.linspace(0, ny - 1, 17), np.full(17, ny - 1), np.linspace(0, ny - 1, 17)]
+        )
         x, y = self.wcs.sky_to_pixel(*wcs.pixel_to_sky(edge_x, edge_y))
         low = np.floor([x.min(), y.min()]).astype(int) - margin
         high = np.ceil([x.max(), y.max()]).astype(int) + margin + 1

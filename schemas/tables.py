@@ -27,7 +27,10 @@ REFCAT_DTYPE = np.dtype(
 
 EPHEMERIS_DTYPE = np.dtype(
     [("ssObjectId", "i8"), ("designation", "U16")]
-    + [(name, "f8") for name in ("ra", "dec", "rate_ra", "rate_dec", "v_mag", "topo_range", "helio_range", "phase_angle")]
+    + [
+        (name, "f8")
+        for name in ("ra", "dec", "rate_ra", "rate_dec", "v_mag", "topo_range", "helio_range", "phase_angle")
+    ]
     + [("range_rate", "f8"), ("radius", "f8")]
 )
 """Predicted Solar System objects of a visit: deg ICRS at its midpoint, rates deg/day (with cos dec), mag, au, deg;
@@ -36,9 +39,9 @@ EPHEMERIS_DTYPE = np.dtype(
 
 @lru_cache(maxsize=1)
 def apdb_schema() -> dict[str, dict[str, dict[str, object]]]:
-    """table -> column -> its felis description, in order."""
+    """Column descriptions (felis) by table and column, in order."""
     text = (resources.files("lsst.sdm.schemas") / "apdb.yaml").read_text(encoding="utf-8")
-    document = yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 - the C loader of SafeLoader
+    document = yaml.load(text, Loader=yaml.CSafeLoader)
     return {table["name"]: {c["name"]: c for c in table["columns"]} for table in document["tables"]}
 
 

@@ -48,8 +48,9 @@ class NightFacts:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """A report, the journal it was made of, and what its plots show: per alert the latency (s) and the visit; the
-    comparisons with the truth.
+    """A report, the journal it was made of, and what its plots show.
+
+    `latency_s`, `latency_visit`: of each alert. `compared`: visit-detectors against the truth.
     """
 
     report: Report

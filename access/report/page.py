@@ -13,8 +13,10 @@ h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
 .cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
 .card{border:1px solid #d5dae1;border-radius:8px;padding:.6rem 1rem;min-width:8.5rem}
 .card b{display:block;font-size:1.45rem} .bad{color:#c5221f} .good{color:#137333}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem} .plots svg{width:100%;height:auto}
-table{border-collapse:collapse;width:100%;font-size:.88rem} th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e7eb}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem}
+.plots svg{width:100%;height:auto}
+table{border-collapse:collapse;width:100%;font-size:.88rem}
+th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e7eb}
 th:first-child,td:first-child,td.text{text-align:left}
 """
 

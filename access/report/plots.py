@@ -59,7 +59,9 @@ def completeness(night: Collected) -> str:
 
     def draw(axes: Axes) -> None:
         bins = [b for b in night.report.truth.completeness if b.true]
-        labels = [f"{b.snr_min:g}-{b.snr_max:g}\n({b.true})" if b.snr_max else f">{b.snr_min:g}\n({b.true})" for b in bins]
+        labels = [
+            f"{b.snr_min:g}-{b.snr_max:g}\n({b.true})" if b.snr_max else f">{b.snr_min:g}\n({b.true})" for b in bins
+        ]
         axes.plot(labels, [100 * (b.detected or 0.0) for b in bins], "o-", color=ACCENT, label="detected")
         axes.plot(labels, [100 * (b.alerted or 0.0) for b in bins], "s--", color=SECOND, label="alerted")
         axes.set(xlabel="true S/N of the change (how many)", ylabel="%", ylim=(0, 104), title="Completeness")

@@ -36,7 +36,7 @@ class Residuals:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One visit-detector: truth rows with whether each was detected and alerted on; sources with whether each is real."""
+    """One visit-detector: of each true change, whether it was detected and alerted on; which sources are real."""
 
     snr: Floats
     detected: NDArray[np.bool_]
@@ -63,9 +63,7 @@ def compare(truth: dict[str, NDArray[Any]], sources: Table, alerted: NDArray[np.
     changed = snr >= REAL_SNR
     near, index = _nearest(truth["ra"][changed], truth["dec"][changed], sources["ra"], sources["dec"], place)
     found, _ = _nearest(sources["ra"], sources["dec"], truth["ra"][worth], truth["dec"][worth], place)
-    told, _ = _nearest(
-        sources["ra"][alerted], sources["dec"][alerted], truth["ra"][worth], truth["dec"][worth], place
-    )
+    told, _ = _nearest(sources["ra"][alerted], sources["dec"][alerted], truth["ra"][worth], truth["dec"][worth], place)
     rows = np.flatnonzero(changed)[index]
     good = near & alerted & truth["usable"].astype(bool)[rows] if len(rows) else near & alerted
     residuals = _residuals(truth, rows[good], sources[good], place) if good.any() else _NONE
@@ -125,7 +123,8 @@ def summary(parts: Sequence[Compared]) -> Truth:
 
 def _bins(parts: Sequence[Compared]) -> list[Bin]:
     snr, found, told = (
-        np.concatenate([getattr(p, name) for p in parts]) if parts else np.zeros(0) for name in ("snr", "detected", "alerted")
+        np.concatenate([getattr(p, name) for p in parts]) if parts else np.zeros(0)
+        for name in ("snr", "detected", "alerted")
     )
     result = []
     for low, high in zip(BINS, (*BINS[1:], np.inf), strict=True):

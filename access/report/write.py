@@ -46,9 +46,10 @@ def show(report: Report, console: Console) -> None:
 def _rows(report: Report) -> list[tuple[str, str]]:
     latency, balance, truth = report.latency, report.balance, report.truth
     bins = ", ".join(
-        f"{b.snr_min:g}-{b.snr_max:g}: {percent(b.detected, 0)}" if b.snr_max else f">{b.snr_min:g}: {percent(b.detected, 0)}"
-        for b in truth.completeness if b.true
-    )  # fmt: skip
+        f"{f'{b.snr_min:g}-{b.snr_max:g}' if b.snr_max else f'>{b.snr_min:g}'}: {percent(b.detected, 0)}"
+        for b in truth.completeness
+        if b.true
+    )
     return [
         ("visits done", f"{balance.visits} of {balance.visits_planned}"),
         ("raws read / archived", f"{balance.raws} / {balance.raws_archived}"),
@@ -56,7 +57,10 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
         ("detectors failed", str(sum(balance.failed.values()))),
         ("counts reconcile", "yes" if balance.reconciles else "NO"),
-        ("latency median / p98 / max", " / ".join(number(v, " s") for v in (latency.median_s, latency.p98_s, latency.max_s))),
+        (
+            "latency median / p98 / max",
+            " / ".join(number(v, " s") for v in (latency.median_s, latency.p98_s, latency.max_s)),
+        ),
         ("alerts within 60 s", percent(latency.within_60s)),
         ("completeness by S/N", bins or "-"),
         ("purity", percent(truth.purity)),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import erfa  # type: ignore[import-untyped]
+import erfa
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

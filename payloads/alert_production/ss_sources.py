@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import erfa  # type: ignore[import-untyped]
+import erfa
 import numpy as np
 from numpy.typing import NDArray
 

@@ -7,7 +7,7 @@ time is taken into account, aberration and deflection are not.
 
 from functools import lru_cache
 
-import erfa  # type: ignore[import-untyped]
+import erfa
 import numba
 import numpy as np
 

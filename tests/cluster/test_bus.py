@@ -169,9 +169,7 @@ async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
 
     hosts = ScriptedHosts(fan_out)
     hosts.call = hang  # type: ignore[method-assign] - the script of this test
-    bus = Bus(
-        [Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 0.05)], hosts, MemoryJournal(), ManualClock()
-    )
+    bus = Bus([Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 0.05)], hosts, MemoryJournal(), ManualClock())
     async with running(bus):
         await bus.publish([assigned(3)])
         await asyncio.wait_for(bus.drained(), 2)
@@ -199,9 +197,7 @@ async def test_a_new_bus_goes_on_with_what_the_journal_owes() -> None:
 
 
 async def test_an_archiver_that_gives_up_names_the_raw_and_fails_no_detector() -> None:
-    seen = Observation(
-        "LSSTCam", "g1", 1, 1, 0, 2, "MC_O_20260705_000001", "r_57", "r", 1.0, 2.0, 3.0, 15.0, 0.0, 17.0
-    )
+    seen = Observation("LSSTCam", "g1", 1, 1, 0, 2, "MC_O_20260705_000001", "r_57", "r", 1.0, 2.0, 3.0, 15.0, 0.0, 17.0)
     raw = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=1, detector=3)
     ready = RawReady(group="g1", detector=3, observation=seen, raw=raw, sha256="0")
     hosts = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="disk full"))

@@ -47,9 +47,7 @@ def test_a_broker_takes_messages_and_is_gone_afterwards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", [EmbeddedKafka, EmbeddedPostgres])
-def test_a_port_in_use_is_refused_by_name(
-    tmp_path: Path, service: type[EmbeddedKafka | EmbeddedPostgres]
-) -> None:
+def test_a_port_in_use_is_refused_by_name(tmp_path: Path, service: type[EmbeddedKafka | EmbeddedPostgres]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -101,9 +99,7 @@ def test_a_database_recovers_after_a_crash_and_sees_through_a_stale_pid_file(clu
         assert asyncio.run(_value(postgres.url, "SELECT a FROM t")) == 7
 
 
-def test_a_cluster_in_use_is_refused_naming_who_uses_it(
-    cluster_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_in_use_is_refused_naming_who_uses_it(cluster_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_PREVIOUS_S", 0.1)
     with EmbeddedPostgres(cluster_folder) as first:
         assert first.process is not None
@@ -128,9 +124,7 @@ def test_below_a_closed_folder_the_database_lies_elsewhere_and_is_found_again(tm
     try:
         with EmbeddedPostgres(closed) as postgres:
             place = postgres.data
-            asyncio.run(
-                _value(postgres.url, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (7) RETURNING a")
-            )
+            asyncio.run(_value(postgres.url, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (7) RETURNING a"))
         assert (closed / "pgdata").is_symlink()
         assert place.is_relative_to("/var/tmp")  # noqa: S108 - only looked at
         assert place.stat().st_mode & 0o777 == 0o700
