@@ -31,6 +31,7 @@ _HISTORY = (
 @dataclass
 class _Visit:
     expected_end: float
+    snaps: int
     visit: int | None = None
     detectors: dict[int, DetectorManifest] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
@@ -41,7 +42,8 @@ class _Visit:
 
     @property
     def waiting_for_pixels(self) -> list[int]:
-        return [d for d, m in self.detectors.items() if m.raws == 0 and d not in self.ended]
+        """Detectors whose last snap has not come, and that have no result."""
+        return [d for d, m in self.detectors.items() if m.raws < self.snaps and d not in self.ended]
 
 
 class VisitKeeper(Actor):
@@ -78,13 +80,11 @@ class VisitKeeper(Actor):
         return await self._after(event)
 
     async def on_next_visit_canceled(self, event: NextVisitCanceled) -> Sequence[Event]:
-        """Give up the detectors that have no pixels; what was exposed is processed."""
+        """Give up the detectors whose pixels are not complete; what was exposed to the end is processed."""
         visit = await self._visit(event.group)
         waiting = visit.waiting_for_pixels if visit else []
         return [
-            DetectorFailed(
-                group=event.group, visit=None, detector=detector, stage="canceled", reason="the OCS canceled the visit"
-            )
+            DetectorFailed(group=event.group, visit=None, detector=detector, stage="canceled", reason=event.reason)
             for detector in waiting
         ]
 
@@ -94,7 +94,7 @@ class VisitKeeper(Actor):
         return [
             DetectorFailed(
                 group=group, visit=visit.visit, detector=detector, stage="camera",
-                reason=f"no pixels {PIXELS_LATE_S:.0f} s after the visit's expected end",
+                reason=f"pixels not complete {PIXELS_LATE_S:.0f} s after the visit's expected end",
             )
             for group, visit in late
             for detector in visit.waiting_for_pixels
@@ -124,7 +124,7 @@ class VisitKeeper(Actor):
             plan = next((f.visit_plan for f in facts if isinstance(f, VisitAssigned)), None)
             if plan is None:
                 return None
-            visit = _Visit(expected_end=plan.start_time + plan.duration)
+            visit = _Visit(expected_end=plan.start_time + plan.duration, snaps=max(plan.n_images, 1))
             for fact in facts:
                 _count(visit, fact)
             self._visits[group] = visit

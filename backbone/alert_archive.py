@@ -76,9 +76,7 @@ def _header(schema: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """A container's header, and the marker that ends it and each block."""
     # fastavro leaves marks of its own ("__fastavro_parsed") in a schema that it has parsed.
     text = json.dumps({key: value for key, value in schema.items() if not key.startswith("__")}).encode()
-    sync = hashlib.blake2b(
-        text, digest_size=_SYNC_BYTES
-    ).digest()  # not random: equal alerts make equal files
+    sync = hashlib.blake2b(text, digest_size=_SYNC_BYTES).digest()  # not random: equal alerts make equal files
     metadata = {b"avro.schema": text, b"avro.codec": b"null"}
     entries = b"".join(_bytes(key) + _bytes(value) for key, value in metadata.items())
     return _MAGIC + _long(len(metadata)) + entries + _long(0) + sync, sync

@@ -100,9 +100,7 @@ class AlertStream:
         """Queue a message; while the queue is full, let some of it go."""
         while True:
             try:
-                producer.produce(
-                    self._topic, alert.value, alert.key, on_delivery=partial(batch.answer, place)
-                )
+                producer.produce(self._topic, alert.value, alert.key, on_delivery=partial(batch.answer, place))
             except BufferError:
                 if time.monotonic() > give_up:
                     return batch.refuse(place, "the producer's queue stayed full")
@@ -145,9 +143,7 @@ class _Batch:
         """What came, or that nothing came."""
         if place in self.acknowledged_at:
             return Delivery(alert.dia_source_id, self.acknowledged_at[place])
-        return Delivery(
-            alert.dia_source_id, math.nan, self.errors.get(place, "no answer within the deadline")
-        )
+        return Delivery(alert.dia_source_id, math.nan, self.errors.get(place, "no answer within the deadline"))
 
 
 def _create_topic(bootstrap: str, topic: str) -> None:
@@ -158,8 +154,6 @@ def _create_topic(bootstrap: str, topic: str) -> None:
             created.result(_CREATE_S + _GRACE_S)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise Transient(
-                    f"topic {topic} cannot be made at {bootstrap}: {error.args[0].str()}"
-                ) from error
+                raise Transient(f"topic {topic} cannot be made at {bootstrap}: {error.args[0].str()}") from error
         except TimeoutError as error:
             raise Transient(f"topic {topic} cannot be made: {bootstrap} does not answer") from error

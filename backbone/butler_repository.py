@@ -94,9 +94,7 @@ class Repository:
         """The Butler's reference to a dataset; None if there is none, or its id refers to nothing known."""
         kind = kind_of(dataset)
         try:
-            return self._butler.find_dataset(
-                kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset)
-            )
+            return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset))
         except (DataIdValueError, MissingCollectionError):
             return None
 
@@ -126,9 +124,7 @@ class Repository:
             if self.find(dataset) is not None:
                 return False
             provenance = self._provenance(inputs) if inputs else None
-            self._butler.put(
-                kept, kind.name, _data_id(kind, dataset), run=kind.run_of(dataset), provenance=provenance
-            )
+            self._butler.put(kept, kind.name, _data_id(kind, dataset), run=kind.run_of(dataset), provenance=provenance)
         return True
 
     def get(self, ref: DatasetRef, parameters: dict[str, object]) -> Any:  # noqa: ANN401 - by dataset type

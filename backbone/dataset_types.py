@@ -61,9 +61,7 @@ class Kind:
         if not isinstance(kept, self.pytype):
             raise BadData(f"{dataset} is a {type(kept).__name__}, not a {self.pytype.__name__}")
         if isinstance(kept, np.ndarray) and kept.dtype != self._dtype():
-            raise BadData(
-                f"{dataset} has other columns than {self.table}: {_differences(kept.dtype, self._dtype())}"
-            )
+            raise BadData(f"{dataset} has other columns than {self.table}: {_differences(kept.dtype, self._dtype())}")
 
     def _dtype(self) -> np.dtype[np.void]:
         return REFCAT_DTYPE if self.table == "REFCAT_DTYPE" else dtype_of(self.table)
@@ -72,19 +70,14 @@ class Kind:
 def _differences(given: np.dtype[np.void], wanted: np.dtype[np.void]) -> str:
     columns = {name: str(dtype[name]) for dtype in (given, wanted) for name in dtype.names or ()}
     differing = [name for name in columns if _column(given, name) != _column(wanted, name)]
-    return (
-        ", ".join(f"{n} is {_column(given, n)}, not {_column(wanted, n)}" for n in differing[:5])
-        or "their order"
-    )
+    return ", ".join(f"{n} is {_column(given, n)}, not {_column(wanted, n)}" for n in differing[:5]) or "their order"
 
 
 def _column(dtype: np.dtype[np.void], name: str) -> str:
     return str(dtype[name]) if name in (dtype.names or ()) else "absent"
 
 
-_visit_kind = partial(
-    Kind, dimensions=("instrument", "visit", "detector"), run="{instrument}/prompt/{day_obs}"
-)
+_visit_kind = partial(Kind, dimensions=("instrument", "visit", "detector"), run="{instrument}/prompt/{day_obs}")
 
 KINDS: dict[str, Kind] = {
     kind.name: kind

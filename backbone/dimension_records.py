@@ -58,16 +58,12 @@ def insert_exposure(butler: Butler, camera: Camera, observation: Observation) ->
     _insert(butler, "day_obs", {**key, "id": day_obs})
     _insert(butler, "group", {**key, "name": seen.group})
     _insert(butler, "exposure", {**key, **_exposure_record(seen)})
-    corners = {
-        d.id: _corners(nominal_wcs(d, seen.ra, seen.dec, seen.rotation), _box(d)) for d in camera.detectors
-    }
+    corners = {d.id: _corners(nominal_wcs(d, seen.ra, seen.dec, seen.rotation), _box(d)) for d in camera.detectors}
     everything = ConvexPolygon.convexHull([corner for four in corners.values() for corner in four])
     _insert(butler, "visit", {**key, **_visit_record(seen), "region": everything})
     _insert(butler, "visit_definition", {**key, "visit": seen.visit, "exposure": seen.exposure})
     _insert(butler, "visit_system_membership", {**key, "visit": seen.visit, "visit_system": _BY_GROUP})
-    regions = (
-        {**key, "visit": seen.visit, "detector": d, "region": ConvexPolygon(c)} for d, c in corners.items()
-    )
+    regions = ({**key, "visit": seen.visit, "detector": d, "region": ConvexPolygon(c)} for d, c in corners.items())
     _insert(butler, "visit_detector_region", *regions)
 
 
@@ -183,6 +179,4 @@ def _corners(wcs: Wcs, box: Box) -> Sequence[UnitVector3d]:
     """The outer corners of a box of pixels, on the unit sphere."""
     x = np.array([box.x0, box.x1, box.x1, box.x0]) - 0.5
     y = np.array([box.y0, box.y0, box.y1, box.y1]) - 0.5
-    return [
-        UnitVector3d(LonLat.fromDegrees(ra, dec)) for ra, dec in zip(*wcs.pixel_to_sky(x, y), strict=True)
-    ]
+    return [UnitVector3d(LonLat.fromDegrees(ra, dec)) for ra, dec in zip(*wcs.pixel_to_sky(x, y), strict=True)]

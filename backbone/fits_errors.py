@@ -54,10 +54,6 @@ def refused_by_name(path: Path) -> Iterator[None]:
     except BadData as error:
         raise BadData(f"{path}: {error}") from error
     except _DAMAGE as error:
-        if (
-            isinstance(error, OSError)
-            and error.errno is not None
-            and not isinstance(error, FileNotFoundError)
-        ):
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise Transient(f"{path}: {error}") from error
         raise BadData(f"{path}: {type(error).__name__}: {error}") from error

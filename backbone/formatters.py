@@ -43,9 +43,7 @@ class _FitsFormatter(FormatterV2):
     def _cards(self) -> Cards:
         if self._provenance is None:
             return {}
-        flat = self._provenance.to_flat_dict(
-            self.dataset_ref, prefix="LSST BUTLER", sep=" ", simple_types=True
-        )
+        flat = self._provenance.to_flat_dict(self.dataset_ref, prefix="LSST BUTLER", sep=" ", simple_types=True)
         return {key.upper(): str(value) for key, value in flat.items()}
 
 

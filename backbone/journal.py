@@ -256,10 +256,10 @@ class MemoryJournal:
     async def give_up(
         self,
         delivery: Delivery,
-        error: str,
+        error: str,  # noqa: ARG002 - the database keeps it
         facts: Sequence[Event],
         owed: Owed,
-        at: float,  # noqa: ARG002
+        at: float,
     ) -> list[Event]:
         """See `Journal`."""
         return await self.complete(delivery, facts, owed, at)

@@ -169,9 +169,7 @@ class L1Database(Protocol):
     async def unsent(self) -> list[Outbox]:
         """Visit-detectors with alerts that the broker has not acknowledged, in the order of their storing."""
 
-    async def mark_sent(
-        self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]
-    ) -> None:
+    async def mark_sent(self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]) -> None:
         """Note when each alert (n,) was acknowledged (TAI s, NaN: not). An earlier acknowledgement stays.
 
         Raises BadData for a visit-detector that is not stored, or another number of alerts.
@@ -238,13 +236,7 @@ def check_table(name: str, table: Table, what: str) -> None:
             raise BadData(f"{what}: {column} of {name} has a text that is not ASCII")
         if description.get("nullable", True):
             continue
-        null = (
-            np.isnan(values)
-            if values.dtype.kind == "f"
-            else values == ""
-            if values.dtype.kind == "U"
-            else None
-        )
+        null = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind == "U" else None
         if null is not None and np.any(null):
             raise BadData(f"{what}: {column} of {name} is null in row {int(np.argmax(null))}")
 

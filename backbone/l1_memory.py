@@ -29,9 +29,7 @@ class L1Memory:
 
     def __init__(self) -> None:
         self.facts: list[Event] = []
-        self._tables = {
-            name: _Rows(name) for name in ("DiaSource", "DiaObject", "DiaForcedSource", "SSSource")
-        }
+        self._tables = {name: _Rows(name) for name in ("DiaSource", "DiaObject", "DiaForcedSource", "SSSource")}
         self._current: dict[int, int] = {}
         self._outboxes: dict[tuple[int, int], Outbox] = {}
         self._digests: dict[tuple[int, int], bytes] = {}
@@ -46,9 +44,7 @@ class L1Memory:
 
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """See `L1Database`."""
-        sources, forced = (
-            self._history(name, object_ids, since_mjd) for name in ("DiaSource", "DiaForcedSource")
-        )
+        sources, forced = (self._history(name, object_ids, since_mjd) for name in ("DiaSource", "DiaForcedSource"))
         return sources, forced
 
     def _history(self, name: str, object_ids: Ids, since_mjd: float) -> Table:
@@ -110,9 +106,7 @@ class L1Memory:
         """See `L1Database`."""
         return [outbox for outbox in self._outboxes.values() if np.any(outbox.owed)]
 
-    async def mark_sent(
-        self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]
-    ) -> None:
+    async def mark_sent(self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]) -> None:
         """See `L1Database`."""
         outbox = self._outboxes.get((visit, detector))
         earlier = None if outbox is None else outbox.acknowledged_at.tolist()

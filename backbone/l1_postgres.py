@@ -102,13 +102,9 @@ class L1Postgres:
             if await connection.fetchval("SELECT to_regclass('visit_detector')") is None:
                 await connection.execute(l1_schema.ddl())
             await connection.execute(journal.DDL)
-            version = await connection.fetchval(
-                "SELECT value FROM metadata WHERE name = $1", l1_schema.VERSION_KEY
-            )
+            version = await connection.fetchval("SELECT value FROM metadata WHERE name = $1", l1_schema.VERSION_KEY)
         if version != l1_schema.schema_version():
-            raise Broken(
-                f"the L1 database at {where} has apdb {version}, this is for {l1_schema.schema_version()}"
-            )
+            raise Broken(f"the L1 database at {where} has apdb {version}, this is for {l1_schema.schema_version()}")
 
     @asynccontextmanager
     async def _connection(self, what: str) -> AsyncIterator[asyncpg.Connection]:
@@ -123,9 +119,7 @@ class L1Postgres:
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
             raise BadData(f"{what}: {error}; {error.detail}") from error
         except _NO_ANSWER as error:
-            raise Transient(
-                f"{what}: the L1 database does not answer: {error or type(error).__name__}"
-            ) from error
+            raise Transient(f"{what}: the L1 database does not answer: {error or type(error).__name__}") from error
 
     @asynccontextmanager
     async def _transaction(self, what: str) -> AsyncIterator[asyncpg.Connection]:
@@ -154,9 +148,7 @@ class L1Postgres:
 
     async def sources_of(self, visit: int, detector: int) -> Table:
         """See `L1Database`."""
-        found = await self._read(
-            "DiaSource", "o WHERE visit = $1::bigint AND detector = $2::smallint", visit, detector
-        )
+        found = await self._read("DiaSource", "o WHERE visit = $1::bigint AND detector = $2::smallint", visit, detector)
         return ordered(found, "diaSourceId")
 
     async def _read(self, table: str, rest: str, *parameters: object) -> Table:
@@ -165,9 +157,7 @@ class L1Postgres:
         output = io.BytesIO()
         query = f'SELECT {pg_copy.selection(columns, "o")} FROM "{table}" {rest}'  # noqa: S608 - apdb.yaml
         async with self._connection(f"reading {table}") as connection:
-            await connection.copy_from_query(
-                query, *parameters, output=output, format="binary", timeout=DEADLINE_S
-            )
+            await connection.copy_from_query(query, *parameters, output=output, format="binary", timeout=DEADLINE_S)
         return pg_copy.decode(output.getvalue(), columns, dtype_of(table))
 
     async def contains(self, visit: int, detector: int) -> bool:
@@ -203,9 +193,7 @@ class L1Postgres:
             )
         return [_outbox(row) for row in rows]
 
-    async def mark_sent(
-        self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]
-    ) -> None:
+    async def mark_sent(self, visit: int, detector: int, acknowledged_at: Floats, failures: Mapping[str, int]) -> None:
         """See `L1Database`."""
         what = f"visit {visit} detector {detector}"
         async with self._transaction(f"marking {what} as sent") as connection:

@@ -54,9 +54,7 @@ def write_template(path: Path, template: Template, cards: Cards) -> None:
     psf = {"ORDER": template.psf.order, "NY": template.psf.shape[0], "NX": template.psf.shape[1]}
     wcs = template.wcs.to_header() | {"BUNIT": "nJy"}
     primary = {**cards, "FILTBAND": template.band}
-    _write(
-        path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf}
-    )
+    _write(path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf})
 
 
 def read_template(path: Path, box: Box | None = None) -> Template:
@@ -117,9 +115,7 @@ def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noq
     if name not in _BITS:
         return native
     bits = native.view(np.uint16)
-    return np.bitwise_xor(
-        bits, 0x8000, out=bits
-    )  # FITS has no unsigned integers: 32768 was taken off (BZERO)
+    return np.bitwise_xor(bits, 0x8000, out=bits)  # FITS has no unsigned integers: 32768 was taken off (BZERO)
 
 
 def _datasum(plane: Plane) -> int:

@@ -65,9 +65,7 @@ def verify_raw(path: Path) -> str:
     finds.
     """
     with refused_by_name(path), opened(path, disable_image_compression=True) as hdus:
-        damaged = [
-            hdu.name or "PRIMARY" for hdu in hdus if hdu.verify_checksum() != 1 or hdu.verify_datasum() != 1
-        ]
+        damaged = [hdu.name or "PRIMARY" for hdu in hdus if hdu.verify_checksum() != 1 or hdu.verify_datasum() != 1]
         if damaged or len(hdus) != 17:
             raise BadData(f"{len(hdus)} HDUs, checksums wrong in {damaged}")
         return str(hdus[0].header["PACHSHA"])
@@ -81,9 +79,7 @@ def sha256_of(segments: NDArray[np.int32]) -> str:
 def _check_pixels(raw: Raw, detector: Detector) -> None:
     name = f"raw of {raw.observation.image_name} {detector.name}"
     if raw.segments.shape != detector.format.raw_shape or raw.segments.dtype != np.int32:
-        raise BadData(
-            f"{name} is {raw.segments.dtype} {raw.segments.shape}, not int32 {detector.format.raw_shape}"
-        )
+        raise BadData(f"{name} is {raw.segments.dtype} {raw.segments.shape}, not int32 {detector.format.raw_shape}")
     if sha256_of(raw.segments) != raw.sha256:
         raise BadData(f"{name}: the pixels' SHA-256 is not {raw.sha256}")
 

@@ -62,9 +62,7 @@ class RegistryClient:
             answer = await self._call("GET", f"/schemas/ids/{schema_id}")
             if answer.get("schemaType", "AVRO") != "AVRO":
                 raise BadData(f"registry {self._url}: schema {schema_id} is {answer['schemaType']}, not AVRO")
-            self._schemas[schema_id] = _parsed(
-                str(answer.get("schema")), f"registry {self._url}, id {schema_id}"
-            )
+            self._schemas[schema_id] = _parsed(str(answer.get("schema")), f"registry {self._url}, id {schema_id}")
         return self._schemas[schema_id]
 
     async def _call(self, method: str, path: str, body: Schema | None = None) -> Schema:
@@ -78,9 +76,7 @@ class RegistryClient:
             ):
                 text, status = await answer.text(), answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(
-                f"registry {url} did not answer within {self._deadline_s} s: {error!r}"
-            ) from error
+            raise Transient(f"registry {url} did not answer within {self._deadline_s} s: {error!r}") from error
         return _checked(f"{method} {url}", status, text)
 
 

@@ -204,9 +204,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except RegistryError as error:
         return _answer({"error_code": error.code, "message": str(error)}, error.status)
     except web.HTTPException as error:
-        return _answer(
-            {"error_code": error.status, "message": f"HTTP {error.status} {error.reason}"}, error.status
-        )
+        return _answer({"error_code": error.status, "message": f"HTTP {error.status} {error.reason}"}, error.status)
 
 
 async def _body(request: web.Request) -> dict[str, object]:
@@ -248,9 +246,7 @@ class _Handlers:
         if isinstance(pinned, bool) or not isinstance(pinned, int | None):
             raise RegistryError(422, f"the id {pinned!r} is not an integer")
         wanted = pinned if pinned is not None and pinned >= 0 else None  # clients send -1 for none
-        return _answer(
-            {"id": self._store.register(request.match_info["subject"], _schema_text(body), wanted)}
-        )
+        return _answer({"id": self._store.register(request.match_info["subject"], _schema_text(body), wanted)})
 
     async def lookup(self, request: web.Request) -> web.Response:
         subject, text = request.match_info["subject"], _schema_text(await _body(request))

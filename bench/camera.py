@@ -64,9 +64,7 @@ def main() -> None:
     copy = median_seconds(segments.copy)
     for name, seconds in steps.items():
         print(f"{name:32s} {seconds:7.3f} core-s")
-    print(
-        f"{'a snap of two, all in':32s} {per_snap:7.3f} core-s = {segments.nbytes / per_snap / 1e9:.2f} GB/s"
-    )
+    print(f"{'a snap of two, all in':32s} {per_snap:7.3f} core-s = {segments.nbytes / per_snap / 1e9:.2f} GB/s")
     print(f"{'numpy copy of the raw':32s} {copy:7.3f} core-s = {segments.nbytes / copy / 1e9:.2f} GB/s")
     print(f"{'a snap against the copy':32s} {per_snap / copy:7.1f} x")
     lsstcam, tract = camera("LSSTCam"), tract_at(250.0, -20.0)

@@ -66,9 +66,7 @@ async def measure(dsn: str, millions: float) -> None:
     centers = np.array([RA, DEC]) + rng.uniform(-SIDE_DEG / 2, SIDE_DEG / 2, (60, 2))
     cones = [await database.objects_in(center[0], center[1], CCD_RADIUS_DEG) for center in centers[:30]]
     print(f"objects_in, a CCD's circle, {np.mean([len(c) for c in cones]):.0f} objects:")
-    print(
-        await timed(30, lambda i: database.objects_in(centers[30 + i, 0], centers[30 + i, 1], CCD_RADIUS_DEG))
-    )
+    print(await timed(30, lambda i: database.objects_in(centers[30 + i, 0], centers[30 + i, 1], CCD_RADIUS_DEG)))
     ids = whole[0].objects["diaObjectId"]
     print("history_of 600 objects with 6 sources and forced sources each:")
     print(await timed(20, lambda i: database.history_of(ids[i * 400 :][:600], 0.0)))

@@ -34,9 +34,7 @@ def labelled(seed: int, side: int) -> tuple[NDArray[np.float64], NDArray[np.bool
         cosmic_rays=count, hot_columns=count // 10,
     )  # fmt: skip
     subtraction = subtract(pair.science, pair.template)
-    sources = measure(
-        detect(subtraction), subtraction, pair.science, visit=2026070500001, detector=0, processed=0.0
-    )
+    sources = measure(detect(subtraction), subtraction, pair.science, visit=2026070500001, detector=0, processed=0.0)
     stamps = make_stamps(sources, pair.science, subtraction.warped, subtraction.difference)
     distance = np.hypot(sources["x"][:, None] - pair.x, sources["y"][:, None] - pair.y)
     allowed = MATCH_PIXELS + pair.length / 2
@@ -58,9 +56,7 @@ def main() -> None:
     measured = score.roc(score.probability(trial, test_values), test_real)
     for name, value in measured.items():
         print(f"{name:24s} {value:.4f}")
-    for name, used in zip(
-        score.FEATURES, np.bincount(trial.trees.feature.ravel(), minlength=99), strict=False
-    ):
+    for name, used in zip(score.FEATURES, np.bincount(trial.trees.feature.ravel(), minlength=99), strict=False):
         print(f"  {name:20s} in {used} nodes")
     both = np.concatenate([values, test_values]), np.concatenate([real, test_real])
     final = score.train(*both, "trees-1", measured)

@@ -9,3 +9,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # One thread a worker: the pool's size says how many cores are used.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+# Processes that are started from here keep the memory of freed images: taking 1.3 GB anew costs 0.13 s of page faults,
+# against 0.04 s kept, and a visit-detector takes several times that. glibc reads these when a process starts.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))

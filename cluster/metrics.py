@@ -64,7 +64,7 @@ class Metrics:
     """What the bus tells, as `pachon_*` series."""
 
     def __init__(self, clock: Clock, waiting: Callable[[], Counts[str]]) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] - theirs
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.processes = Processes()
         self.registry.register(self.processes)

@@ -151,7 +151,7 @@ async def until_over(
 
 async def wind_down(stage: Stage) -> None:
     """Cancel the visits that wait for pixels, finish what has them, archive what was read; within a deadline."""
-    canceled = [NextVisitCanceled(group=group) for group in stage.progress.open_visits]
+    canceled = [NextVisitCanceled(group=group, reason="the night was stopped") for group in stage.progress.open_visits]
     if canceled:
         await stage.bus.publish(canceled)
     drained = asyncio.ensure_future(stage.bus.drained())

@@ -51,7 +51,9 @@ class NextVisit(Event):
 
 
 class NextVisitCanceled(Event):
-    """The OCS will not (SAL `ScriptQueue_logevent_nextVisitCanceled`)."""
+    """The OCS will not (SAL `ScriptQueue_logevent_nextVisitCanceled`), or the night is stopped."""
+
+    reason: str = "the OCS canceled the visit"
 
 
 class IntegrationStarted(Event):

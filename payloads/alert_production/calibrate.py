@@ -176,9 +176,7 @@ def _offset(
     peak_x, peak_y = ((k + 0.5) * _BIN_PX - _SEARCH_PX for k in (column, row))
     close = (np.abs(dx - peak_x) < 1.5 * _BIN_PX) & (np.abs(dy - peak_y) < 1.5 * _BIN_PX)
     if not close.any():
-        raise BadData(
-            f"no pair of {len(bright)} stars and {len(chosen)} references within {_SEARCH_PX:.0f} pixels"
-        )
+        raise BadData(f"no pair of {len(bright)} stars and {len(chosen)} references within {_SEARCH_PX:.0f} pixels")
     return float(np.median(dx[close])), float(np.median(dy[close])), int(close.sum())
 
 
@@ -279,9 +277,7 @@ def _in_njy(
     image: Characterized, wcs: Wcs, zero_point: float, band: str, midpoint: float, exposure_time: float
 ) -> VisitImage:
     scale = np.float32(zero_point)
-    pixels = MaskedImage(
-        image.pixels.image * scale, image.pixels.mask, image.pixels.variance * (scale * scale)
-    )
+    pixels = MaskedImage(image.pixels.image * scale, image.pixels.mask, image.pixels.variance * (scale * scale))
     level = image.background * scale
     return VisitImage(pixels, wcs, image.psf, zero_point, band, midpoint, exposure_time, level)
 

@@ -78,9 +78,7 @@ def characterize(image: MaskedImage) -> Characterized:
     pixels = background.subtract(image.image, first)
     sources = _sources(pixels, image, noise)
     saturated = mask_ops.footprints(image.mask, Mask.SAT)
-    second, noise = background.mesh(
-        pixels, _covered(image.mask, sources, saturated), _SPOILT | _COVERED, _CELL
-    )
+    second, noise = background.mesh(pixels, _covered(image.mask, sources, saturated), _SPOILT | _COVERED, _CELL)
     pixels = np.subtract(pixels, background.render(second, pixels.shape), out=pixels)
     field = Field(pixels, image.mask, _SPOILT)
     model = _psf_of(field, sources)
@@ -182,9 +180,7 @@ def _neighbours(sources: _Sources, within: float, core: float) -> tuple[Neighbou
 def _those(near: Neighbours, chosen: Ints) -> Neighbours:
     """The neighbours of the chosen sources alone."""
     counts = near.start[chosen + 1] - near.start[chosen]
-    rows = np.concatenate(
-        [np.arange(near.start[k], near.start[k + 1]) for k in chosen] or [np.empty(0, np.int64)]
-    )
+    rows = np.concatenate([np.arange(near.start[k], near.start[k + 1]) for k in chosen] or [np.empty(0, np.int64)])
     start = np.concatenate([[0], np.cumsum(counts)])
     return Neighbours(start, near.x[rows], near.y[rows], near.radius[rows])
 
@@ -219,13 +215,8 @@ def _choose(sources: _Sources, shape: tuple[int, ...]) -> Ints:
         usable = good & (bright > _PSF_FROM[1])
     chosen = np.flatnonzero(usable)
     if len(chosen) < 5:
-        raise BadData(
-            f"{len(chosen)} usable stars among {len(table)} peaks, at least 5 are needed for the PSF"
-        )
-    cell = [
-        np.clip(table[c][chosen] * _PSF_GRID // n, 0, _PSF_GRID - 1)
-        for c, n in (("x", shape[1]), ("y", shape[0]))
-    ]
+        raise BadData(f"{len(chosen)} usable stars among {len(table)} peaks, at least 5 are needed for the PSF")
+    cell = [np.clip(table[c][chosen] * _PSF_GRID // n, 0, _PSF_GRID - 1) for c, n in (("x", shape[1]), ("y", shape[0]))]
     key = (cell[0] * _PSF_GRID + cell[1]).astype(np.int64)
     by_cell = np.argsort(key, kind="stable")
     rank = np.empty(len(chosen), np.int64)

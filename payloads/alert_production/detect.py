@@ -169,9 +169,7 @@ def _merged(
     values = score.ravel()[peaks]
     partner = _partners(mask, values, first, pixels)
     keep = np.flatnonzero((partner < 0) | (np.abs(values) >= np.abs(values[partner])))
-    parts = [
-        np.concatenate([pixels[first[k] : first[k + 1]] for k in (i, partner[i]) if k >= 0]) for i in keep
-    ]
+    parts = [np.concatenate([pixels[first[k] : first[k + 1]] for k in (i, partner[i]) if k >= 0]) for i in keep]
     y, x = np.divmod(peaks, score.shape[1])
     other = partner[keep]
     ends = np.cumsum([0, *(part.size for part in parts)])

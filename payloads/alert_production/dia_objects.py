@@ -81,9 +81,7 @@ def _set_positions(result: Table, sources: Table, row: Indices) -> None:
     by = np.bincount(row, wxy * x + wyy * y, minlength=rows)
     has = np.bincount(row, minlength=rows) > 0
     det = np.where(has, axx * ayy - axy**2, 1.0)
-    ra, dec = position_at(
-        result["ra"], result["dec"], (ayy * bx - axy * by) / det, (axx * by - axy * bx) / det
-    )
+    ra, dec = position_at(result["ra"], result["dec"], (ayy * bx - axy * by) / det, (axx * by - axy * bx) / det)
     result["ra"][has], result["dec"][has] = ra[has], dec[has]
     measured = np.bincount(row[known], minlength=rows) > 0
     for name, value in (("raErr", ayy / det), ("decErr", axx / det)):

@@ -62,9 +62,7 @@ class OrbitCatalogue:
         good = _usable(orbits)
         self.refused = tuple(str(name) for name in orbits["designation"][~good])
         self._orbits, self._rows = orbits, np.flatnonzero(good)
-        self._ids = np.array(
-            [ss_object_id(str(name)) for name in orbits["designation"][good]], dtype=np.int64
-        )
+        self._ids = np.array([ss_object_id(str(name)) for name in orbits["designation"][good]], dtype=np.int64)
         self._row_of = dict(zip(self._ids.tolist(), self._rows.tolist(), strict=True))
         self._elements = _prepared(orbits[list(_ELEMENTS)][good])
 
@@ -92,9 +90,7 @@ class OrbitCatalogue:
         every, anywhere = np.arange(len(self)), -2.0
         return self._seen(every, unit_vectors(0.0, 0.0), anywhere, observer_at(mjd_tai), mjd_tai)
 
-    def _seen(
-        self, rows: Indices, center: Floats, cos_radius: float, observer: Observer, mjd_tai: float
-    ) -> _Seen:
+    def _seen(self, rows: Indices, center: Floats, cos_radius: float, observer: Observer, mjd_tai: float) -> _Seen:
         found: Indices
         found, states = _look(
             self._elements, rows, mjd_tai + TT_MINUS_TAI, observer.position, observer.velocity,
@@ -147,9 +143,7 @@ class Night:
     def predict(self, ra: float, dec: float, radius_deg: float, mjd_tai: float) -> Table:
         """As `OrbitCatalogue.predict`, the same rows. Raises BadData for a time not of this night."""
         if not self.covers(mjd_tai):
-            raise BadData(
-                f"MJD {mjd_tai} is not within {_NIGHT_HALF_DAYS} d of the night's middle, {self._middle}"
-            )
+            raise BadData(f"MJD {mjd_tai} is not within {_NIGHT_HALF_DAYS} d of the night's middle, {self._middle}")
         rows = np.sort(np.concatenate([self._near(ra, dec, radius_deg + _SLOW_DEG), self._fast]))
         return self._catalogue._predict_rows(rows, ra, dec, radius_deg, mjd_tai)  # noqa: SLF001 - as above
 
@@ -162,9 +156,7 @@ class Night:
         return near
 
 
-def apparent_magnitude(
-    h: ArrayLike, g: ArrayLike, helio: ArrayLike, topo: ArrayLike, phase_deg: ArrayLike
-) -> Floats:
+def apparent_magnitude(h: ArrayLike, g: ArrayLike, helio: ArrayLike, topo: ArrayLike, phase_deg: ArrayLike) -> Floats:
     """V magnitude by H, G (Bowell et al. 1989, Asteroids II, 524); distances au; a missing G is 0.15."""
     tangent = np.tan(np.radians(np.minimum(phase_deg, 179.9)) / 2.0)
     phi1, phi2 = np.exp(-3.33 * tangent**0.63), np.exp(-1.87 * tangent**1.22)

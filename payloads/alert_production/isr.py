@@ -84,8 +84,7 @@ def _layout(detector: Detector) -> Ints:
     """(16, 4): the segment's first x, the y of its first raw row, the step of y, whether x is flipped."""
     last = detector.format.amp_height - 1
     rows = [
-        (a.x0, a.y0 + last if a.flip_y else a.y0, -1 if a.flip_y else 1, int(a.flip_x))
-        for a in detector.amplifiers
+        (a.x0, a.y0 + last if a.flip_y else a.y0, -1 if a.flip_y else 1, int(a.flip_x)) for a in detector.amplifiers
     ]
     return np.array(rows, np.int64)
 

@@ -66,9 +66,7 @@ class MatchingKernel:
 
     def background(self, x: Floats, y: Floats) -> Image:
         """Of the target less the matched source, at pixels x, y, in the target's unit."""
-        result: Image = (_polynomials(x, y, self.shape, self.order) @ self.coefficients[-1]).astype(
-            np.float32
-        )
+        result: Image = (_polynomials(x, y, self.shape, self.order) @ self.coefficients[-1]).astype(np.float32)
         return result
 
 

@@ -120,9 +120,7 @@ def _is_near(here: Floats, start: Floats, kind: int, half: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cut(
-    image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, weight: Floats
-) -> int:
+def _cut(image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, weight: Floats) -> int:
     count = 0
     for r in range(data.shape[0]):
         for c in range(data.shape[1]):
@@ -136,9 +134,7 @@ def _cut(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _render(
-    kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats
-) -> None:
+def _render(kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats) -> None:
     out[:] = 0.0
     if kind == 6:
         _add(psf, table, p[1] - x0, p[2] - y0, p[0], out)
@@ -211,9 +207,7 @@ def _slopes(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _normal(
-    data: Floats, weight: Floats, model: Floats, slopes: Floats, normal: Floats, right: Floats
-) -> None:
+def _normal(data: Floats, weight: Floats, model: Floats, slopes: Floats, normal: Floats, right: Floats) -> None:
     for i in range(slopes.shape[0]):
         for j in range(i + 1):
             total = 0.0

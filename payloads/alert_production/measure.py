@@ -133,9 +133,7 @@ def _put_dipoles(table: Table, detections: Detections, field: _Field) -> None:
     table["dipoleLength"][at], table["dipoleAngle"][at] = length, angle
     table["dipoleChi2"][at], table["dipoleNdata"][at] = fit.chi2, fit.n_pixels
     balance = np.abs(plus - minus) / np.maximum(plus + minus, 1e-30)
-    is_dipole = (
-        (plus > _DIPOLE_LOBE * error[0]) & (minus > _DIPOLE_LOBE * error[1]) & (balance < _DIPOLE_BALANCE)
-    )
+    is_dipole = (plus > _DIPOLE_LOBE * error[0]) & (minus > _DIPOLE_LOBE * error[1]) & (balance < _DIPOLE_BALANCE)
     is_dipole &= fit.chi2 / fit.n_pixels < table["psfChi2"][at] / table["psfNdata"][at]
     table["isDipole"][at] = is_dipole
     middle = (fit.parameters[:, 1:3] + fit.parameters[:, 4:6]) / 2.0
@@ -172,9 +170,7 @@ def _put_trail_columns(table: Table, at: Indices, fit: Lobes, field: _Field) -> 
     jacobian, error = field.to_sky[at], fit.covariance
     table["trailFlux"][at], table["trailFluxErr"][at] = fit.parameters[:, 0], np.sqrt(error[:, 0, 0])
     found = np.isfinite(fit.chi2)
-    table["trailRa"][at[found]], table["trailDec"][at[found]] = field.wcs.pixel_to_sky(
-        *fit.parameters[found, 1:3].T
-    )
+    table["trailRa"][at[found]], table["trailDec"][at[found]] = field.wcs.pixel_to_sky(*fit.parameters[found, 1:3].T)
     place = jacobian @ error[:, 1:3, 1:3] @ jacobian.transpose(0, 2, 1)
     table["trailRaErr"][at], table["trailDecErr"][at] = np.sqrt(place[:, 0, 0]), np.sqrt(place[:, 1, 1])
     length, angle = _bearing(jacobian, fit.parameters[:, 3:5])

@@ -43,9 +43,7 @@ def alertable(sources: Table, min_reliability: float = MIN_RELIABILITY) -> NDArr
     without data, saturated or a cosmic ray in the centre, and not trailed by more than 10 deg/day (Rubin's
     policy: such are satellites and debris).
     """
-    require_columns(
-        sources, ("reliability", "trailLength", "exposureTime", *_REFUSED_FLAGS), "the DiaSource table"
-    )
+    require_columns(sources, ("reliability", "trailLength", "exposureTime", *_REFUSED_FLAGS), "the DiaSource table")
     clean = ~np.any([sources[flag] for flag in _REFUSED_FLAGS], axis=0)
     longest = MAX_TRAIL_DEG_DAY * 3600.0 / 86400.0 * sources["exposureTime"]
     result: NDArray[np.bool_] = (
@@ -185,9 +183,7 @@ def _by(table: Table, record: str, key: str) -> dict[Any, Record]:
 
 def _found(rows: Mapping[Any, Record], key: int | str | None, source: Record, table: str) -> Record:
     if key not in rows:
-        raise BadData(
-            f"DiaSource {source['diaSourceId']} is of {table} {key}, which is not among the rows given"
-        )
+        raise BadData(f"DiaSource {source['diaSourceId']} is of {table} {key}, which is not among the rows given")
     return rows[key]
 
 
@@ -250,10 +246,7 @@ def _column(table: Table, name: str, kind: str, nullable: bool) -> list[Any]:
             raise BadData(f"{name} of {key} {table[key][missing][0]} is NaN, where the schema allows no null")
         missing[:] = False
     if kind == "timestamp-micros":
-        return [
-            None if null else _utc(value)
-            for value, null in zip(values.tolist(), missing.tolist(), strict=True)
-        ]
+        return [None if null else _utc(value) for value, null in zip(values.tolist(), missing.tolist(), strict=True)]
     if not np.any(missing):
         plain: list[Any] = values.tolist()
         return plain

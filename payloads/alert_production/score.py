@@ -66,9 +66,7 @@ def features(sources: Table, stamps: Sequence[Stamp]) -> Floats:
         return np.empty((0, len(FEATURES)))
     sign = np.where(sources["isNegative"], -1.0, 1.0)
     columns = _of_columns(sources) | _of_stamps(stamps, sign)
-    return np.nan_to_num(
-        np.column_stack([columns[name] for name in FEATURES]), nan=0.0, posinf=0.0, neginf=0.0
-    )
+    return np.nan_to_num(np.column_stack([columns[name] for name in FEATURES]), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def probability(model: Model, values: Floats) -> Floats:
@@ -131,18 +129,14 @@ def from_json(text: str) -> Model:
 @lru_cache(maxsize=1)
 def installed_model() -> Model:
     """The model beside this file."""
-    return from_json(
-        (resources.files("payloads.alert_production") / "reliability.json").read_text(encoding="utf-8")
-    )
+    return from_json((resources.files("payloads.alert_production") / "reliability.json").read_text(encoding="utf-8"))
 
 
 def _of_columns(s: Table) -> dict[str, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         size, psf_size = s["ixx"] + s["iyy"], s["ixxPSF"] + s["iyyPSF"]
         template = np.abs(s["templateFlux"]) + s["psfFluxErr"]
-        masked = (
-            s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
-        )
+        masked = s["pixelFlags_saturated"] | s["pixelFlags_bad"] | s["pixelFlags_nodata"] | s["pixelFlags_edge"]
         return {
             "log_snr": np.log(s["snr"]),
             "negative": s["isNegative"],

@@ -38,15 +38,11 @@ def combine_snaps(snaps: Sequence[MaskedImage], psf_fwhm_px: float) -> MaskedIma
     struck = []
     for k, (snap, sky) in enumerate(zip(snaps, skies, strict=True)):
         fwhm = cosmic_rays.coarse_fwhm(snap.image, snap.variance, sky, psf_fwhm_px)
-        pixels = cosmic_rays.find(
-            snap.image, snap.variance, snap.mask, _UNUSABLE, sky, fwhm, hits, 1 << k, others
-        )
+        pixels = cosmic_rays.find(snap.image, snap.variance, snap.mask, _UNUSABLE, sky, fwhm, hits, 1 << k, others)
         struck.append(pixels)
     y, x = np.unique(np.concatenate(struck), axis=0).T
     _replace(snaps, skies, hits, y, x, MaskedImage(image, mask, variance))
-    mask_ops.interpolate(
-        image, variance, mask, Mask.BAD | _STRUCK_IN_ALL, Mask.SAT | Mask.NO_DATA, Mask.INTRP
-    )
+    mask_ops.interpolate(image, variance, mask, Mask.BAD | _STRUCK_IN_ALL, Mask.SAT | Mask.NO_DATA, Mask.INTRP)
     mask[y, x] &= np.uint16(~_STRUCK_IN_ALL & 0xFFFF)
     return MaskedImage(image, mask, variance)
 
@@ -85,6 +81,4 @@ def _replace(
     result.image[y, x] = level.sum(axis=1) + scale * signal
     known = scale**2 * np.where(struck, 0.0, variances).sum(axis=1)
     result.variance[y, x] = np.where(clear > 0, known, variances.sum(axis=1))
-    result.mask[y, x] |= np.where(
-        clear > 0, np.uint16(Mask.CR | Mask.INTRP), np.uint16(Mask.CR | _STRUCK_IN_ALL)
-    )
+    result.mask[y, x] |= np.where(clear > 0, np.uint16(Mask.CR | Mask.INTRP), np.uint16(Mask.CR | _STRUCK_IN_ALL))

@@ -20,9 +20,7 @@ def local_axes(ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
     return east, north
 
 
-def offsets_arcsec(
-    ra: ArrayLike, dec: ArrayLike, from_ra: ArrayLike, from_dec: ArrayLike
-) -> tuple[Floats, Floats]:
+def offsets_arcsec(ra: ArrayLike, dec: ArrayLike, from_ra: ArrayLike, from_dec: ArrayLike) -> tuple[Floats, Floats]:
     """Offsets (arcsec) east and north of positions (deg) from others, on the tangent planes of those."""
     target, origin = unit_vectors(ra, dec), unit_vectors(from_ra, from_dec)
     depth = np.sum(target * origin, axis=-1)
@@ -36,8 +34,7 @@ def position_at(
     """RA in [0, 360) and dec (deg) at offsets (arcsec) from a position: undoes `offsets_arcsec`."""
     east, north = local_axes(ra, dec)
     x, y = (
-        np.radians(np.asarray(offset, dtype=np.float64) / 3600.0)[..., None]
-        for offset in (east_arcsec, north_arcsec)
+        np.radians(np.asarray(offset, dtype=np.float64) / 3600.0)[..., None] for offset in (east_arcsec, north_arcsec)
     )
     vector = unit_vectors(ra, dec) + x * east + y * north
     result_ra = np.degrees(np.arctan2(vector[..., 1], vector[..., 0])) % 360.0

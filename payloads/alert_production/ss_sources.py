@@ -81,10 +81,7 @@ def _space(mjd_tai: Floats, ephemerides: Table) -> dict[str, Floats]:
     direction = unit_vectors(ephemerides["ra"], ephemerides["dec"])
     east, north = local_axes(ephemerides["ra"], ephemerides["dec"])
     distance, radial = ephemerides["topo_range"][:, None], ephemerides["range_rate"][:, None]
-    rates = (
-        np.radians(ephemerides["rate_ra"])[:, None] * east
-        + np.radians(ephemerides["rate_dec"])[:, None] * north
-    )
+    rates = np.radians(ephemerides["rate_ra"])[:, None] * east + np.radians(ephemerides["rate_dec"])[:, None] * north
     apparent = distance * rates + radial * direction
     topo, helio = distance * direction, distance * direction + observer.position
     helio_velocity = (apparent + observer.velocity) / (1.0 - radial / LIGHT_AU_DAY)

@@ -10,9 +10,7 @@ SMALLEST, LARGEST = 30, 102
 """Pixels; a stamp is as large as its source's `bboxSize`, within these."""
 
 
-def make_stamps(
-    sources: Table, science: VisitImage, warped: Template, difference: Difference
-) -> tuple[Stamp, ...]:
+def make_stamps(sources: Table, science: VisitImage, warped: Template, difference: Difference) -> tuple[Stamp, ...]:
     """One stamp a source, in order, about its pixel, cut from three images on one grid.
 
     `warped`: the template on the science image's grid. Beyond the image: NaN, infinite variance, NO_DATA. In

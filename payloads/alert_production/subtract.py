@@ -59,9 +59,7 @@ def subtract(science: VisitImage, template: Template) -> Subtraction:
     pixels = warp(template, science.wcs, shape)
     if (pixels.mask & _NO_DATA).all():
         raise BadData("the template does not overlap the image")
-    warped = Template(
-        pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band
-    )
+    warped = Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
     sharp, wide = effective_sigma(warped.psf), effective_sigma(science.psf)
     sigma = float(np.sqrt(abs(wide**2 - sharp**2)))
     if wide >= sharp:

@@ -63,9 +63,7 @@ def _leaf(values: Floats, feature: Ints, threshold: Floats) -> Ints:
     return leaf
 
 
-def _tree(
-    binned: Ints, edges: list[Floats], gradient: Floats, hessian: Floats
-) -> tuple[Ints, Floats, Floats]:
+def _tree(binned: Ints, edges: list[Floats], gradient: Floats, hessian: Floats) -> tuple[Ints, Floats, Floats]:
     """One tree. A node that no split betters sends everything to its first child."""
     feature, threshold = np.zeros(_INNER, np.int64), np.full(_INNER, np.inf)
     node = np.zeros(len(binned), np.int64)

@@ -52,9 +52,7 @@ def render(level: Image, shape: tuple[int, ...]) -> Image:
     return surface
 
 
-def at(
-    level: Image, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def at(level: Image, shape: tuple[int, ...], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """The surface through a mesh at pixels (x, y), each (n,), of an image of `shape` (ny, nx)."""
     by_row = _weights(shape[0], level.shape[0])[np.clip(np.rint(y), 0, shape[0] - 1).astype(int)]
     by_column = _weights(shape[1], level.shape[1])[np.clip(np.rint(x), 0, shape[1] - 1).astype(int)]
@@ -136,9 +134,7 @@ def _cell_statistics(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _sample(
-    image: Image, mask: MaskPlane, excluded: int, y0: int, y1: int, x0: int, x1: int
-) -> tuple[float, float]:
+def _sample(image: Image, mask: MaskPlane, excluded: int, y0: int, y1: int, x0: int, x1: int) -> tuple[float, float]:
     """Median and the half-width below it, of a strided sample; no scale (0) where hardly a pixel is good."""
     stride = max(1, ((y1 - y0) * (x1 - x0)) // _SAMPLE)
     values = np.empty(2 * _SAMPLE, np.float32)

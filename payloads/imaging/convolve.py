@@ -28,9 +28,7 @@ def convolve_blocks(image: Image, kernels: Image, block: int) -> Image:
     """
     _check_cover(image, kernels.shape[:2], block)
     out = np.zeros(image.shape, np.float32)
-    _full_kernel(kernels.shape[2])(
-        np.ascontiguousarray(image), np.ascontiguousarray(kernels, np.float32), block, out
-    )
+    _full_kernel(kernels.shape[2])(np.ascontiguousarray(image), np.ascontiguousarray(kernels, np.float32), block, out)
     return out
 
 
@@ -60,9 +58,7 @@ def blocks_of(shape: tuple[int, int], block: int) -> tuple[NDArray[np.float64], 
 def _check_cover(image: Image, blocks: tuple[int, ...], block: int) -> None:
     needed = tuple(-(-n // block) for n in image.shape)
     if blocks != needed:
-        raise BadData(
-            f"{blocks} kernels of {block} pixels do not cover an image of {image.shape}: {needed} do"
-        )
+        raise BadData(f"{blocks} kernels of {block} pixels do not cover an image of {image.shape}: {needed} do")
 
 
 @cache

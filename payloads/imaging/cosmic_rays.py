@@ -100,9 +100,7 @@ def find(
     count = _seeds(*common, mask, blind, hits, bit, pixels)
     count = _grow(*common, mask, blind, hits, bit, pixels, count)
     if count >= _MOST:
-        raise BadData(
-            f"over {_MOST} pixels are sharper than a PSF of {fwhm:.1f} pixels FWHM: not an image of the sky"
-        )
+        raise BadData(f"over {_MOST} pixels are sharper than a PSF of {fwhm:.1f} pixels FWHM: not an image of the sky")
     return pixels[:count].copy()
 
 
@@ -128,9 +126,7 @@ def _seeds(
                         count < pixels.shape[0]
                         and d * abs(d) > square * variance[y, x]
                         and not _blind(mask, y, x, blind)
-                        and _starts_ray(
-                            image, variance, total, total_variance, snaps, hits, bit, y, x, sky, ratios
-                        )
+                        and _starts_ray(image, variance, total, total_variance, snaps, hits, bit, y, x, sky, ratios)
                     ):
                         pixels[count, 0], pixels[count, 1] = y, x
                         count += 1
@@ -182,8 +178,7 @@ def _grow(
                 if image[y, x] - sky < _GROWTH * np.sqrt(variance[y, x]) or _blind(mask, y, x, blind):
                     continue
                 if _too_steep(image, variance, hits, bit, y, x, sky, ratios, _STEEPER, _CAUTION[1]) or (
-                    snaps > 1
-                    and _only_here(image, variance, total, total_variance, snaps, y, x, sky, _GROWTH)
+                    snaps > 1 and _only_here(image, variance, total, total_variance, snaps, y, x, sky, _GROWTH)
                 ):
                     if count >= pixels.shape[0]:
                         return count

@@ -46,9 +46,7 @@ def footprints(mask: MaskPlane, bit: int) -> Footprints:
     by_width = np.lexsort((width, label))
     widest = by_width[np.append(np.flatnonzero(np.diff(label[by_width])), len(runs) - 1)]
     centre = (runs[widest, 1] + runs[widest, 2] - 1) / 2.0
-    return Footprints(
-        centre, _middle_row(runs, label, width, widest), np.bincount(label, width).astype(np.int64)
-    )
+    return Footprints(centre, _middle_row(runs, label, width, widest), np.bincount(label, width).astype(np.int64))
 
 
 def _middle_row(runs: Ints, label: Ints, width: Ints, widest: Ints) -> Floats:
@@ -59,9 +57,7 @@ def _middle_row(runs: Ints, label: Ints, width: Ints, widest: Ints) -> Floats:
     return result
 
 
-def interpolate(
-    image: Image, variance: Image, mask: MaskPlane, missing: int, avoided: int, result: int
-) -> None:
+def interpolate(image: Image, variance: Image, mask: MaskPlane, missing: int, avoided: int, result: int) -> None:
     """Bridge in place, linearly, pixels with a bit of `missing`, from ones without any of `avoided`.
 
     Along the row or the column, whichever has the shorter gap; from one side alone where the other has none
@@ -135,9 +131,7 @@ def _join(runs: Ints) -> Ints:
     parent = np.arange(runs.shape[0])
     above = 0
     for k in range(runs.shape[0]):
-        while runs[above, 0] < runs[k, 0] - 1 or (
-            runs[above, 0] == runs[k, 0] - 1 and runs[above, 2] <= runs[k, 1]
-        ):
+        while runs[above, 0] < runs[k, 0] - 1 or (runs[above, 0] == runs[k, 0] - 1 and runs[above, 2] <= runs[k, 1]):
             above += 1
         other = above
         while other < k and runs[other, 0] == runs[k, 0] - 1 and runs[other, 1] < runs[k, 2]:

@@ -66,9 +66,7 @@ def fit_point_sources(pixels: MaskedImage, psfs: Image, x: Floats, y: Floats, *,
     )
 
 
-def aperture_fluxes(
-    pixels: MaskedImage, x: Floats, y: Floats, radius: float
-) -> tuple[Floats, Floats, Floats]:
+def aperture_fluxes(pixels: MaskedImage, x: Floats, y: Floats, radius: float) -> tuple[Floats, Floats, Floats]:
     """Sums within `radius` pixels, their errors, and the part of the aperture that was unusable, each (n,).
 
     A pixel on the rim counts by the part of it that is nearer than the radius, to first order.
@@ -157,9 +155,7 @@ def _fit_all(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cut(
-    image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, noise: Floats
-) -> bool:
+def _cut(image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data: Floats, noise: Floats) -> bool:
     """Pixels from (x0, y0) on, the noise of unusable ones infinite; True if some are off the image."""
     cut_off = False
     for r in range(data.shape[0]):
@@ -174,9 +170,7 @@ def _cut(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _profile(
-    psf: Image, dx: float, dy: float, table: Image, model: Floats, model_x: Floats, model_y: Floats
-) -> None:
+def _profile(psf: Image, dx: float, dy: float, table: Image, model: Floats, model_x: Floats, model_y: Floats) -> None:
     """The PSF moved by dx, dy and its derivatives by them."""
     small = 0.05
     ahead = np.empty_like(model)
@@ -258,9 +252,7 @@ def _flux(data: Floats, noise: Floats, model: Floats, result: Floats) -> bool:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _aperture(
-    image: Image, variance: Image, mask: MaskPlane, x: Floats, y: Floats, radius: float, out: Floats
-) -> None:
+def _aperture(image: Image, variance: Image, mask: MaskPlane, x: Floats, y: Floats, radius: float, out: Floats) -> None:
     reach = int(radius + 1.0)
     for n in range(x.size):
         cx, cy = int(np.floor(x[n] + 0.5)), int(np.floor(y[n] + 0.5))

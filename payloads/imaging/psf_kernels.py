@@ -42,9 +42,7 @@ def lanczos(offset: float, weights: Floats, slopes: Floats) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _kernel_at(
-    components: Image, order: int, x: float, y: float, shape: tuple[int, int], padded: Floats
-) -> None:
+def _kernel_at(components: Image, order: int, x: float, y: float, shape: tuple[int, int], padded: Floats) -> None:
     """The kernel at (x, y), sum 1, into the middle of `padded`, whose margin stays as it is."""
     u, v = 2.0 * x / max(shape[1] - 1, 1) - 1.0, 2.0 * y / max(shape[0] - 1, 1) - 1.0
     k = components.shape[1]
@@ -134,10 +132,7 @@ def fit_stars(
         _kernel_at(components, order, x, y, image.shape, padded)
         for step in range(_STEPS):
             ix, iy = round(x), round(y)
-            if (
-                _usable(mask, spoilt, ix, iy, start[star], start[star + 1], near_x, near_y, near_radius, good)
-                < n
-            ):
+            if _usable(mask, spoilt, ix, iy, start[star], start[star + 1], near_x, near_y, near_radius, good) < n:
                 break
             lanczos(x - ix, wx, sx)
             lanczos(y - iy, wy, sy)
@@ -146,29 +141,18 @@ def fit_stars(
                 flux = _weighted_flux(image, good, ix, iy, model)[0]
             _convolve(padded, sx, wy, rows, by_x)
             _convolve(padded, wx, sy, rows, by_y)
-            dx, dy, flux, error = _newton(
-                image, good, ix, iy, model, by_x, by_y, flux, sky_variance[star], model_error
-            )
-            if not (
-                abs(dx) < 2.0
-                and abs(dy) < 2.0
-                and abs(x + dx - xs[star]) < 3.0
-                and abs(y + dy - ys[star]) < 3.0
-            ):
+            dx, dy, flux, error = _newton(image, good, ix, iy, model, by_x, by_y, flux, sky_variance[star], model_error)
+            if not (abs(dx) < 2.0 and abs(dy) < 2.0 and abs(x + dx - xs[star]) < 3.0 and abs(y + dy - ys[star]) < 3.0):
                 break
             x, y = x + dx, y + dy
             if abs(dx) + abs(dy) < 2e-3 or step == _STEPS - 1:
-                _summarise(
-                    image, good, ix, iy, model, sky_variance[star], model_error, x, y, error, out[star]
-                )
+                _summarise(image, good, ix, iy, model, sky_variance[star], model_error, x, y, error, out[star])
                 break
     return out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _weighted_flux(
-    image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats
-) -> tuple[float, float]:
+def _weighted_flux(image: Image, good: NDArray[np.bool_], ix: int, iy: int, model: Floats) -> tuple[float, float]:
     n, half, top, bottom = good.shape[0], good.shape[0] // 2, 0.0, 0.0
     for r in range(n):
         for c in range(n):

@@ -27,9 +27,7 @@ def warp(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
     image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     mask = np.empty(shape, np.uint16)
     source = template.pixels
-    _resample(
-        source.image, source.variance, source.mask, grid_x, grid_y, lanczos_table(), image, variance, mask
-    )
+    _resample(source.image, source.variance, source.mask, grid_x, grid_y, lanczos_table(), image, variance, mask)
     return MaskedImage(image, mask, variance)
 
 
@@ -42,9 +40,7 @@ def lanczos_table() -> Image:
     return result
 
 
-def _source_grid(
-    source: Wcs, target: Wcs, shape: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _source_grid(source: Wcs, target: Wcs, shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Where the target's pixels 0, 64, 128.. lie in the source, each (rows, columns)."""
     x, y = np.meshgrid(*(np.arange(0, n + _GRID, _GRID, dtype=np.float64) for n in shape[::-1]))
     return source.sky_to_pixel(*target.pixel_to_sky(x, y))

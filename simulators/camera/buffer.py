@@ -75,9 +75,7 @@ class Catalogue:
             self._entries = {k: e for k, e in self._entries.items() if _is_kept(e, now)}
             if observation.exposure in self._entries:
                 return self._entries[observation.exposure]
-            same_visit = [
-                e for e in self._entries.values() if e.recipe.observation.visit == observation.visit
-            ]
+            same_visit = [e for e in self._entries.values() if e.recipe.observation.visit == observation.visit]
             epoch = same_visit[0].recipe.epoch if same_visit else observation.midpoint
             entry = Entry(Recipe(observation, epoch), detectors)
             with self._path.open("a", encoding="utf-8") as file:
@@ -132,9 +130,7 @@ class Rasters:
         self._making: set[Key] = set()
         self._failed: dict[Key, Exception] = {}
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"render-{k}", daemon=True) for k in range(threads)
-        ]
+        self._threads = [threading.Thread(target=self._work, name=f"render-{k}", daemon=True) for k in range(threads)]
         for thread in self._threads:
             thread.start()
 

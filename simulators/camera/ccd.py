@@ -73,9 +73,7 @@ def ccd(seed: int, instrument: str, detector: Detector) -> Ccd:
         bias_columns=_profiles(rng, form.amp_width, 5.0),
         step=rng.normal(1.0, 0.008, AMPLIFIERS),
         dust=rng.uniform((0, 0, 15, 0.005), (form.width, form.height, 60, 0.03), (8, 4)),
-        columns=np.stack(
-            [rng.integers(0, form.width, n_columns), start, edge, rng.uniform(0.1, 0.6, n_columns)], 1
-        ),
+        columns=np.stack([rng.integers(0, form.width, n_columns), start, edge, rng.uniform(0.1, 0.6, n_columns)], 1),
         hot=rng.uniform((0, 0, 5.0), (form.width, form.height, 300.0), (n_hot, 3)),
         seeds=(seed, names[0]),
     )
@@ -95,9 +93,7 @@ def _crosstalk(rng: np.random.Generator) -> Floats:
 def _profiles(rng: np.random.Generator, length: int, size: float) -> Image:
     """(16, length): a transient at the first pixels read and a wave, electrons."""
     k = np.arange(length)
-    settle = rng.normal(0.0, 2.0 * size, (AMPLIFIERS, 1)) * np.exp(
-        -k / rng.uniform(8.0, 40.0, (AMPLIFIERS, 1))
-    )
+    settle = rng.normal(0.0, 2.0 * size, (AMPLIFIERS, 1)) * np.exp(-k / rng.uniform(8.0, 40.0, (AMPLIFIERS, 1)))
     phase, waves = rng.uniform(0.0, 2.0 * np.pi, (AMPLIFIERS, 1)), rng.uniform(0.5, 4.0, (AMPLIFIERS, 1))
     wave = 0.3 * size * np.sin(phase + 2.0 * np.pi * waves * k / length)
     return (settle + wave + rng.normal(0.0, 0.1 * size, (AMPLIFIERS, length))).astype(np.float32)
@@ -158,9 +154,7 @@ def _grain(out: Image, coarse: Floats, steps: Floats, state: State, spacing: int
         half = 0 if y < ny // 2 else 1
         for x0 in range(0, nx, spacing):
             left = coarse[node, x0 // spacing] * (1.0 - part) + coarse[node + 1, x0 // spacing] * part
-            right = (
-                coarse[node, x0 // spacing + 1] * (1.0 - part) + coarse[node + 1, x0 // spacing + 1] * part
-            )
+            right = coarse[node, x0 // spacing + 1] * (1.0 - part) + coarse[node + 1, x0 // spacing + 1] * part
             for x in range(x0, min(nx, x0 + spacing)):
                 shade[x] = left + (right - left) * (x - x0) / spacing
         for k in range(8):

@@ -170,9 +170,7 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         return {"instrument": self._plane.camera.name, "now": now, **counts}
 
     def _fault_of(self, wanted: Ticket) -> str | None:
-        fits = (
-            f for f in self._faults if f.detector == wanted.detector and f.exposure in {None, wanted.exposure}
-        )
+        fits = (f for f in self._faults if f.detector == wanted.detector and f.exposure in {None, wanted.exposure})
         return next((f.fault for f in fits), None)
 
     def _wait_for_readout(self, entry: Entry, wanted: Ticket, deadline: float, *, silent: bool) -> None:
@@ -218,9 +216,7 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
 
 def _schema(entry: Entry, detector: int, raster: Raster) -> pa.Schema:
     observation = json.dumps(asdict(entry.recipe.observation))
-    return SCHEMA.with_metadata(
-        {"observation": observation, "detector": str(detector), "sha256": raster.sha256}
-    )
+    return SCHEMA.with_metadata({"observation": observation, "detector": str(detector), "sha256": raster.sha256})
 
 
 def _batches(raster: Raster, fault: str | None) -> Iterator[pa.RecordBatch]:
@@ -234,9 +230,7 @@ def _batches(raster: Raster, fault: str | None) -> Iterator[pa.RecordBatch]:
             flat[flat.size // 2] ^= 1
         pixels = pa.ListArray.from_arrays(pa.array([0, flat.size], pa.int32()), pa.array(flat))
         rows, columns = (pa.array([n], pa.int32()) for n in segment.shape)
-        yield pa.RecordBatch.from_arrays(
-            [pa.array([amplifier], pa.int16()), rows, columns, pixels], schema=SCHEMA
-        )
+        yield pa.RecordBatch.from_arrays([pa.array([amplifier], pa.int16()), rows, columns, pixels], schema=SCHEMA)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,9 +34,7 @@ _TRAIL_MARGIN_PIXELS = 80
 class SourceSky(Protocol):
     """The sky's sources, as the simulated sky tells them."""
 
-    def sources(
-        self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float
-    ) -> NDArray[np.void]:
+    def sources(self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float) -> NDArray[np.void]:
         """Rows of `SKY_SOURCE_DTYPE` inside a circle (deg, ICRS)."""
 
 
@@ -158,9 +156,7 @@ def trail(source: np.void, wcs: Wcs, recipe: Recipe) -> tuple[Floats, Floats]:
     observation = recipe.observation
     rate = np.hypot(source["rate_ra"], source["rate_dec"]) / PIXEL_ARCSEC
     n = max(1, int(np.ceil(rate * observation.exposure_time / _TRAIL_STEP_PIXELS)))
-    seconds = (
-        observation.midpoint - recipe.epoch + observation.exposure_time * ((np.arange(n) + 0.5) / n - 0.5)
-    )
+    seconds = observation.midpoint - recipe.epoch + observation.exposure_time * ((np.arange(n) + 0.5) / n - 0.5)
     dec = source["dec"] + source["rate_dec"] * seconds / 3600.0
     ra = source["ra"] + source["rate_ra"] * seconds / 3600.0 / np.cos(np.radians(source["dec"]))
     return wcs.sky_to_pixel(ra, dec)

@@ -42,11 +42,7 @@ class Streak:
         a, b = float(np.cos(self.angle)), float(np.sin(self.angle))
         cx, cy = detector.center_arcsec
         form = detector.format
-        c = (
-            (self.offset - a * cx - b * cy) / PIXEL_ARCSEC
-            + a * (form.width - 1) / 2.0
-            + b * (form.height - 1) / 2.0
-        )
+        c = (self.offset - a * cx - b * cy) / PIXEL_ARCSEC + a * (form.width - 1) / 2.0 + b * (form.height - 1) / 2.0
         return a, b, c
 
 
@@ -82,9 +78,7 @@ def add_streak(charge: Image, response: Image, path: Streak, detector: Detector)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_line(
-    charge: Image, response: Image, a: float, b: float, c: float, peak: float, sigma: float
-) -> None:
+def _add_line(charge: Image, response: Image, a: float, b: float, c: float, peak: float, sigma: float) -> None:
     ny, nx = charge.shape
     reach = 4.0 * sigma
     for y in range(ny):
@@ -129,9 +123,7 @@ def _worm(rng: np.random.Generator) -> Floats:
     direction = rng.uniform(0.0, 2.0 * np.pi) + np.cumsum(rng.normal(0.0, 0.25, n))
     x, y = np.cumsum(np.cos(direction)) * _LONGEST_STEP, np.cumsum(np.sin(direction)) * _LONGEST_STEP
     slowing = 1.0 + 2.0 * np.exp(-(n - np.arange(n)) / 8.0)
-    loss = (
-        rng.gamma(2.0, 0.5, n) * _ELECTRONS_PER_PIXEL_LENGTH * rng.uniform(1.0, 3.0) * _LONGEST_STEP * slowing
-    )
+    loss = rng.gamma(2.0, 0.5, n) * _ELECTRONS_PER_PIXEL_LENGTH * rng.uniform(1.0, 3.0) * _LONGEST_STEP * slowing
     return np.stack([x, y, loss], 1)
 
 

@@ -85,9 +85,7 @@ def conditions(seed: int, observation: Observation, epoch: float) -> Conditions:
         sky=float(brightness * 10.0 ** (0.4 * (ZERO_POINT[band] - SKY_MAG[band])) * PIXEL_ARCSEC**2),
         sky_slope=rng.normal(0.0, 0.01, 2),
         psf=_aberrations(rng),
-        pointing=rng.normal(0.0, 1.0, 3)
-        * (_POINTING_ARCSEC, _POINTING_ARCSEC, _ROTATION_ARCSEC)
-        / (1.4, 1.4, 1.0),
+        pointing=rng.normal(0.0, 1.0, 3) * (_POINTING_ARCSEC, _POINTING_ARCSEC, _ROTATION_ARCSEC) / (1.4, 1.4, 1.0),
     )
 
 
@@ -117,10 +115,7 @@ def vignetting(field_x: Floats, field_y: Floats) -> Floats:
 def psf_field(seed: int, observed: Conditions, detector: Detector) -> PsfField:
     """The PSF over a detector: the field's polynomial, and the detector's own height and tilt."""
     form = detector.format
-    x, y = (
-        grid.ravel()
-        for grid in np.meshgrid(np.linspace(0, form.width - 1, 4), np.linspace(0, form.height - 1, 4))
-    )
+    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, form.width - 1, 4), np.linspace(0, form.height - 1, 4)))
     field_x, field_y = (f / _FIELD_RADIUS_DEG for f in field_position(detector, x, y))
     values = observed.psf @ _terms(field_x, field_y)
     own = generator(seed, Purpose.FOCUS, detector.id).normal(0.0, 1.0, (3, 6))

@@ -117,9 +117,7 @@ def _observed(image: Image, band: str, state: NDArray[np.uint64]) -> MaskedImage
 def template_psf(seed: int, tract: Tract, patch: int, band: str) -> PsfField:
     """The PSF over a patch: 0.75-0.80 arcsec, changing by up to 1 % over the tract, linearly."""
     rng = generator(seed, Purpose.TEMPLATE, tract.id, BANDS.index(band))
-    center = np.array(
-        [TEMPLATE_FWHM_ARCSEC / PIXEL_ARCSEC * rng.uniform(0.98, 1.02), *rng.uniform(-0.015, 0.015, 2)]
-    )
+    center = np.array([TEMPLATE_FWHM_ARCSEC / PIXEL_ARCSEC * rng.uniform(0.98, 1.02), *rng.uniform(-0.015, 0.015, 2)])
     slope = rng.uniform(-0.005, 0.005, (3, 2)) * np.array([[center[0]], [1.0], [1.0]])
     row, column = divmod(patch, TRACT_PATCHES)
     half = TRACT_PATCHES / 2.0

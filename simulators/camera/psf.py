@@ -141,7 +141,5 @@ def overlaps(weight: Floats, cov: Floats) -> tuple[float, float]:
     inverse = np.linalg.inv(matrix)
     amplitude = weight / (2.0 * np.pi * np.sqrt(np.linalg.det(matrix)))
     triple = inverse[:, None, None] + inverse[None, :, None] + inverse[None, None, :]
-    cubed = np.einsum(
-        "i,j,k,ijk", amplitude, amplitude, amplitude, 2.0 * np.pi / np.sqrt(np.linalg.det(triple))
-    )
+    cubed = np.einsum("i,j,k,ijk", amplitude, amplitude, amplitude, 2.0 * np.pi / np.sqrt(np.linalg.det(triple)))
     return float(squared), float(cubed)

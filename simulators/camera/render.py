@@ -89,17 +89,13 @@ def _draw(
                 s2 = disc_variance
                 part = core_weight[i]
                 least = _extent(part)
-                add_gaussian(
-                    image, x, y, flux * part, cxx + s2 * gxx, cxy + s2 * gxy, cyy + s2 * gyy, faintest, least
-                )
+                add_gaussian(image, x, y, flux * part, cxx + s2 * gxx, cxy + s2 * gxy, cyy + s2 * gyy, faintest, least)
                 continue
             for j in range(len(disc_sigma)):
                 s2 = disc_sigma[j] * disc_sigma[j]
                 part = core_weight[i] * disc_weight[j]
                 least = _extent(part)
-                add_gaussian(
-                    image, x, y, flux * part, cxx + s2 * gxx, cxy + s2 * gxy, cyy + s2 * gyy, faintest, least
-                )
+                add_gaussian(image, x, y, flux * part, cxx + s2 * gxx, cxy + s2 * gxy, cyy + s2 * gyy, faintest, least)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -145,15 +141,11 @@ def _add_directly(image: Image, dx0: float, dy0: float, peak: float, a: float, b
         dy = dy0 + row
         for column in range(image.shape[1]):
             dx = dx0 + column
-            image[row, column] += np.float32(
-                peak * np.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy))
-            )
+            image[row, column] += np.float32(peak * np.exp(-0.5 * (a * dx * dx + 2.0 * b * dx * dy + c * dy * dy)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_by_recurrence(
-    image: Image, dx0: float, dy0: float, peak: float, a: float, b: float, c: float
-) -> None:
+def _add_by_recurrence(image: Image, dx0: float, dy0: float, peak: float, a: float, b: float, c: float) -> None:
     """Both ways: down the first column from row to row, and along each row in four interleaved strands."""
     first = peak * np.exp(-0.5 * (a * dx0 * dx0 + 2.0 * b * dx0 * dy0 + c * dy0 * dy0))
     down, bend = np.exp(-b * dx0 - 0.5 * c * (2.0 * dy0 + 1.0)), np.exp(-c)

@@ -30,9 +30,7 @@ def bleed(charge: Image, chip: Ccd) -> None:
     form = chip.detector.format
     wells = np.empty((2, 8), np.float32)
     for amplifier in chip.detector.amplifiers:
-        wells[amplifier.y0 // form.amp_height, amplifier.x0 // form.amp_width] = chip.full_well[
-            amplifier.index
-        ]
+        wells[amplifier.y0 // form.amp_height, amplifier.x0 // form.amp_width] = chip.full_well[amplifier.index]
     _bleed(charge, wells)
 
 

@@ -117,20 +117,14 @@ def difference_snr(field: Field, observation: Observation, row: np.void, source:
     x, y = int(np.rint(row["x"])), int(np.rint(row["y"]))
     gain = field.conditions.zero_point * float(field.response[y, x])
     seconds = observation.n_snaps * observation.exposure_time
-    own = (
-        float(row["flux"])
-        * gain
-        * (_value(weight, cov, x - row["x"], y - row["y"]) if _is_drawn(source) else 0.0)
-    )
+    own = float(row["flux"]) * gain * (_value(weight, cov, x - row["x"], y - row["y"]) if _is_drawn(source) else 0.0)
     floor = 0.9 * field.conditions.sky * float(field.response[y, x])
     light = max(float(field.light[y, x]) - own, floor) + float(field.chip.dark.mean())
     read = observation.n_snaps * float(np.mean(field.chip.read_noise**2))
     science = area * (light * seconds + read) + float(row["flux"]) * gain * seconds * shot
     rate = electrons_per_njy(observation.band) * TEMPLATE_SECONDS
     blurred = _blurred(area / (4.0 * np.pi))
-    template = (
-        area * template_variance(observation.band) * blurred + float(row["template_flux"]) * shot / rate
-    )
+    template = area * template_variance(observation.band) * blurred + float(row["template_flux"]) * shot / rate
     per_njy = gain * seconds
     return float(row["difference_flux"]) * per_njy / float(np.sqrt(science + template * per_njy**2))
 

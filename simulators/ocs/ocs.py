@@ -150,9 +150,7 @@ class Daq:
         self._client.close()
 
 
-async def tell(
-    moments: Iterable[Moment], clock: Clock, publisher: SalPublisher, daq: Daq, stop: asyncio.Event
-) -> int:
+async def tell(moments: Iterable[Moment], clock: Clock, publisher: SalPublisher, daq: Daq, stop: asyncio.Event) -> int:
     """Each moment when its time has come, at once if it has passed; how many were told before `stop`."""
     told = 0
     for moment in moments:

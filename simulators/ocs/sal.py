@@ -137,9 +137,7 @@ def _fields(component: str, event: str) -> tuple[Field, ...]:
 
 
 FIELDS: Mapping[str, tuple[Field, ...]] = {
-    topic(component, event): _fields(component, event)
-    for component, events in _COMPONENTS.items()
-    for event in events
+    topic(component, event): _fields(component, event) for component, events in _COMPONENTS.items() for event in events
 }
 """Topic -> all its fields, in order."""
 
@@ -147,10 +145,7 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
 def schema(topic_name: str) -> Schema:
     """The Avro schema of a topic."""
     namespace, _, name = topic_name.rpartition(".")
-    fields = [
-        {"name": field.name, "type": field.avro_type, "default": field.default}
-        for field in FIELDS[topic_name]
-    ]
+    fields = [{"name": field.name, "type": field.avro_type, "default": field.default} for field in FIELDS[topic_name]]
     return {"type": "record", "name": name, "namespace": namespace, "fields": fields}
 
 

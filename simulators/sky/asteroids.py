@@ -69,9 +69,7 @@ class Asteroids:
         reach = np.where(travelled < distance, np.arcsin(np.minimum(travelled / distance, 1.0)), np.pi)
         return _DayTable(towards / distance[:, None], reach + 1e-7)
 
-    def _rows(
-        self, chosen: NDArray[np.int64], towards: Floats, v_mag: Floats, band: str, mjd_tai: float
-    ) -> Table:
+    def _rows(self, chosen: NDArray[np.int64], towards: Floats, v_mag: Floats, band: str, mjd_tai: float) -> Table:
         later = mjd_tai + _RATE_SECONDS / 86400.0
         moved, _ = seen_from(self._motions[chosen], _days(later), observatory(later))
         rows = np.zeros(len(chosen), SKY_SOURCE_DTYPE)

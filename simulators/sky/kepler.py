@@ -41,9 +41,7 @@ def motions(a: Floats, e: Floats, angles: Floats, mean_anomaly: Floats) -> Float
     to_equator = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
     b = a * np.sqrt(1.0 - e * e)
     scalars = np.stack([e, np.radians(mean_anomaly), GAUSS_K * a**-1.5])
-    return np.ascontiguousarray(
-        np.vstack([scalars, a * (to_equator @ perihelion), b * (to_equator @ quarter)]).T
-    )
+    return np.ascontiguousarray(np.vstack([scalars, a * (to_equator @ perihelion), b * (to_equator @ quarter)]).T)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

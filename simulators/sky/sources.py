@@ -23,10 +23,7 @@ class Kind(IntEnum):
 
 SKY_SOURCE_DTYPE = np.dtype(
     [("id", "i8"), ("kind", "u1"), ("ra", "f8"), ("dec", "f8")]
-    + [
-        (name, "f4")
-        for name in ("flux", "template_flux", "radius", "axis_ratio", "angle", "rate_ra", "rate_dec")
-    ]
+    + [(name, "f4") for name in ("flux", "template_flux", "radius", "axis_ratio", "angle", "rate_ra", "rate_dec")]
 )
 """A source at one time in one band.
 

@@ -89,7 +89,7 @@ async def test_a_canceled_visit_gives_up_what_has_no_pixels(
     keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned, observation: Callable[..., Observation]
 ) -> None:
     raw = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=2026070500001, detector=90)
-    ready = RawReady(group="g1", detector=90, observation=observation(snap=0), raw=raw, sha256="")
+    ready = RawReady(group="g1", detector=90, observation=observation(snap=1), raw=raw, sha256="")
     events = await told(keeper, journal, assigned(90), assigned(94), ready, NextVisitCanceled(group="g1"))
     assert [(e.detector, e.stage) for e in events if isinstance(e, DetectorFailed)] == [(94, "canceled")]
 
@@ -103,4 +103,4 @@ async def test_pixels_that_never_come_are_given_up_in_time(
     clock.tai += 2.0
     (given_up,) = keeper.overdue()
     assert isinstance(given_up, DetectorFailed)
-    assert "no pixels" in given_up.reason
+    assert "pixels not complete" in given_up.reason

@@ -64,15 +64,11 @@ def calibration(seed: int = 1, shape: tuple[int, int] = (401, 515)) -> Calibrati
     bias, dark, flat = (rng.standard_normal(shape, np.float32) for _ in range(3))
     defects = rng.integers(0, 1 << 16, shape).astype(np.uint16)
     gain, read_noise, saturation = (rng.random(16, np.float32) for _ in range(3))
-    return Calibration(
-        bias, dark, flat, defects, gain, read_noise, saturation, rng.random((16, 16), np.float32)
-    )
+    return Calibration(bias, dark, flat, defects, gain, read_noise, saturation, rng.random((16, 16), np.float32))
 
 
 def calibration_id(detector: int = E2V_DETECTOR) -> DatasetId:
-    return DatasetId(
-        dataset_type="calibration", instrument="LSSTCam", detector=detector, physical_filter="r_57"
-    )
+    return DatasetId(dataset_type="calibration", instrument="LSSTCam", detector=detector, physical_filter="r_57")
 
 
 def gaussian(sigma: float, size: int = 21) -> np.ndarray:

@@ -75,9 +75,7 @@ def test_the_same_alerts_written_again_are_the_same_file(
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
-def test_other_alerts_get_another_name_and_the_first_file_stays(
-    archive: AlertArchive, packets: list[bytes]
-) -> None:
+def test_other_alerts_get_another_name_and_the_first_file_stays(archive: AlertArchive, packets: list[bytes]) -> None:
     first = archive.write(VISIT, 94, packets)
     second = archive.write(VISIT, 94, packets[::-1])
     assert first != second

@@ -106,9 +106,7 @@ def test_what_is_put_is_got_and_the_same_again_changes_nothing(kind: str, archiv
     assert same(archive.get(dataset), make())
     assert archive.put(dataset, make()) == uri == archive.uri(dataset)
     assert path_of(uri).stat().st_mtime_ns == before
-    assert dataset in archive.query(
-        kind, **({} if "tract" in dataset.data_id() else {"instrument": "LSSTCam"})
-    )
+    assert dataset in archive.query(kind, **({} if "tract" in dataset.data_id() else {"instrument": "LSSTCam"}))
 
 
 def test_other_content_for_the_same_name_is_refused_and_the_first_stays(archive: ButlerArchive) -> None:
@@ -184,9 +182,7 @@ def test_a_template_is_got_in_part(archive: ButlerArchive) -> None:
     assert (part.pixels.image[0, 0], part.pixels.variance[0, 0]) == (2048 + 20, 2048 + 10)
 
 
-def test_a_file_that_was_damaged_cut_or_removed_is_refused_by_name(
-    archive: ButlerArchive, file_of: Path
-) -> None:
+def test_a_file_that_was_damaged_cut_or_removed_is_refused_by_name(archive: ButlerArchive, file_of: Path) -> None:
     whole = file_of.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -225,9 +221,7 @@ def test_a_file_left_by_a_writer_that_died_is_no_obstacle(archive: ButlerArchive
     assert same(archive.get(kept.calibration_id(2)), kept.calibration(seed=2))
 
 
-def test_a_full_disk_is_transient_names_the_dataset_and_leaves_nothing(
-    archive: ButlerArchive, folder: Path
-) -> None:
+def test_a_full_disk_is_transient_names_the_dataset_and_leaves_nothing(archive: ButlerArchive, folder: Path) -> None:
     files = set(folder.rglob("*.fits"))
     full = kept.raw(detector=50)
     with files_of_at_most(5_000_000):
@@ -255,9 +249,7 @@ def test_a_registry_that_stays_locked_is_transient(
     archive.put(kept.calibration_id(60), kept.calibration())
 
 
-def test_an_archive_is_opened_again_with_all_it_had_and_made_only_once(
-    archive: ButlerArchive, folder: Path
-) -> None:
+def test_an_archive_is_opened_again_with_all_it_had_and_made_only_once(archive: ButlerArchive, folder: Path) -> None:
     archive.put(kept.visit_id("visit_summary"), SUMMARY)
     for again in (ButlerArchive.open(folder), ButlerArchive.create(folder)):
         again.register_camera(camera("LSSTCam"))
@@ -278,15 +270,11 @@ def test_what_a_dataset_was_made_of_is_in_its_file(archive: ButlerArchive) -> No
         archive.put(kept.patch_id(TRACT, 23), kept.template_patch(TRACT, 23), [kept.raw_id(detector=3)])
 
 
-def test_a_stranger_with_only_the_data_butler_finds_and_loads_everything(
-    archive: ButlerArchive, folder: Path
-) -> None:
+def test_a_stranger_with_only_the_data_butler_finds_and_loads_everything(archive: ButlerArchive, folder: Path) -> None:
     for dataset, make in KEPT.values():
         archive.put(dataset, make())
     observation = kept.observation()
-    butler = Butler.from_config(
-        str(folder), collections="LSSTCam/defaults", instrument="LSSTCam", skymap=NAME
-    )
+    butler = Butler.from_config(str(folder), collections="LSSTCam/defaults", instrument="LSSTCam", skymap=NAME)
     found = butler.get("raw", exposure=observation.exposure, detector=E2V_DETECTOR)
     assert np.array_equal(found.segments, kept.raw().segments)
     assert butler.get("calibration", detector=E2V_DETECTOR, physical_filter="r_57").bias.shape == (401, 515)

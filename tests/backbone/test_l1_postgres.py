@@ -43,9 +43,7 @@ def ready(visit: int) -> AlertsReady:
 
 
 async def test_tables_are_those_that_felis_makes_but_for_the_size_of_floats(l1: L1Postgres) -> None:
-    official = Schema.from_uri(
-        str(resources.files("lsst.sdm.schemas") / "apdb.yaml"), context={"id_generation": True}
-    )
+    official = Schema.from_uri(str(resources.files("lsst.sdm.schemas") / "apdb.yaml"), context={"id_generation": True})
     metadata = MetaDataBuilder(official, apply_schema_to_metadata=False).build()
     assert {table.name for table in metadata.tables.values()} == set(apdb_schema())
     for table in metadata.tables.values():
@@ -131,8 +129,7 @@ async def test_versions_of_an_object_follow_one_another_without_a_gap(l1: L1Post
     for i in (1, 2, 3):
         await l1.store(result(VISIT + i, known=first.objects[:4], mjd=MJD + i), [], 1.0)
     rows = await l1._pool.fetch(
-        'SELECT "validityStartMjdTai", "validityEndMjdTai" FROM "DiaObject"'
-        ' WHERE "diaObjectId" = $1 ORDER BY 1',
+        'SELECT "validityStartMjdTai", "validityEndMjdTai" FROM "DiaObject" WHERE "diaObjectId" = $1 ORDER BY 1',
         int(first.objects["diaObjectId"][2]),
     )
     starts = [MJD + i + 0.001 for i in range(4)]
@@ -177,9 +174,7 @@ async def test_tables_of_another_version_are_refused(l1: L1Postgres, dsn: str) -
     await l1._pool.execute("UPDATE metadata SET value = '9.0.0' WHERE name = 'version:schema'")
     with pytest.raises(Broken, match=r"has apdb 9\.0\.0, this is for 10\.0\.0"):
         await L1Postgres.open(dsn)
-    await l1._pool.execute(
-        "UPDATE metadata SET value = $1 WHERE name = 'version:schema'", l1_schema.schema_version()
-    )
+    await l1._pool.execute("UPDATE metadata SET value = $1 WHERE name = 'version:schema'", l1_schema.schema_version())
 
 
 async def test_a_server_that_is_not_there_is_named_without_its_password() -> None:

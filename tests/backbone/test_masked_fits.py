@@ -90,9 +90,7 @@ def test_a_box_is_the_same_as_that_part_of_the_whole(patch: Template, patch_file
         assert np.allclose(part.psf.at(x, y), patch.psf.at(x + 100, y + 300), atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "box", [Box(-1, 0, 5, 5), Box(0, 0, 2049, 5), Box(7, 7, 7, 9), Box(0, 2040, 9, 2049)]
-)
+@pytest.mark.parametrize("box", [Box(-1, 0, 5, 5), Box(0, 0, 2049, 5), Box(7, 7, 7, 9), Box(0, 2040, 9, 2049)])
 def test_a_box_beyond_the_image_is_refused(box: Box, patch_file: Path) -> None:
     with pytest.raises(BadData, match=r"patch\.fits.*not inside"):
         read_template(patch_file, box)
@@ -111,9 +109,7 @@ def test_one_flipped_bit_in_a_plane_is_refused_by_name(plane: str, tmp_path: Pat
         read_calibration(path)
 
 
-def test_a_file_cut_short_or_absent_or_of_another_kind_is_refused_by_name(
-    patch_file: Path, tmp_path: Path
-) -> None:
+def test_a_file_cut_short_or_absent_or_of_another_kind_is_refused_by_name(patch_file: Path, tmp_path: Path) -> None:
     whole = patch_file.read_bytes()
     short = tmp_path / "short.fits"
     for size in (0, 2880, 20_000_000, len(whole) - 2880):

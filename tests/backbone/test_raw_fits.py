@@ -37,8 +37,7 @@ def read_section(text: str) -> tuple[slice, slice]:
     """Rows and columns of a FITS section; one that runs backwards gives a slice that does."""
     x0, x1, y0, y1 = (int(v) for v in SECTION.fullmatch(text).groups())
     return tuple(
-        slice(a - 1, b) if a <= b else slice(a - 1, b - 2 if b > 1 else None, -1)
-        for a, b in ((y0, y1), (x0, x1))
+        slice(a - 1, b) if a <= b else slice(a - 1, b - 2 if b > 1 else None, -1) for a, b in ((y0, y1), (x0, x1))
     )
 
 
@@ -165,9 +164,7 @@ def test_one_flipped_bit_in_the_pixels_is_refused_by_name(file: Path, tmp_path: 
         verify_raw(flipped)
 
 
-def test_pixels_that_were_changed_with_their_fits_checksums_are_still_refused(
-    tmp_path: Path, file: Path
-) -> None:
+def test_pixels_that_were_changed_with_their_fits_checksums_are_still_refused(tmp_path: Path, file: Path) -> None:
     with fits.open(file) as hdus:
         hdus[3].data[100, 100] += 1
         hdus.writeto(tmp_path / "forged.fits", checksum=True)

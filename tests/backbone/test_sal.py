@@ -52,9 +52,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[RegistryClient]:
 
 def _framed(group: str, *, schema_id: int = 100_000, sent: float = 1.0) -> bytes:
     body = io.BytesIO()
-    schemaless_writer(
-        body, parse_schema(SCHEMA), {"private_sndStamp": sent, "scriptSalIndex": 3, "groupId": group}
-    )
+    schemaless_writer(body, parse_schema(SCHEMA), {"private_sndStamp": sent, "scriptSalIndex": 3, "groupId": group})
     return struct.pack(">bI", 0, schema_id) + body.getvalue()
 
 

@@ -85,9 +85,7 @@ def test_a_topic_that_tells_of_no_event_is_passed_over() -> None:
         (ENDED, {"timestampEndOfReadout": math.nan}, "timestampEndOfReadout nan"),
     ],
 )
-def test_a_field_that_makes_no_sense_is_refused_by_name(
-    topic: str, change: dict[str, object], reason: str
-) -> None:
+def test_a_field_that_makes_no_sense_is_refused_by_name(topic: str, change: dict[str, object], reason: str) -> None:
     whole = VISIT if "ScriptQueue" in topic else IMAGE
     assert event_of(topic, whole) is not None
     with pytest.raises(BadData, match=reason):
@@ -104,9 +102,7 @@ def test_a_missing_field_is_refused_by_name(topic: str) -> None:
         except BadData as error:
             assert str(error) == f"no field {name}"  # noqa: PT017 - some fields are not every topic's
             refused.add(name)
-    assert refused >= (
-        {"groupId"} if "ScriptQueue" in topic else {"additionalKeys", "imageName", "imageIndex"}
-    )
+    assert refused >= ({"groupId"} if "ScriptQueue" in topic else {"additionalKeys", "imageName", "imageIndex"})
 
 
 @given(st.lists(st.text("ab:\\ \n", max_size=6).map(str.strip), min_size=1, max_size=4))

@@ -61,18 +61,14 @@ def test_every_pixel_of_a_template_is_that_of_its_tract(covered: ButlerArchive) 
     assert np.array_equal(template.pixels.image, y)  # as the patches were painted
     assert np.array_equal(template.pixels.variance, x)
     assert np.array_equal(template.pixels.mask, y // 2048 * 20 + x // 2048)
-    assert np.allclose(
-        template.wcs.pixel_to_sky(5, 7), TRACT.wcs.pixel_to_sky(BOX.x0 + 5, BOX.y0 + 7), atol=1e-12
-    )
+    assert np.allclose(template.wcs.pixel_to_sky(5, 7), TRACT.wcs.pixel_to_sky(BOX.x0 + 5, BOX.y0 + 7), atol=1e-12)
     assert template.band == "r"
 
 
 def test_the_detector_lies_within_its_template_with_a_margin(covered: ButlerArchive) -> None:
     template = template_for(covered, WCS, SHAPE, "r")
     ny, nx = template.pixels.shape
-    x, y = template.wcs.sky_to_pixel(
-        *WCS.pixel_to_sky([0, SHAPE[1] - 1] * 2, [0, 0, SHAPE[0] - 1, SHAPE[0] - 1])
-    )
+    x, y = template.wcs.sky_to_pixel(*WCS.pixel_to_sky([0, SHAPE[1] - 1] * 2, [0, 0, SHAPE[0] - 1, SHAPE[0] - 1]))
     assert min(x.min(), y.min(), (nx - 1 - x).min(), (ny - 1 - y).min()) >= 31
 
 

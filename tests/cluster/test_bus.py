@@ -74,7 +74,7 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.bus.BACKOFF_S", 0.0)
 
 
-def fan_out(pool: str, _lane: int, event: Event, _attempt: int) -> Outcome:
+def fan_out(pool: str, _lane: int, _event: Event, _attempt: int) -> Outcome:
     return outcome(*(assigned(d) for d in range(4))) if pool == "fan_out" else outcome()
 
 

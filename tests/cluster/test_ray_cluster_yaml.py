@@ -15,7 +15,7 @@ def config() -> dict[str, Any]:
 
 
 def checked(config: dict[str, Any]) -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: PLC0415 - slow to import
 
     validate_config(prepare_config(config))
 

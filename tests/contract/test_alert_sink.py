@@ -47,9 +47,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "file":
         path = tmp_path / "alerts.spool"
-        yield Place(
-            AlertSpool(path, ManualClock(NOW)), lambda count: [(None, v) for v in read_spool(path)][:count]
-        )
+        yield Place(AlertSpool(path, ManualClock(NOW)), lambda count: [(None, v) for v in read_spool(path)][:count])
         return
     bootstrap = request.getfixturevalue("broker")
     topic = request.node.name.replace("[", "-").replace("]", "")
@@ -79,9 +77,7 @@ def consumed(bootstrap: str, topic: str, count: int) -> list[Message]:
 
 
 class TestAlertSink:
-    async def test_every_alert_is_acknowledged_by_name_and_time_in_the_order_given(
-        self, place: Place
-    ) -> None:
+    async def test_every_alert_is_acknowledged_by_name_and_time_in_the_order_given(self, place: Place) -> None:
         sent = alerts(50)
         deliveries = await place.sink.send(sent)
         assert [d.dia_source_id for d in deliveries] == [a.dia_source_id for a in sent]

@@ -90,6 +90,6 @@ async def test_a_fact_committed_with_its_rows_still_gets_its_debts(server: str) 
 
 
 async def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
-    with pytest.raises(Transient, match="127.0.0.1:1/x") as caught:
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:1/x") as caught:
         await PostgresJournal.open("postgresql://me:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)

@@ -101,15 +101,11 @@ class TestL1Database:
         await l1.store(neighbour, [], 1.0)
         same(await l1.objects_in(RA, DEC, WIDE), np.concatenate([neighbour.objects, first.objects[2:]]))
 
-    async def test_a_version_older_than_the_current_one_is_refused_and_nothing_is_stored(
-        self, l1: L1Database
-    ) -> None:
+    async def test_a_version_older_than_the_current_one_is_refused_and_nothing_is_stored(self, l1: L1Database) -> None:
         first = result(VISIT)
         await l1.store(first, [], 1.0)
         late = result(VISIT - 1, known=first.objects[3:5], mjd=MJD - 1.0)
-        with pytest.raises(
-            BadData, match=r"visit 2026070500003 detector 94: the current version of DiaObject"
-        ):
+        with pytest.raises(BadData, match=r"visit 2026070500003 detector 94: the current version of DiaObject"):
             await l1.store(late, [], 2.0)
         assert not await l1.contains(VISIT - 1, 94)
         same(await l1.objects_in(RA, DEC, WIDE), first.objects)
@@ -144,15 +140,11 @@ class TestL1Database:
         assert await l1.store(again, [], 2.0) is Stored.EXISTS
         same(await l1.objects_in(RA, DEC, WIDE), stored.objects)
 
-    async def test_another_content_for_a_stored_visit_detector_is_refused_by_name(
-        self, l1: L1Database
-    ) -> None:
+    async def test_another_content_for_a_stored_visit_detector_is_refused_by_name(self, l1: L1Database) -> None:
         await l1.store(result(VISIT), [], 1.0)
         other = result(VISIT)
         other.sources["psfFlux"][3] = 17.0
-        with pytest.raises(
-            BadData, match="visit 2026070500004 detector 94 is stored already, with another content"
-        ):
+        with pytest.raises(BadData, match="visit 2026070500004 detector 94 is stored already, with another content"):
             await l1.store(other, [], 2.0)
 
     async def test_detectors_of_a_visit_can_be_stored_at_the_same_time(self, l1: L1Database) -> None:
@@ -183,9 +175,7 @@ class TestL1Database:
             await l1.store(bad, [], 1.0)
         assert not await l1.contains(VISIT, 94)
 
-    async def test_ids_that_are_there_twice_and_alerts_about_nothing_are_refused(
-        self, l1: L1Database
-    ) -> None:
+    async def test_ids_that_are_there_twice_and_alerts_about_nothing_are_refused(self, l1: L1Database) -> None:
         bad = result(VISIT)
         bad.sources["diaSourceId"][1] = bad.sources["diaSourceId"][0]
         with pytest.raises(BadData, match="is there twice"):
@@ -219,9 +209,7 @@ class TestL1Database:
         assert sent.acknowledged_at.tolist() == [100.0] * 15 + [200.0] * 5
         assert sent.failures == {}
 
-    async def test_an_alert_is_keyed_by_its_object_or_by_its_solar_system_object(
-        self, l1: L1Database
-    ) -> None:
+    async def test_an_alert_is_keyed_by_its_object_or_by_its_solar_system_object(self, l1: L1Database) -> None:
         stored = result(VISIT)
         await l1.store(stored, [], 1.0)
         (outbox,) = await l1.unsent()
@@ -246,9 +234,7 @@ class TestL1Database:
         assert await l1.store(bare, [], 1.0) is Stored.ADDED
         assert await l1.contains(VISIT, 94)
 
-    async def test_acknowledgements_of_other_alerts_than_the_stored_ones_are_refused(
-        self, l1: L1Database
-    ) -> None:
+    async def test_acknowledgements_of_other_alerts_than_the_stored_ones_are_refused(self, l1: L1Database) -> None:
         await l1.store(result(VISIT), [], 1.0)
         with pytest.raises(BadData, match="has 20 alerts, 3 acknowledgements came"):
             await l1.mark_sent(VISIT, 94, np.zeros(3), {})
@@ -275,9 +261,7 @@ class TestL1Database:
         assert (counts.dia_sources, counts.new_dia_objects, counts.dia_forced_sources) == (20, 19, 19)
         assert (counts.alerts, counts.acknowledged) == (20, 15)
 
-    async def test_orbits_come_back_as_loaded_and_a_new_catalogue_replaces_the_old(
-        self, l1: L1Database
-    ) -> None:
+    async def test_orbits_come_back_as_loaded_and_a_new_catalogue_replaces_the_old(self, l1: L1Database) -> None:
         assert len(await l1.orbits()) == 0
         for rows in (50, 30):
             await l1.load_orbits(orbits(rows))

@@ -80,9 +80,7 @@ class Observatory:
     ) -> list[dict[str, object]]:
         """Tell the night to its end; what the OCS said."""
         command = self.command(plan, speed, cancel, delay_s)
-        ended = subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
         assert ended.returncode == 0, ended.stderr
         return [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
 
@@ -173,9 +171,7 @@ def test_the_timeline_told_in_process_gives_the_same_events_as_over_kafka(observ
         NextVisit, NextVisitCanceled, IntegrationStarted, ReadoutEnded
     }  # fmt: skip
     without_stamp: Callable[[Event], object] = lambda event: event.model_dump(exclude={"announced"})  # noqa: E731
-    assert {k: without_stamp(e) for k, e in over_kafka.items()} == {
-        k: without_stamp(e) for k, e in in_process.items()
-    }
+    assert {k: without_stamp(e) for k, e in over_kafka.items()} == {k: without_stamp(e) for k, e in in_process.items()}
     assert {observation.group for observation in observatory.daq.told} == {plan[0].group}
 
 
@@ -212,9 +208,7 @@ def test_at_sigterm_the_observatory_ends_its_sentence_and_leaves(observatory: Ob
     assert last == {"done": True, "told": 1, "stopped": True}
 
 
-def test_what_the_observatory_cannot_use_or_reach_it_says_and_ends(
-    observatory: Observatory, tmp_path: Path
-) -> None:
+def test_what_the_observatory_cannot_use_or_reach_it_says_and_ends(observatory: Observatory, tmp_path: Path) -> None:
     command = observatory.command(plan_own(1, 1), AT_ONCE, ["2026-01-01T00:00:00.000"])
     wrong_group = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False
@@ -223,8 +217,6 @@ def test_what_the_observatory_cannot_use_or_reach_it_says_and_ends(
     assert "the plan has no group 2026-01-01T00:00:00.000" in json.loads(wrong_group.stderr)["error"]
     alone = dataclasses.replace(observatory, kafka=f"127.0.0.1:{free_port()}", folder=tmp_path)
     command = alone.command(plan_own(1, 1), AT_ONCE)
-    no_broker = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
+    no_broker = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert no_broker.returncode == 1
     assert f"broker {alone.kafka}" in json.loads(no_broker.stderr.splitlines()[-1])["error"]

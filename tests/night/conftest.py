@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def kill_a_worker(output: Path, night: Night) -> None:
 
 
 @pytest.fixture(scope="session")
-def live_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def live_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """The same night with real parts, a consumer of its own beside it, and a worker killed in mid-visit."""
     output = tmp_path_factory.mktemp("live") / "night"
     night, stop = Night(output, -1, ""), threading.Event()
@@ -116,4 +115,4 @@ def live_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     stop.set()
     if reader is not None:
         reader.join(15.0)
-    yield night
+    return night

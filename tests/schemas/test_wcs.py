@@ -41,7 +41,7 @@ def test_a_header_round_trip_keeps_every_coefficient() -> None:
 
 
 def test_another_projection_is_refused_by_name() -> None:
-    with pytest.raises(BadData, match="DEC--SIN|RA---SIN"):
+    with pytest.raises(BadData, match="RA---SIN"):
         Wcs.from_header({"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN"})
 
 

@@ -33,11 +33,7 @@ class Seeing:
 
     def at(self, u: Floats | float, v: Floats | float) -> "tuple[Floats, Floats, Floats]":
         """Inverse shape (a, b, c) of r2 = a dx2 + 2 b dx dy + c dy2, in units of the Moffat's alpha."""
-        alpha = (
-            self.fwhm
-            / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
-            * (1 + self.gradient * (0.7 * u + 0.5 * u * v))
-        )
+        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1)) * (1 + self.gradient * (0.7 * u + 0.5 * u * v))
         e1 = self.shear * np.cos(2 * self.angle) + 0.01 * u
         e2 = self.shear * np.sin(2 * self.angle) + 0.01 * v
         return (1 - 2 * e1) / alpha**2, -2 * e2 / alpha**2, (1 + 2 * e1) / alpha**2
@@ -160,9 +156,7 @@ def make_pair(  # noqa: PLR0915
     canvas = _Canvas(template_side, template_seeing)
     for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(sx, sy)), star_flux, strict=True):
         canvas.star(x, y, f)
-    for x, y, f in zip(
-        *template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(old_x, old_y)), old_flux, strict=True
-    ):
+    for x, y, f in zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(old_x, old_y)), old_flux, strict=True):
         canvas.star(x, y, f)
     turned = _turn(g_shape, rotation)
     for k, (x, y) in enumerate(zip(*template_wcs.sky_to_pixel(*true_wcs.pixel_to_sky(gx, gy)), strict=True)):
@@ -219,9 +213,7 @@ class _Canvas:
 
     def star(self, x: float, y: float, flux: float) -> None:
         half = int(np.clip(3 * (abs(flux) / 10) ** 0.22, 12, 150))
-        self._add(
-            x, y, half, lambda dx, dy: flux * self.calibration * self.seeing.stamp(*self._uv(x, y), dx, dy)
-        )
+        self._add(x, y, half, lambda dx, dy: flux * self.calibration * self.seeing.stamp(*self._uv(x, y), dx, dy))
 
     def galaxy(self, x: float, y: float, flux: float, size: float, shape: Floats) -> None:
         """An exponential disc as three Gaussians, each convolved with the PSF's mixture."""
@@ -292,6 +284,4 @@ def _observe(rng: np.random.Generator, sky_free: Floats, depth: float) -> Masked
     image = (counts / depth - SKY_ELECTRONS) * NJY_PER_ELECTRON
     variance = np.maximum(counts / depth, 1.0) + READ_NOISE**2
     mask = np.where(saturated, int(Mask.SAT), 0).astype(np.uint16)
-    return MaskedImage(
-        image.astype(np.float32), mask, (variance * NJY_PER_ELECTRON**2 / depth).astype(np.float32)
-    )
+    return MaskedImage(image.astype(np.float32), mask, (variance * NJY_PER_ELECTRON**2 / depth).astype(np.float32))

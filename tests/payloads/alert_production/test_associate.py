@@ -147,9 +147,7 @@ def _crowd(places: list[Place], center: Place) -> tuple[Floats, Floats]:
 PLACES = st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), max_size=12)
 
 
-@given(
-    PLACES, PLACES, PLACES, st.sampled_from([(0.0, 0.0), (359.9999, 60.0), (50.0, 89.9999), (10.0, -90.0)])
-)
+@given(PLACES, PLACES, PLACES, st.sampled_from([(0.0, 0.0), (359.9999, 60.0), (50.0, 89.9999), (10.0, -90.0)]))
 @settings(max_examples=200, deadline=None)
 def test_however_crowded_each_source_gets_one_object_and_each_object_one_source(
     here: list[Place], known: list[Place], moving: list[Place], center: Place
@@ -191,9 +189,9 @@ def test_the_order_of_rows_changes_nothing(here: list[Place], known: list[Place]
 
 def test_nothing_in_nothing_out() -> None:
     found = associate(empty("DiaSource", 0), NO_OBJECTS, NO_EPHEMERIDES)
-    assert [
-        len(t) for t in (found.sources, found.objects, found.ss_sources, found.new_ids, found.updated_ids)
-    ] == [0] * 5
+    assert [len(t) for t in (found.sources, found.objects, found.ss_sources, found.new_ids, found.updated_ids)] == [
+        0
+    ] * 5
 
 
 def test_objects_and_predictions_without_sources_stay_unseen() -> None:

@@ -84,9 +84,7 @@ def test_the_map_is_found_to_milliarcseconds(
 
 def test_pixels_are_in_nanojansky(field: StarField, known: Characterized) -> None:
     visit, summary = calibrate(known, catalogue(field), off_by(5.0, 0.0), "r", TEN_YEARS_ON, 30.0)
-    enclosed = field.profile.enclosed(
-        np.array([512.0]), np.array([512.0]), known.psf.components.shape[1] // 2
-    )[0]
+    enclosed = field.profile.enclosed(np.array([512.0]), np.array([512.0]), known.psf.components.shape[1] // 2)[0]
     assert visit.zero_point == pytest.approx(NJY / enclosed, rel=0.002)
     scale = np.float32(visit.zero_point)
     np.testing.assert_allclose(visit.pixels.image, known.pixels.image * scale, rtol=1e-6)

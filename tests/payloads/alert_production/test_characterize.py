@@ -31,9 +31,7 @@ def test_the_sky_is_off(field: StarField, known: Characterized) -> None:
 
 def test_star_fluxes_are_true_to_half_a_percent(field: StarField, known: Characterized) -> None:
     stars = known.stars[(known.stars["flags"] & ~np.uint16(StarFlag.PSF_USED)) == 0]
-    distance, nearest = cKDTree(np.column_stack([field.x, field.y])).query(
-        np.column_stack([stars["x"], stars["y"]])
-    )
+    distance, nearest = cKDTree(np.column_stack([field.x, field.y])).query(np.column_stack([stars["x"], stars["y"]]))
     half = known.psf.components.shape[1] // 2
     enclosed = field.profile.enclosed(field.x[nearest], field.y[nearest], half)
     ratio = stars["flux"] / (field.flux[nearest] * enclosed)

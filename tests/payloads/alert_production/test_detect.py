@@ -45,8 +45,7 @@ def test_the_score_is_a_matched_filter(subtraction: Subtraction) -> None:
     score = score_image(replace(subtraction, matched=matched))
     psf = difference.psf.at(255.5, 511.5).astype(float)
     image, variance = (
-        plane[488:592, 288:392].astype(float)
-        for plane in (difference.pixels.image, difference.pixels.variance)
+        plane[488:592, 288:392].astype(float) for plane in (difference.pixels.image, difference.pixels.variance)
     )
     expected = correlate2d(image, psf, mode="valid") / np.sqrt(correlate2d(variance, psf**2, mode="valid"))
     free = score[box] != 0
@@ -82,9 +81,7 @@ def test_footprints_are_what_scipy_labels() -> None:
             assert abs(score.flat[peaks[k]]) == np.abs(score.flat[members]).max()
 
 
-def test_footprints_beyond_counting_end_in_an_error(
-    subtraction: Subtraction, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_footprints_beyond_counting_end_in_an_error(subtraction: Subtraction, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 500)
     noisy = replace(
         subtraction.difference,

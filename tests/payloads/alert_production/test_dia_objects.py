@@ -31,9 +31,7 @@ def _sources(objects: Table, per_object: int, seed: int = 1, holes: float = 0.2)
         rng.permutation(np.repeat(objects["diaObjectId"], per_object)),
     )
     row = np.searchsorted(objects["diaObjectId"], table["diaObjectId"])
-    table["ra"], table["dec"] = position_at(
-        objects["ra"][row], objects["dec"][row], *rng.normal(0.0, 0.1, (2, rows))
-    )
+    table["ra"], table["dec"] = position_at(objects["ra"][row], objects["dec"][row], *rng.normal(0.0, 0.1, (2, rows)))
     table["raErr"], table["decErr"] = rng.uniform(0.02, 0.2, (2, rows)) / 3600.0
     table["ra_dec_Cov"] = rng.uniform(-0.5, 0.5, rows) * table["raErr"] * table["decErr"]
     table["midpointMjdTai"], table["band"] = rng.uniform(61000.0, 61300.0, rows), rng.choice(BANDS, rows)
@@ -72,9 +70,7 @@ def _weighted(flux: Floats, error: Floats) -> tuple[float, float]:
 
 def _statistics_by_loop(sources: Table, forced: Table, number: int, band: str) -> dict[str, float]:
     """One object, one band, plainly."""
-    mine = np.sort(
-        sources[(sources["diaObjectId"] == number) & (sources["band"] == band)], order="midpointMjdTai"
-    )
+    mine = np.sort(sources[(sources["diaObjectId"] == number) & (sources["band"] == band)], order="midpointMjdTai")
     theirs = forced[(forced["diaObjectId"] == number) & (forced["band"] == band)]
     mean, mean_error = _weighted(mine["psfFlux"], mine["psfFluxErr"])
     science, science_error = _weighted(mine["scienceFlux"], mine["scienceFluxErr"])

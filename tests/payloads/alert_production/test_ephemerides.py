@@ -91,8 +91,7 @@ def test_mars_is_found_with_standishs_elements(monkeypatch: pytest.MonkeyPatch) 
     row = _all_sky(OrbitCatalogue(table), mjd)[0]
     time = Time(mjd, format="mjd", scale="tai")
     mars, earth = (
-        get_body_barycentric_posvel(body, time, ephemeris="builtin")[0].xyz.to_value(u.au)
-        for body in ("mars", "earth")
+        get_body_barycentric_posvel(body, time, ephemeris="builtin")[0].xyz.to_value(u.au) for body in ("mars", "earth")
     )
     x, y, z = mars - earth
     apart = separation_arcsec(
@@ -122,15 +121,11 @@ def test_the_triangle_of_sun_object_and_observer_closes() -> None:
 def test_magnitude_at_opposition_needs_no_phase() -> None:
     assert apparent_magnitude(15.0, 0.15, 2.0, 1.0, 0.0) == pytest.approx(15.0 + 5.0 * np.log10(2.0))
     assert apparent_magnitude(15.0, np.nan, 2.0, 1.0, 20.0) == apparent_magnitude(15.0, 0.15, 2.0, 1.0, 20.0)
-    dimming = -2.5 * np.log10(
-        0.85 * np.exp(-3.33 * np.tan(0.1) ** 0.63) + 0.15 * np.exp(-1.87 * np.tan(0.1) ** 1.22)
-    )
+    dimming = -2.5 * np.log10(0.85 * np.exp(-3.33 * np.tan(0.1) ** 0.63) + 0.15 * np.exp(-1.87 * np.tan(0.1) ** 1.22))
     assert apparent_magnitude(0.0, 0.15, 1.0, 1.0, np.degrees(0.2)) == pytest.approx(dimming)
 
 
-@pytest.mark.parametrize(
-    ("ra", "dec"), [(0.0, 0.0), (359.9, 20.0), (123.0, -90.0), (40.0, 88.0), (266.0, -24.0)]
-)
+@pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (359.9, 20.0), (123.0, -90.0), (40.0, 88.0), (266.0, -24.0)])
 @pytest.mark.parametrize("radius", [0.2, 25.0, 180.0])
 def test_a_night_sees_what_the_whole_catalogue_sees(ra: float, dec: float, radius: float) -> None:
     catalogue = OrbitCatalogue(_orbits(4000))

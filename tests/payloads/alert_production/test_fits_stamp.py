@@ -21,9 +21,7 @@ def _cutout(ny: int = 30, nx: int = 33, seed: int = 1) -> MaskedImage:
     return MaskedImage(image, rng.integers(0, 1 << 16, (ny, nx)).astype(np.uint16), np.abs(image) + 1.0)
 
 
-WCS_SIP = Wcs(
-    (63.48212494674968, -46.6143), (15.25, 14.5), np.array([[-4.65e-5, 3.03e-5], [3.03e-5, 4.65e-5]])
-)
+WCS_SIP = Wcs((63.48212494674968, -46.6143), (15.25, 14.5), np.array([[-4.65e-5, 3.03e-5], [3.03e-5, 4.65e-5]]))
 PSF = np.random.default_rng(2).random((41, 41)).astype(np.float32)
 
 

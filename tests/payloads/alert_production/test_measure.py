@@ -145,14 +145,10 @@ def test_a_dipole_is_told_with_the_bearing_from_its_negative_to_its_positive_lob
 
 def test_a_trail_is_told_with_its_length_and_bearing(pair: Pair, subtraction: Subtraction) -> None:
     dx, dy = 14.0, 9.0
-    streak = sum(
-        20000 / 61 * spot(subtraction, 205 + t * dx, 600 + t * dy) for t in np.linspace(-0.5, 0.5, 61)
-    )
+    streak = sum(20000 / 61 * spot(subtraction, 205 + t * dx, 600 + t * dy) for t in np.linspace(-0.5, 0.5, 61))
     image = np.nan_to_num(subtraction.difference.pixels.image) + streak
     row = one_at(measured(pair, with_image(subtraction, image)), 205, 600)
-    assert row["trailLength"] == pytest.approx(
-        0.2 * np.hypot(dx, dy), abs=4 * float(row["trailLengthErr"]) + 0.15
-    )
+    assert row["trailLength"] == pytest.approx(0.2 * np.hypot(dx, dy), abs=4 * float(row["trailLengthErr"]) + 0.15)
     assert row["trailFlux"] == pytest.approx(20000, rel=0.08)
     ends = pair.science.wcs.pixel_to_sky(np.array([205.0, 205.0 + dx]), np.array([600.0, 600.0 + dy]))
     east, north = np.diff(ends[0])[0] * np.cos(np.radians(ends[1][0])), np.diff(ends[1])[0]
@@ -162,9 +158,7 @@ def test_a_trail_is_told_with_its_length_and_bearing(pair: Pair, subtraction: Su
     assert row["extendedness"] > 0.9 or row["shape_flag"]
 
 
-def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(
-    pair: Pair, subtraction: Subtraction
-) -> None:
+def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(pair: Pair, subtraction: Subtraction) -> None:
     image = np.nan_to_num(subtraction.difference.pixels.image) + 9000 * spot(subtraction, 203, 600)
     image += 9000 * spot(subtraction, 303, 600)
     mask = subtraction.difference.pixels.mask.copy()
@@ -202,9 +196,7 @@ def test_gathered_bits_are_those_of_the_pixels_round_about() -> None:
     module._gather(mask, xs, ys, first, pixels, footprint, center, size)
 
     def bits(y: int, x: int, reach: int) -> np.uint16:
-        return np.bitwise_or.reduce(
-            mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel()
-        )
+        return np.bitwise_or.reduce(mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel())
 
     assert footprint[0] == bits(20, 10, 2) | bits(21, 13, 2)
     assert center[0] == bits(20, 10, 1)

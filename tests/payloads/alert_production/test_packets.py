@@ -287,9 +287,7 @@ def test_real_objects_of_one_source_are_what_ours_would_be(real_alerts: list[pac
             source["ra"],
             source["dec"],
         )
-        updated = update(
-            objects, source, empty("DiaForcedSource", 0), alert["diaObject"]["validityStartMjdTai"]
-        )
+        updated = update(objects, source, empty("DiaForcedSource", 0), alert["diaObject"]["validityStartMjdTai"])
         ours = records(updated, "diaObject")[0]
         for name, real in alert["diaObject"].items():
             if name not in {"firstDiaSourceMjdTai", "lastDiaSourceMjdTai"}:

@@ -94,9 +94,7 @@ def test_what_appeared_in_a_visit_is_found_where_it_is_and_as_bright_as_it_is(
 
 
 def test_little_else_is_found_and_less_is_believed(products: DiaProducts, crowded: Pair) -> None:
-    distance = np.hypot(
-        products.sources["x"][:, None] - crowded.x, products.sources["y"][:, None] - crowded.y
-    )
+    distance = np.hypot(products.sources["x"][:, None] - crowded.x, products.sources["y"][:, None] - crowded.y)
     spurious = products.sources[(distance > 6).all(1)]
     assert spurious.size < 10
     assert (spurious["reliability"] > 0.5).sum() <= 3

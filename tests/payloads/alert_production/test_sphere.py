@@ -32,6 +32,4 @@ def test_the_axes_point_east_and_north() -> None:
     ra, dec = np.array([10.0, 200.0]), np.array([-30.0, 60.0])
     east, north = local_axes(ra, dec)
     assert np.cross(unit_vectors(ra, dec), east) == pytest.approx(north)
-    assert (unit_vectors(ra, dec + 1e-6) - unit_vectors(ra, dec)) / np.radians(1e-6) == pytest.approx(
-        north, abs=1e-6
-    )
+    assert (unit_vectors(ra, dec + 1e-6) - unit_vectors(ra, dec)) / np.radians(1e-6) == pytest.approx(north, abs=1e-6)

@@ -37,9 +37,7 @@ def matched() -> Matched:
 
 def test_every_column_is_filled(matched: Matched) -> None:
     table = matched[2]
-    assert [
-        name for name in table.dtype.names if table.dtype[name].kind == "f" and np.isnan(table[name]).any()
-    ] == []
+    assert [name for name in table.dtype.names if table.dtype[name].kind == "f" and np.isnan(table[name]).any()] == []
     assert table["designation"].tolist() == ["2031 AA", "2031 AB"]
     assert table["diaSourceId"].tolist() == [11, 12]
     assert table["diaDistanceRank"].tolist() == [1, 2]
@@ -53,9 +51,7 @@ def test_offsets_are_observed_less_predicted(matched: Matched) -> None:
     rate = np.hypot(predicted["rate_ra"], predicted["rate_dec"])
     along = (0.3 * predicted["rate_ra"] + 0.4 * predicted["rate_dec"]) / rate
     assert table["ephOffsetAlongTrack"] == pytest.approx(along, abs=1e-6)
-    assert np.hypot(table["ephOffsetAlongTrack"], table["ephOffsetCrossTrack"]) == pytest.approx(
-        [0.5, 0.5], abs=1e-6
-    )
+    assert np.hypot(table["ephOffsetAlongTrack"], table["ephOffsetCrossTrack"]) == pytest.approx([0.5, 0.5], abs=1e-6)
 
 
 def test_a_source_ahead_on_the_track_is_not_across_it() -> None:
@@ -75,9 +71,7 @@ def test_ecliptic_and_galactic_coordinates_are_astropys(matched: Matched) -> Non
     galactic, ecliptic = sky.galactic, sky.barycentricmeanecliptic
     assert table["galLon"] == pytest.approx(galactic.l.deg, abs=1e-5)
     assert table["galLat"] == pytest.approx(galactic.b.deg, abs=1e-5)
-    assert table["eclLambda"] == pytest.approx(
-        ecliptic.lon.deg, abs=3e-5
-    )  # another obliquity, another frame bias
+    assert table["eclLambda"] == pytest.approx(ecliptic.lon.deg, abs=3e-5)  # another obliquity, another frame bias
     assert table["eclBeta"] == pytest.approx(ecliptic.lat.deg, abs=3e-5)
 
 
@@ -92,9 +86,7 @@ def test_places_and_velocities_in_space_are_those_of_the_orbit(matched: Matched)
         assert [row[f"helio_{k}"] for k in "xyz"] == pytest.approx(helio, abs=1e-6)
         assert [row[f"helio_v{k}"] for k in "xyz"] == pytest.approx(velocity * KM_S, abs=1e-4)
         assert [row[f"topo_{k}"] for k in "xyz"] == pytest.approx(helio - here.position, abs=1e-6)
-        assert [row[f"topo_v{k}"] for k in "xyz"] == pytest.approx(
-            (velocity - here.velocity) * KM_S, abs=1e-4
-        )
+        assert [row[f"topo_v{k}"] for k in "xyz"] == pytest.approx((velocity - here.velocity) * KM_S, abs=1e-4)
         assert row["helio_vtot"] ** 2 == pytest.approx(
             (GAUSS_K * KM_S) ** 2 * (2.0 / row["helioRange"] - (1.0 - orbit["e"]) / orbit["q"]), rel=1e-5
         )

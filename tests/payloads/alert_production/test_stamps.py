@@ -13,9 +13,7 @@ def made(pair: Pair, subtraction: Subtraction, sources: Table) -> tuple[Stamp, .
     return make_stamps(sources, pair.science, subtraction.warped, subtraction.difference)
 
 
-def test_there_is_a_stamp_a_source_as_large_as_its_box_within_limits(
-    made: tuple[Stamp, ...], sources: Table
-) -> None:
+def test_there_is_a_stamp_a_source_as_large_as_its_box_within_limits(made: tuple[Stamp, ...], sources: Table) -> None:
     assert [s.difference.shape[0] for s in made] == list(np.clip(sources["bboxSize"], 30, 102))
 
 

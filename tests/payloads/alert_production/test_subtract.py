@@ -23,9 +23,7 @@ def clean(subtraction: Subtraction) -> NDArray[np.bool_]:
 def forced_pulls(pair: Pair, subtraction: Subtraction) -> tuple[Floats, Floats]:
     """(flux measured at the true places less the true one) over its error, of sources that stand alone."""
     difference = subtraction.difference
-    fits = fit_point_sources(
-        difference.pixels, kernels_at(difference.psf, pair.x, pair.y), pair.x, pair.y, move=False
-    )
+    fits = fit_point_sources(difference.pixels, kernels_at(difference.psf, pair.x, pair.y), pair.x, pair.y, move=False)
     distance = np.hypot(pair.x[:, None] - pair.x, pair.y[:, None] - pair.y) + 1e3 * np.eye(pair.x.size)
     alone = (distance.min(1) > 30) & (fits.failure == 0)
     return ((fits.flux - pair.flux) / fits.flux_err)[alone], (fits.flux / pair.flux)[alone]
@@ -102,9 +100,7 @@ def test_where_the_template_ends_the_difference_has_no_data() -> None:
     pair = make_pair(1024, 14, injected=0, density=1.5)
     pixels = pair.template.pixels
     half = pixels.image.shape[0] // 2
-    short = replace(
-        pair.template, pixels=MaskedImage(pixels.image[:half], pixels.mask[:half], pixels.variance[:half])
-    )
+    short = replace(pair.template, pixels=MaskedImage(pixels.image[:half], pixels.mask[:half], pixels.variance[:half]))
     difference = subtract(pair.science, short).difference.pixels
     nothing = (difference.mask & Mask.NO_DATA) != 0
     assert 0.3 < nothing.mean() < 0.7

@@ -68,9 +68,7 @@ def test_the_surface_at_points_is_that_of_the_whole_image() -> None:
     level = rng.normal(900.0, 5.0, (4, 5)).astype(np.float32)
     surface = background.render(level, (200, 300))
     x, y = np.array([0.0, 299.0, 150.4]), np.array([0.0, 199.0, 20.0])
-    assert background.at(level, (200, 300), x, y) == pytest.approx(
-        surface[[0, 199, 20], [0, 299, 150]], abs=1e-3
-    )
+    assert background.at(level, (200, 300), x, y) == pytest.approx(surface[[0, 199, 20], [0, 299, 150]], abs=1e-3)
 
 
 def test_a_plane_is_rendered_exactly_beyond_the_outer_centres_too() -> None:

@@ -24,8 +24,8 @@ def rays(shape: tuple[int, int], seed: int, count: int = 60) -> Image:
     for _ in range(count):
         along, angle = np.arange(rng.integers(1, 20)), rng.uniform(0, np.pi)
         x, y = rng.uniform(30, shape[1] - 30), rng.uniform(30, shape[0] - 30)
-        hit[(y + along * np.sin(angle)).astype(int), (x + along * np.cos(angle)).astype(int)] = (
-            10 ** rng.uniform(2.3, 4)
+        hit[(y + along * np.sin(angle)).astype(int), (x + along * np.cos(angle)).astype(int)] = 10 ** rng.uniform(
+            2.3, 4
         )
     return hit
 

@@ -143,9 +143,7 @@ def test_an_aperture_holds_the_light_within_its_radius() -> None:
 
 def test_an_aperture_over_the_edge_says_how_much_it_lost() -> None:
     pixels = field(0.0, 40.0, 1000.0)
-    assert aperture_fluxes(pixels, np.array([-0.5]), np.array([40.0]), 6.0)[2][0] == pytest.approx(
-        0.5, abs=0.01
-    )
+    assert aperture_fluxes(pixels, np.array([-0.5]), np.array([40.0]), 6.0)[2][0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_adaptive_moments_of_a_gaussian_are_its_own() -> None:

@@ -17,10 +17,7 @@ SKY_VARIANCE = 936.0
 def lattice(seed: int, side: int, log_flux: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Stars near the points of a grid, none a neighbour of another."""
     rng = np.random.default_rng(seed)
-    x, y = (
-        g.ravel() + rng.uniform(-6, 6, side * side)
-        for g in np.mgrid[40 : 984 : side * 1j, 40 : 984 : side * 1j]
-    )
+    x, y = (g.ravel() + rng.uniform(-6, 6, side * side) for g in np.mgrid[40 : 984 : side * 1j, 40 : 984 : side * 1j])
     return x, y, 10 ** rng.uniform(*log_flux, side * side)
 
 
@@ -128,9 +125,7 @@ def test_what_is_no_star_is_left_out(isolated: StarField) -> None:
 @pytest.mark.parametrize(("stars", "order"), [(5, 0), (14, 0), (15, 1), (39, 1), (40, 2)])
 def test_few_stars_make_a_simpler_psf(isolated: StarField, stars: int, order: int) -> None:
     x, y = isolated.x[:stars], isolated.y[:stars]
-    model, used = psf.fit(
-        field_of(isolated), x, y, np.full(stars, SKY_VARIANCE), psf.nobody(stars), 4.5, HALF
-    )
+    model, used = psf.fit(field_of(isolated), x, y, np.full(stars, SKY_VARIANCE), psf.nobody(stars), 4.5, HALF)
     assert model.order == order if used.all() else model.order <= order
     assert len(model.components) == (model.order + 1) * (model.order + 2) // 2
 

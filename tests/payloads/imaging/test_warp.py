@@ -153,9 +153,7 @@ def test_kernels_at_many_places_are_those_that_the_psf_gives_one_by_one() -> Non
     rng = np.random.default_rng(2)
     psf = Psf(np.abs(rng.normal(size=(6, 9, 9))).astype(np.float32) + 1, 2, (100, 120))
     x, y = rng.uniform(0, 100, (2, 7))
-    np.testing.assert_allclose(
-        kernels_at(psf, x, y), [psf.at(*at) for at in zip(x, y, strict=True)], rtol=1e-5
-    )
+    np.testing.assert_allclose(kernels_at(psf, x, y), [psf.at(*at) for at in zip(x, y, strict=True)], rtol=1e-5)
 
 
 def test_a_psf_is_fitted_back_from_its_own_kernels() -> None:

@@ -30,9 +30,7 @@ class FixedSky:
     def __init__(self, rows: NDArray[np.void]) -> None:
         self.rows = rows
 
-    def sources(
-        self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float
-    ) -> NDArray[np.void]:
+    def sources(self, ra: float, dec: float, radius_deg: float, band: str, mjd_tai: float) -> NDArray[np.void]:
         assert band in "ugrizy"
         assert mjd_tai > 60000.0
         near = np.hypot((self.rows["ra"] - ra) * np.cos(np.radians(dec)), self.rows["dec"] - dec) < radius_deg

@@ -125,9 +125,7 @@ def test_pixels_come_when_the_readout_has_ended(daq: Daq) -> None:
     )
     daq.expose(observation)
     started = monotonic()
-    with pytest.raises(
-        flight.FlightTimedOutError, match=r"no pixels of exposure 2026070500010 detector 94 in 0\.3 s"
-    ):
+    with pytest.raises(flight.FlightTimedOutError, match=r"no pixels of exposure 2026070500010 detector 94 in 0\.3 s"):
         daq.get(observation.exposure, 94, 0.3)
     assert 0.2 < monotonic() - started < 1.5
     assert daq.get(observation.exposure, 94).num_rows == 16

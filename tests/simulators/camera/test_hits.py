@@ -21,18 +21,13 @@ def test_a_hit_is_sharper_than_any_star() -> None:
     charge = np.zeros((800, 800), np.float32)
     add_cosmic_rays(charge, SEED, 1, 3, 15.0)
     y, x = np.unravel_index(np.argsort(charge[2:-2, 2:-2].ravel())[-20:], (796, 796))
-    contrast = [
-        charge[j + 2, i + 2] / np.median(charge[j : j + 5, i : i + 5] + 1.0)
-        for j, i in zip(y, x, strict=True)
-    ]
+    contrast = [charge[j + 2, i + 2] / np.median(charge[j : j + 5, i : i + 5] + 1.0) for j, i in zip(y, x, strict=True)]
     assert np.median(contrast) > 5.0
 
 
 def test_a_track_s_electrons_all_arrive() -> None:
     charge = np.zeros((40, 50), np.float32)
-    track = np.array(
-        [[10.3, 12.7, 500.0], [11.1, 13.0, 250.0], [0.1, 5.0, 1e6]]
-    )  # the last one at the edge: lost
+    track = np.array([[10.3, 12.7, 500.0], [11.1, 13.0, 250.0], [0.1, 5.0, 1e6]])  # the last one at the edge: lost
     _deposit(charge, track, 0.4)
     assert charge.sum() == pytest.approx(750.0, rel=1e-5)
     y, x = np.mgrid[:40, :50]

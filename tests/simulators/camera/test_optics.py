@@ -30,9 +30,7 @@ def test_conditions_stay_within_those_of_a_good_site() -> None:
     assert max(c.seeing for c in many) <= 1.2
     assert 0.8 < np.median([c.seeing for c in many]) < 0.95
     assert all(0.95 <= c.transparency <= 1.05 for c in many)
-    assert (
-        15.0 < np.median([c.sky for c in many]) < 35.0
-    )  # electrons/s/pixel in r: 21.2 mag/arcsec^2 at airmass 1
+    assert 15.0 < np.median([c.sky for c in many]) < 35.0  # electrons/s/pixel in r: 21.2 mag/arcsec^2 at airmass 1
     offset = np.array([np.hypot(*c.pointing[:2]) for c in many])
     assert 1.5 < np.median(offset) < 4.0
 

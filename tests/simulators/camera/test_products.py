@@ -99,9 +99,7 @@ def test_saturated_cores_are_flagged_and_cut_off(stars: FixedSky) -> None:
 
 def test_templates_of_neighbours_fit_together_and_are_the_same_again(stars: FixedSky) -> None:
     left, right = (template_patch(stars, SEED, TRACT, patch, "r") for patch in (PATCH, PATCH + 1))
-    np.testing.assert_allclose(
-        left.wcs.pixel_to_sky(PATCH_PIXELS, 5), right.wcs.pixel_to_sky(0, 5), atol=1e-12
-    )
+    np.testing.assert_allclose(left.wcs.pixel_to_sky(PATCH_PIXELS, 5), right.wcs.pixel_to_sky(0, 5), atol=1e-12)
     seam = (
         template_psf(SEED, TRACT, PATCH, "r").at(2047.5, 9.0),
         template_psf(SEED, TRACT, PATCH + 1, "r").at(-0.5, 9.0),

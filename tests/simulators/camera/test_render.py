@@ -5,9 +5,7 @@ from numpy.typing import NDArray
 from simulators.camera.psf import HALO_FLUX, MOFFAT_BETA, PsfField, exponential, moffat, overlaps
 from simulators.camera.render import SHAPES_DTYPE, add_gaussian, draw, galaxy_moments
 
-PSF = PsfField(
-    np.array([[4.0, 0.1, 0.05, 0.2, 0, 0], [0.05, 0.02, 0, 0, 0, 0], [-0.03, 0, 0.01, 0, 0, 0]]), (300, 320)
-)
+PSF = PsfField(np.array([[4.0, 0.1, 0.05, 0.2, 0, 0], [0.05, 0.02, 0, 0, 0, 0], [-0.03, 0, 0.01, 0, 0, 0]]), (300, 320))
 
 
 def source(
@@ -45,9 +43,7 @@ def test_the_mixture_is_a_moffat() -> None:
     r = np.linspace(0.0, 4.0, 100)
     true = (MOFFAT_BETA - 1.0) / (np.pi * a * a) * (1.0 + (r / a) ** 2) ** -MOFFAT_BETA
     core = moffat()
-    mixture = np.sum(
-        core.weight / (2 * np.pi * core.sigma**2) * np.exp(-0.5 * (r[:, None] / core.sigma) ** 2), 1
-    )
+    mixture = np.sum(core.weight / (2 * np.pi * core.sigma**2) * np.exp(-0.5 * (r[:, None] / core.sigma) ** 2), 1)
     np.testing.assert_allclose(mixture, true, rtol=0.01)
 
 

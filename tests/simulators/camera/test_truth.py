@@ -119,9 +119,7 @@ def test_the_expected_snr_is_what_photometry_of_the_pixels_gives(master: Calibra
     image -= 30.0 * mean_response * empty.light / empty.response
     table = sources_truth(field, recipes[0], charges[0])
     per_njy = field.conditions.zero_point * mean_response * 30.0
-    template = PsfField(
-        np.array([[TEMPLATE_FWHM_ARCSEC / 0.2, 0, 0, 0, 0, 0], [0.0] * 6, [0.0] * 6]), (4004, 4096)
-    )
+    template = PsfField(np.array([[TEMPLATE_FWHM_ARCSEC / 0.2, 0, 0, 0, 0, 0], [0.0] * 6, [0.0] * 6]), (4004, 4096))
     rng, measured = np.random.default_rng(3), []
     for row in table:
         i, j = round(row["x"]), round(row["y"])

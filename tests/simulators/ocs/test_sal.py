@@ -15,9 +15,7 @@ NEXT_VISIT = sal.topic("ScriptQueue", "nextVisit")
 @pytest.mark.skipif(not REAL.exists(), reason="the real nextVisit schema is not beside the repository")
 def test_next_visit_is_the_observatorys_own() -> None:
     real, ours = json.loads(REAL.read_text())["schema"], sal.schema(NEXT_VISIT)
-    assert [ours[key] for key in ("type", "name", "namespace")] == [
-        real[key] for key in ("type", "name", "namespace")
-    ]
+    assert [ours[key] for key in ("type", "name", "namespace")] == [real[key] for key in ("type", "name", "namespace")]
     described = {field["name"]: (field["type"], field["default"]) for field in real["fields"]}
     assert {field["name"]: (field["type"], field["default"]) for field in ours["fields"]} == described
 
@@ -44,9 +42,7 @@ def test_a_field_that_a_topic_lacks_is_a_bug() -> None:
 
 
 def test_only_a_component_of_several_instances_has_an_index() -> None:
-    with_index = {
-        topic for topic, fields in sal.FIELDS.items() if "salIndex" in {field.name for field in fields}
-    }
+    with_index = {topic for topic, fields in sal.FIELDS.items() if "salIndex" in {field.name for field in fields}}
     assert with_index == {NEXT_VISIT, sal.topic("ScriptQueue", "nextVisitCanceled")}
 
 

@@ -223,9 +223,7 @@ def test_a_schedule_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name:
         ("visitExposureTime", -1.0),
     ],
 )
-def test_an_opsim_database_with_a_broken_column_is_refused(
-    tmp_path: Path, column: str, value: object
-) -> None:
+def test_an_opsim_database_with_a_broken_column_is_refused(tmp_path: Path, column: str, value: object) -> None:
     with pytest.raises(BadData, match=f"a.db: visit 0, {column}"):
         load_schedule(str(_opsim(tmp_path / "a.db", **{column: value})))
 
@@ -239,9 +237,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         load_schedule(str(tmp_path / "empty.db"))
 
 
-@pytest.mark.parametrize(
-    "options", [{"n": 0}, {"n_snaps": 0}, {"cadence": -1.0}, {"n": -2}, {"cadence": 20.0}]
-)
+@pytest.mark.parametrize("options", [{"n": 0}, {"n_snaps": 0}, {"cadence": -1.0}, {"n": -2}, {"cadence": 20.0}])
 def test_options_that_make_no_night_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     for source in ("own", str(_night(tmp_path / "night.json", LOGGED, NEXT))):
         with pytest.raises(BadData, match=r"positive|too short"):

@@ -30,9 +30,7 @@ def test_a_night_is_told_in_order_of_time() -> None:
 
 def test_each_visit_is_announced_20_s_before_its_first_exposure() -> None:
     for visit in PLAN:
-        (said,) = [
-            m for m in timeline(PLAN) if _name(m.kind) == "nextVisit" and m.payload["groupId"] == visit.group
-        ]
+        (said,) = [m for m in timeline(PLAN) if _name(m.kind) == "nextVisit" and m.payload["groupId"] == visit.group]
         assert visit.start_tai - said.tai >= 20.0
         assert said.payload["startTime"] == visit.start_tai
         assert said.payload["position"] == [visit.ra, visit.dec]
@@ -73,9 +71,7 @@ def test_the_daq_hears_of_the_same_exposures_as_the_camera_tells() -> None:
 def test_a_canceled_visit_is_called_off_and_never_exposed() -> None:
     group = PLAN[1].group
     moments = list(timeline(PLAN, [group]))
-    of_group = [
-        m for m in moments if not isinstance(m.payload, Observation) and m.payload.get("groupId") == group
-    ]
+    of_group = [m for m in moments if not isinstance(m.payload, Observation) and m.payload.get("groupId") == group]
     assert [_name(m.kind) for m in of_group] == ["nextVisit", "nextVisitCanceled"]
     assert of_group[0].tai < of_group[1].tai < PLAN[1].start_tai
     assert group not in {m.payload.group for m in moments if m.kind == EXPOSE}

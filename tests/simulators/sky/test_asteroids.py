@@ -63,9 +63,7 @@ def apparent(q: float, e: float, angles: Floats, days: float, observer: Floats) 
 
 def angles_of(vector: Floats) -> tuple[float, float]:
     x, y, z = vector
-    return float(np.degrees(np.arctan2(y, x)) % 360.0), float(
-        np.degrees(np.arcsin(z / np.linalg.norm(vector)))
-    )
+    return float(np.degrees(np.arctan2(y, x)) % 360.0), float(np.degrees(np.arcsin(z / np.linalg.norm(vector))))
 
 
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.5, 0.9])
@@ -93,9 +91,7 @@ def test_energy_is_kept_over_a_century_at_any_eccentricity() -> None:
         velocity = (after - before) / (2.0 * step)
         energy = 0.5 * np.sum(velocity**2, axis=1) - GAUSS_K**2 / r
         error = (energy + GAUSS_K**2 / (2.0 * a)) / (GAUSS_K**2 / r)
-        assert (
-            np.abs(error).max() < 1e-3
-        )  # the differences are in light's arrival: v/c is up to 5e-4 of the speed
+        assert np.abs(error).max() < 1e-3  # the differences are in light's arrival: v/c is up to 5e-4 of the speed
         np.testing.assert_allclose(np.linalg.norm(here, axis=1), r)
 
 

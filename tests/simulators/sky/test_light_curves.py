@@ -43,9 +43,7 @@ def test_a_shape_has_mean_zero_and_joins_at_its_ends(shape: Shape) -> None:
 def test_the_template_shows_a_variables_mean() -> None:
     table = variables.variables_of(SEED, CELL)
     short = table[table["period"] < 1.0]
-    fluxes = [
-        variables.flux_at(short, "g", 61000.0 + t) for t in np.random.default_rng(1).uniform(0, 500, 4000)
-    ]
+    fluxes = [variables.flux_at(short, "g", 61000.0 + t) for t in np.random.default_rng(1).uniform(0, 500, 4000)]
     rows = variables.observe_variables(short, "g", 61000.0)
     np.testing.assert_allclose(np.mean(fluxes, axis=0), rows["template_flux"], rtol=0.03)
 
@@ -77,10 +75,7 @@ def test_a_transient_reddens() -> None:
     table = transients.transients_of(SEED, CELL, 612)
     early, late = table["peak_mjd"].max() - 5.0, table["peak_mjd"].max() + 60.0
     youngest = table[table["peak_mjd"].argmax()][None]
-    colour = [
-        transients.flux_at(youngest, "g", t)[0] / transients.flux_at(youngest, "i", t)[0]
-        for t in (early, late)
-    ]
+    colour = [transients.flux_at(youngest, "g", t)[0] / transients.flux_at(youngest, "i", t)[0] for t in (early, late)]
     assert colour[0] > 1.5 * colour[1]
 
 

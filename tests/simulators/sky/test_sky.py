@@ -91,9 +91,7 @@ def test_overlapping_circles_see_the_same_sources(
 
 
 @pytest.mark.parametrize("center", [(0.0, 0.0), (359.999, -44.0), (10.0, -89.99), (271.0, 89.9)])
-def test_a_small_circle_is_a_cut_of_a_large_one_and_full_to_its_rim(
-    sky: Sky, center: tuple[float, float]
-) -> None:
+def test_a_small_circle_is_a_cut_of_a_large_one_and_full_to_its_rim(sky: Sky, center: tuple[float, float]) -> None:
     small, large = (sky.sources(*center, radius, "r", MJD) for radius in (0.1, 0.5))
     assert np.sort(small, order="id").tobytes() == cut(large, *center, 0.1).tobytes()
     distance = separation_arcsec(large["ra"], large["dec"], *center) / 3600.0
@@ -104,9 +102,7 @@ def test_a_small_circle_is_a_cut_of_a_large_one_and_full_to_its_rim(
 def test_a_cell_is_filled_evenly_and_not_beyond() -> None:
     cell = cells_within(0.0, -90.0, 0.01)[0]
     ra, dec = uniform_positions(generator(1, Kind.STAR, cell), cell, 20_000)
-    assert all(
-        cell in cells_within(float(a), float(d), 1e-6) for a, d in zip(ra[:200], dec[:200], strict=True)
-    )
+    assert all(cell in cells_within(float(a), float(d), 1e-6) for a, d in zip(ra[:200], dec[:200], strict=True))
     near_pole = np.mean(dec < -90.0 + 0.1)
     quarter_disc = 0.25 * np.pi * 0.1**2 / CELL_SQDEG  # a cell is a quadrant about the pole
     assert near_pole == pytest.approx(quarter_disc, abs=0.01)
