@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +65,9 @@ def alerts(
     stamps: Annotated[Path | None, typer.Option(help="Write each alert's three cutouts as a PNG here.")] = None,
 ) -> None:
     """Follow the alert topic as a broker does: one line an alert."""
-    from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
+    with warnings.catch_warnings():  # authlib, which confluent's registry client loads, warns of its own future
+        warnings.simplefilter("ignore")
+        from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
 
     _exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
 

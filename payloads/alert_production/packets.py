@@ -28,7 +28,8 @@ from schemas.tables import Table
 Record = dict[str, Any]
 
 HISTORY_DAYS = 365.0
-MIN_RELIABILITY = 0.1
+MIN_RELIABILITY = 0.5
+"""Rubin's threshold of 2026 (prompt-products.lsst.io)."""
 MAX_TRAIL_DEG_DAY = 10.0
 _REFUSED_FLAGS = (
     "pixelFlags_edge", "pixelFlags_offimage", "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter",

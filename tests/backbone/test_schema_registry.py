@@ -34,7 +34,6 @@ async def _ask(server: SchemaRegistry, method: str, path: str, body: object = No
 
 
 async def test_confluents_own_client_registers_finds_and_reads_schemas(registry: SchemaRegistry) -> None:
-    pytest.importorskip("authlib", reason="confluent-kafka's registry client needs its extra `schemaregistry`")
     from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError  # noqa: PLC0415
 
     def talk() -> None:
