@@ -15,7 +15,7 @@ from schemas.identity import DatasetId
 from schemas.image import DiaProducts, MaskedImage, Observation, Raw
 from schemas.instrument import Camera, Detector
 
-KEPT_CONTEXTS = 5
+KEPT_CONTEXTS = 4
 """Held at once, 0.33 GB each: a worker's share of the visit under way and of the next. More are read again."""
 
 

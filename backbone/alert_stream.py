@@ -76,7 +76,7 @@ class AlertStream:
     @classmethod
     async def open(cls, bootstrap: str, topic: str, clock: Clock) -> "AlertStream":
         """Create the topic if there is none. Raises Transient if the broker does not answer."""
-        await asyncio.to_thread(_create_topic, bootstrap, topic)
+        await asyncio.to_thread(create_topic, bootstrap, topic)
         return cls(bootstrap, topic, clock)
 
     async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
@@ -146,7 +146,8 @@ class _Batch:
         return Delivery(alert.dia_source_id, math.nan, self.errors.get(place, "no answer within the deadline"))
 
 
-def _create_topic(bootstrap: str, topic: str) -> None:
+def create_topic(bootstrap: str, topic: str) -> None:
+    """Create a topic of alerts if there is none. Raises Transient if the broker does not answer."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})  # must outlive its futures
     new = NewTopic(topic, num_partitions=PARTITIONS, replication_factor=-1)
     for created in admin.create_topics([new], request_timeout=_CREATE_S).values():

@@ -65,6 +65,8 @@ def alerts(
     stamps: Annotated[Path | None, typer.Option(help="Write each alert's three cutouts as a PNG here.")] = None,
 ) -> None:
     """Follow the alert topic as a broker does: one line an alert."""
+    import authlib.deprecate  # noqa: F401, PLC0415 - it turns its own warnings on when it is imported, so first
+
     with warnings.catch_warnings():  # authlib, which confluent's registry client loads, warns of its own future
         warnings.simplefilter("ignore")
         from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use

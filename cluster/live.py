@@ -14,6 +14,7 @@ import ray
 from rich.console import Console
 
 from access.report.collect import Collected, NightFacts, collect
+from backbone.alert_stream import create_topic
 from backbone.journal import PostgresJournal
 from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
@@ -97,7 +98,10 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
 
 @asynccontextmanager
 async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[Settings]:
-    """The schema registry, embedded unless its address is given, with the alert schema under its official id."""
+    """The schema registry, embedded unless its address is given, with the alert schema under its official id.
+
+    The topic of alerts is there too when this returns: who follows it need not wait for the first alert.
+    """
     async with AsyncExitStack() as stack:
         url = options.registry
         if not url:
@@ -105,6 +109,7 @@ async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[S
             url = (await stack.enter_async_context(own)).url
         client = await stack.enter_async_context(RegistryClient(url))
         await client.register(f"{settings.alert_topic}-value", alert_schema(), schema_id())
+        await asyncio.to_thread(create_topic, settings.kafka, settings.alert_topic)
         yield settings.model_copy(update={"registry": url})
 
 

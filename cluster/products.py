@@ -12,7 +12,7 @@ from schemas.pointing import nominal_wcs
 
 STARS_WITHIN_DEG = 0.2
 """Half a CCD's diagonal, and what the pointing may be off."""
-KEPT_CALIBRATIONS = 6
+KEPT_CALIBRATIONS = 4
 """In memory at once: 0.2 GB each."""
 
 

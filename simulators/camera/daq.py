@@ -47,7 +47,7 @@ from simulators.camera.exposure import FocalPlane
 from simulators.camera.truth import write_truth
 from simulators.sky.sky import Sky
 
-HELD_RASTERS = 24
+HELD_RASTERS = 16
 """Of 75 MB each, in memory."""
 _THREADS = 2
 _MOST_FIELDS = 12

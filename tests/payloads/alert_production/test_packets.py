@@ -228,7 +228,7 @@ def _detected(rows: int) -> Table:
 @pytest.mark.parametrize(
     ("column", "value", "kept"),
     [
-        ("reliability", 0.11, True), ("reliability", 0.09, False), ("reliability", np.nan, False),
+        ("reliability", 0.51, True), ("reliability", 0.49, False), ("reliability", np.nan, False),
         ("pixelFlags_saturatedCenter", True, False), ("pixelFlags_edge", True, False),
         ("pixelFlags_offimage", True, False), ("pixelFlags_nodataCenter", True, False),
         ("pixelFlags_crCenter", True, False), ("pixelFlags_saturated", True, True),
