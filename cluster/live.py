@@ -34,8 +34,6 @@ from cluster.stored_clock import StoredClock
 from payloads.alert_production.packets import alert_schema, schema_id
 from schemas.clock import NightClock
 from schemas.errors import BadData, Transient
-from schemas.identity import DatasetId
-from schemas.image import Raw
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -43,7 +41,6 @@ SERVER_DEADLINE_S = 20.0
 DUSK_S = 6.0
 """Wall seconds from the start of the simulators to the first announcement."""
 OBJECT_STORE_BYTES = 4 * 2**30
-PRODUCTS_AT_ONCE = 4
 PRODUCTS_DEADLINE_S = 1800.0
 _RAY_SYSTEM = {
     "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 1000,
@@ -117,14 +114,10 @@ async def make_products(options: NightOptions, plan: Sequence[PlannedVisit], set
     """Make what the Butler lacks of a plan's earlier products, on all of Ray's cores; (made, wanted)."""
     lacking, wanted = await asyncio.to_thread(prepare.missing, settings, plan)
     make = ray.remote(prepare.make_and_put)
-    jobs = [make.remote(list(names), options.seed, settings) for names in _in_parts(lacking)]
+    parts = [lacking[part :: options.workers] for part in range(options.workers)]
+    jobs = [make.remote(part, options.seed, settings) for part in parts if part]
     made = await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
     return sum(made), wanted
-
-
-def _in_parts(names: Sequence[DatasetId]) -> Iterator[Sequence[DatasetId]]:
-    for start in range(0, len(names), PRODUCTS_AT_ONCE):
-        yield names[start : start + PRODUCTS_AT_ONCE]
 
 
 @dataclass(frozen=True)
@@ -171,14 +164,12 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def live_stage(
-    settings: Settings, journal: PostgresJournal, raws: Sequence[Raw], planned: int, console: Console
+    settings: Settings, there: RayHosts, journal: PostgresJournal, planned: int, console: Console
 ) -> AsyncIterator[Stage]:
-    """Hosts on Ray, the CCD workers having rehearsed on `raws`, and a running bus."""
+    """A running bus between the hosts on Ray and those in this process."""
     clock = StoredClock(settings.clock_file)
     here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
-    there = RayHosts(settings)
     pids = await there.ready()
-    await there.rehearse(raws)
     hosts = SplitHosts(here, there)
     async with staged(settings, hosts, here.keeper, journal, clock, planned, console) as stage:
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
@@ -194,12 +185,13 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
     async with registry(options, settings) as registered:
         named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
+        there = RayHosts(named)  # their processes start while the products are made
         made, wanted = await make_products(options, plan, named)
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         async with opened(named) as (journal, l1):
-            raws = await asyncio.to_thread(prepare.rehearsal, options.seed, plan, named)
             await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-            async with live_stage(named, journal, raws, len(plan), console) as stage:
+            await there.rehearse(await asyncio.to_thread(prepare.rehearsal, options.seed, plan, named))
+            async with live_stage(named, there, journal, len(plan), console) as stage:
                 port = stage.metrics.serve(options.metrics_port)
                 console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")
                 await _observe(options, plan, named, stage, journal, stop)

@@ -92,6 +92,8 @@ class RayHosts:
 
     async def rehearse(self, raws: Sequence[Raw]) -> None:
         """Have all CCD workers rehearse."""
+        if not raws:
+            return
         held = ray.put(raws)
         calls = [host.rehearse.remote(held) for (pool, _), host in self._slots.items() if pool == "ccd_worker"]
         await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)

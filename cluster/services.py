@@ -87,7 +87,7 @@ class EmbeddedKafka:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process is not None:
-            self.process.stop()
+            self.process.kill()  # it has nothing to save, and would wait 5 s for its clients to go
 
 
 class EmbeddedPostgres:

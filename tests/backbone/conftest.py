@@ -1,6 +1,7 @@
 """Servers for the tests of a module."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from cluster.services import EmbeddedPostgres
 
 
 @pytest.fixture(scope="module")
-def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("l1")) as server:
+def dsn(module_folder: Path) -> Iterator[str]:
+    with EmbeddedPostgres(module_folder) as server:
         yield server.url
         assert server.process is not None
         server.process.kill()  # its data are not wanted again

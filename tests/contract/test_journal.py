@@ -1,6 +1,7 @@
 """What the bus relies on: the same for the journal in PostgreSQL and in memory."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,8 @@ OWED = {PLAN.event_id: ["fan_out", "other"]}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("journal")) as postgres:
+def server(module_folder: Path) -> Iterator[str]:
+    with EmbeddedPostgres(module_folder) as postgres:
         yield postgres.url
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ WIDE = 1.0
 
 
 @pytest.fixture(scope="module")
-def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("l1")) as server:
+def dsn(module_folder: Path) -> Iterator[str]:
+    with EmbeddedPostgres(module_folder) as server:
         yield server.url
         assert server.process is not None
         server.process.kill()  # its data are not wanted again

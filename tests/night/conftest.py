@@ -85,9 +85,9 @@ def kill_a_worker(output: Path, night: Night) -> None:
 
 
 @pytest.fixture(scope="session")
-def live_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+def live_night(session_folder: Path) -> Night:
     """The same night with real parts, a consumer of its own beside it, and a worker killed in mid-visit."""
-    output = tmp_path_factory.mktemp("live") / "night"
+    output = session_folder / "night"
     night, stop = Night(output, -1, ""), threading.Event()
     options = ("--workers", "1", "--metrics-port", "0", "--linger", "12")
     process = subprocess.Popen(

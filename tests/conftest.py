@@ -1,3 +1,5 @@
+"""What tests of several folders need."""
+
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +20,20 @@ def _folder() -> Iterator[Path]:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user can pass through, as a night's output folder usually is, not pytest's."""
+    with _folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """One for the tests of a module."""
+    with _folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """One for the whole run."""
     with _folder() as folder:
         yield folder
 
