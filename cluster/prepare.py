@@ -18,7 +18,7 @@ from schemas.identity import DatasetId
 from schemas.image import Observation, Raw
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
-from schemas.skymap import tract, tract_at
+from schemas.skymap import tract, tract_at, tract_ids
 from schemas.tables import Table
 from schemas.wcs import from_tangent
 from simulators.camera import products
@@ -82,7 +82,7 @@ def make(name: DatasetId, seed: int, sky: Sky, camera: Camera) -> object:
     plane = tract(name.tract)
     if name.dataset_type == "reference_catalogue":
         stars = products.reference_catalogue(sky, plane.ra, plane.dec, REFCAT_RADIUS_DEG)
-        return stars[[tract_at(ra, dec).id == plane.id for ra, dec in zip(stars["ra"], stars["dec"], strict=True)]]
+        return stars[tract_ids(stars["ra"], stars["dec"]) == plane.id]
     assert name.patch is not None
     assert name.band is not None
     return products.template_patch(sky, seed, plane, name.patch, name.band)

@@ -5,9 +5,10 @@ tract lies wholly on its plane: a detector's template comes from one tract. (The
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from schemas.wcs import Wcs
 
@@ -87,11 +88,22 @@ def tract(tract_id: int) -> Tract:
 
 def tract_at(ra: float, dec: float) -> Tract:
     """The tract in whose inner area a sky position (deg) lies."""
-    ring = min(int((dec + 90.0) * _N_RINGS / 180.0), _N_RINGS - 1)
-    number = int((ra % 360.0) / 360.0 * _tracts_in_ring(ring))
-    return tract(ring * 1000 + number)
+    return tract(int(tract_ids(ra, dec)))
 
 
+def tract_ids(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
+    """Ids of the tracts in whose inner areas sky positions (deg) lie, elementwise."""
+    ring = np.minimum(((np.asarray(dec) + 90.0) * _N_RINGS / 180.0).astype(np.int64), _N_RINGS - 1)
+    number = (np.mod(ra, 360.0) / 360.0 * _ring_sizes()[ring]).astype(np.int64)
+    return ring * 1000 + number
+
+
+@cache
+def _ring_sizes() -> NDArray[np.int64]:
+    return np.array([_tracts_in_ring(ring) for ring in range(_N_RINGS)])
+
+
+@cache
 def _tracts_in_ring(ring: int) -> int:
     """Enough that the edge nearest the equator is at most 1.6 deg wide."""
     edges = [-90.0 + (ring + side) * 180.0 / _N_RINGS for side in (0, 1)]
