@@ -110,14 +110,27 @@ async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[S
         yield settings.model_copy(update={"registry": url})
 
 
-async def make_products(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> tuple[int, int]:
-    """Make what the Butler lacks of a plan's earlier products, on all of Ray's cores; (made, wanted)."""
+async def made_ready(
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, there: RayHosts
+) -> tuple[int, int]:
+    """Make what the Butler lacks of a plan's earlier products, and have the workers rehearse; (made, wanted).
+
+    One worker rehearses while most products are still made, and compiles the kernels on a new machine; the others then
+    find them compiled.
+    """
     lacking, wanted = await asyncio.to_thread(prepare.missing, settings, plan)
+    rehearsed = prepare.rehearsed(plan, settings)
+    needed = set(prepare.wanted(rehearsed, settings.camera, settings.detectors[:1]))
     make = ray.remote(prepare.make_and_put)
-    parts = [lacking[part :: options.workers] for part in range(options.workers)]
-    jobs = [make.remote(part, options.seed, settings) for part in parts if part]
-    made = await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
-    return sum(made), wanted
+    await make.remote([name for name in lacking if name in needed], options.seed, settings)
+    rest = [name for name in lacking if name not in needed]
+    jobs = [make.remote(rest[part :: options.workers], options.seed, settings) for part in range(options.workers)]
+    raws = await ray.remote(prepare.rehearsal).options(num_cpus=0).remote(options.seed, rehearsed, settings)
+    await there.ready()
+    await there.rehearse(raws, workers=1)
+    await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
+    await there.rehearse(raws, workers=options.workers)
+    return len(lacking), wanted
 
 
 @dataclass(frozen=True)
@@ -186,11 +199,10 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
         named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
         there = RayHosts(named)  # their processes start while the products are made
-        made, wanted = await make_products(options, plan, named)
+        made, wanted = await made_ready(options, plan, named, there)
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         async with opened(named) as (journal, l1):
             await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-            await there.rehearse(await asyncio.to_thread(prepare.rehearsal, options.seed, plan, named))
             async with live_stage(named, there, journal, len(plan), console) as stage:
                 port = stage.metrics.serve(options.metrics_port)
                 console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")

@@ -125,13 +125,17 @@ def known_orbits(seed: int, plan: Sequence[PlannedVisit]) -> Table:
 
 
 def rehearsal(seed: int, plan: Sequence[PlannedVisit], settings: Settings) -> list[Raw]:
-    """The raws of a detector in a visit that the system can process, for its workers to rehearse on."""
-    for visit in plan:
-        if visit.physical_filter in settings.camera.filters:
-            observations = [visit.observation(snap) for snap in range(visit.n_snaps)]
-            plane = FocalPlane(seed, settings.instrument, Sky(seed))
-            return [_raw(plane, seen, observations[0].midpoint, settings.detectors[0]) for seen in observations]
+    """The raws of the first detector in the plan's first visit, for workers to rehearse on; none of an empty plan."""
+    for visit in plan[:1]:
+        observations = [visit.observation(snap) for snap in range(visit.n_snaps)]
+        plane = FocalPlane(seed, settings.instrument, Sky(seed))
+        return [_raw(plane, seen, observations[0].midpoint, settings.detectors[0]) for seen in observations]
     return []
+
+
+def rehearsed(plan: Sequence[PlannedVisit], settings: Settings) -> list[PlannedVisit]:
+    """The first visit of a plan that the system can process, if there is one: workers rehearse on it."""
+    return [visit for visit in plan if visit.physical_filter in settings.camera.filters][:1]
 
 
 def _raw(plane: FocalPlane, observation: Observation, epoch: float, detector: int) -> Raw:

@@ -90,12 +90,12 @@ class RayHosts:
         pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
         return dict(zip(keys, pids, strict=True))
 
-    async def rehearse(self, raws: Sequence[Raw]) -> None:
-        """Have all CCD workers rehearse."""
+    async def rehearse(self, raws: Sequence[Raw], workers: int) -> None:
+        """Have the first CCD workers rehearse; nothing happens without raws."""
         if not raws:
             return
         held = ray.put(raws)
-        calls = [host.rehearse.remote(held) for (pool, _), host in self._slots.items() if pool == "ccd_worker"]
+        calls = [self._slots["ccd_worker", number].rehearse.remote(held) for number in range(workers)]
         await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
 
     async def call(self, pool: str, lane: int, event: Event) -> Outcome:
