@@ -46,7 +46,7 @@ def night(
     kafka_port: Annotated[int, typer.Option(help="Of the embedded broker; 0: any free one.")] = 0,
     registry_port: Annotated[int, typer.Option(help="Of the embedded schema registry; 0: any free one.")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Of Prometheus' /metrics; 0: any free one.")] = 9464,
-    linger: Annotated[float, typer.Option(help="Seconds that the embedded broker stays up at the end.")] = 5.0,
+    linger: Annotated[float, typer.Option(help="Seconds that the embedded broker stays up at the end.")] = 3.0,
 ) -> None:
     """Play a night, from the first event to the last alert, and report."""
     given = dict(locals())

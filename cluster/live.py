@@ -38,7 +38,7 @@ from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
 SERVER_DEADLINE_S = 20.0
-DUSK_S = 6.0
+DUSK_S = 5.0
 """Wall seconds from the start of the simulators to the first announcement."""
 OBJECT_STORE_BYTES = 4 * 2**30
 PRODUCTS_DEADLINE_S = 1800.0
@@ -110,26 +110,24 @@ async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[S
         yield settings.model_copy(update={"registry": url})
 
 
-async def made_ready(
+async def make_products(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, there: RayHosts
 ) -> tuple[int, int]:
-    """Make what the Butler lacks of a plan's earlier products, and have the workers rehearse; (made, wanted).
+    """Make what the Butler lacks of a plan's earlier products, on all of Ray's cores; (made, wanted).
 
-    One worker rehearses while most products are still made, and compiles the kernels on a new machine; the others then
-    find them compiled.
+    What one visit-detector needs comes first; then the workers are given its raws to rehearse on.
     """
     lacking, wanted = await asyncio.to_thread(prepare.missing, settings, plan)
+    there.build()
     rehearsed = prepare.rehearsed(plan, settings)
+    raws = ray.remote(prepare.rehearsal).options(num_cpus=0).remote(options.seed, rehearsed, settings)
     needed = set(prepare.wanted(rehearsed, settings.camera, settings.detectors[:1]))
     make = ray.remote(prepare.make_and_put)
     await make.remote([name for name in lacking if name in needed], options.seed, settings)
     rest = [name for name in lacking if name not in needed]
     jobs = [make.remote(rest[part :: options.workers], options.seed, settings) for part in range(options.workers)]
-    raws = await ray.remote(prepare.rehearsal).options(num_cpus=0).remote(options.seed, rehearsed, settings)
-    await there.ready()
-    await there.rehearse(raws, workers=1)
+    there.rehearse_on(await raws)
     await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
-    await there.rehearse(raws, workers=options.workers)
     return len(lacking), wanted
 
 
@@ -198,8 +196,8 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
     async with registry(options, settings) as registered:
         named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
-        there = RayHosts(named)  # their processes start while the products are made
-        made, wanted = await made_ready(options, plan, named, there)
+        there = RayHosts(named)  # their processes start, and rehearse, while the products are made
+        made, wanted = await make_products(options, plan, named, there)
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         async with opened(named) as (journal, l1):
             await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))

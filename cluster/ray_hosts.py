@@ -15,6 +15,7 @@ from cluster.pixels import SHELF, RayPixels, Shelf
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.topology import POOLS, Pool
+from schemas.errors import PachonError
 from schemas.events import Event
 from schemas.identity import DatasetId
 from schemas.image import Raw
@@ -70,6 +71,8 @@ class RayHosts:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._rehearsing: asyncio.Task[None] | None = None
+        self._building: asyncio.Task[dict[tuple[str, int], int]] | None = None
         self._shelf = ray.remote(Shelf).options(name=SHELF, num_cpus=0, max_restarts=-1, max_concurrency=100).remote()
         self._slots = {
             (pool.name, slot): self._start(pool, slot)
@@ -83,20 +86,39 @@ class RayHosts:
         }  # fmt: skip
         return ray.remote(RayHost).options(**options).remote(pool.name, slot, self._settings)
 
+    def build(self) -> None:
+        """Have every host connect to what it needs, before any is given work."""
+        self._building = asyncio.create_task(self._build())
+
     async def ready(self) -> dict[tuple[str, int], int]:
-        """Wait until every host is built; (pool, slot) -> process id."""
+        """Wait until every host is built; (pool, number) -> process id."""
+        if self._building is None:
+            self.build()
+        assert self._building is not None
+        return await self._building
+
+    async def _build(self) -> dict[tuple[str, int], int]:
         keys = list(self._slots)
         calls = [self._slots[key].ready.remote() for key in keys]
         pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
         return dict(zip(keys, pids, strict=True))
 
-    async def rehearse(self, raws: Sequence[Raw], workers: int) -> None:
-        """Have the first CCD workers rehearse; nothing happens without raws."""
-        if not raws:
-            return
+    def rehearse_on(self, raws: Sequence[Raw]) -> None:
+        """Have the CCD workers rehearse in the background: a visit's first raws come most of a minute after its call.
+
+        The first compiles the kernels, on a new machine; the others then find them compiled.
+        """
+        if raws:
+            self._rehearsing = asyncio.create_task(self._rehearse(raws))
+
+    async def _rehearse(self, raws: Sequence[Raw]) -> None:
         held = ray.put(raws)
-        calls = [self._slots["ccd_worker", number].rehearse.remote(held) for number in range(workers)]
-        await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
+        first, *others = [host for (pool, _), host in self._slots.items() if pool == "ccd_worker"]
+        try:
+            await asyncio.wait_for(first.rehearse.remote(held), START_DEADLINE_S)
+            await asyncio.wait_for(asyncio.gather(*(host.rehearse.remote(held) for host in others)), START_DEADLINE_S)
+        except (ray.exceptions.RayError, PachonError, TimeoutError) as error:
+            structlog.get_logger().warning("rehearsal failed", error=str(error))
 
     async def call(self, pool: str, lane: int, event: Event) -> Outcome:
         """Raises ConnectionError if the process died; Ray starts it anew."""
