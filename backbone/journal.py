@@ -241,8 +241,8 @@ class MemoryJournal:
         for fact in facts:
             told = fact.event_id in self._entries
             self._entries.setdefault(fact.event_id, Entry(at, fact))
-            debts = {(fact.event_id, pool) for pool in owed.get(fact.event_id, ())} - self._debts
-            self._debts |= debts
+            debts = [key for pool in owed.get(fact.event_id, ()) if (key := (fact.event_id, pool)) not in self._debts]
+            self._debts.update(debts)
             self._owed.update({key: Delivery(fact, key[1]) for key in debts})
             if debts or not told:
                 new.append(fact)
