@@ -131,7 +131,7 @@ def _ended_once(facts: Sequence[Event]) -> bool:
     """Whether every assigned visit-detector has exactly one end: committed or failed."""
     assigned = {(f.group, f.detector) for f in facts if isinstance(f, VisitAssigned)}
     ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady | DetectorFailed))
-    return set(ends) == assigned and set(ends.values()) <= {1}
+    return all(ends[key] == 1 for key in assigned)
 
 
 def _visits(facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.clock import TAI_MINUS_UTC
+from schemas.errors import BadData
 from schemas.image import Observation
 from schemas.instrument import BANDS, PIXEL_ARCSEC, Detector
 from schemas.pointing import nominal_wcs
@@ -67,7 +68,12 @@ def airmass(ra: float, dec: float, tai: float) -> float:
 
 
 def conditions(seed: int, observation: Observation, epoch: float) -> Conditions:
-    """The conditions of the observation's visit, whose first snap is centred on `epoch` (TAI s)."""
+    """The conditions of the observation's visit, whose first snap is centred on `epoch` (TAI s).
+
+    Raises BadData for a filter of which it is not known what passes it.
+    """
+    if observation.band not in BANDS:
+        raise BadData(f"{observation.image_name}: what filter {observation.physical_filter!r} lets pass is not known")
     rng = generator(seed, Purpose.CONDITIONS, observation.visit)
     band, mass = observation.band, airmass(observation.ra, observation.dec, epoch)
     color = (_WAVELENGTH_NM[band] / _WAVELENGTH_NM["r"]) ** -0.2
