@@ -7,16 +7,13 @@ clock jumps from one message of the observatory to the next, so no latency is ke
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 
 from access.report.collect import Collected, NightFacts, collect
 from actors.fan_out import Chronicle
-from backbone.alert_archive import AlertArchive
 from backbone.alert_spool import AlertSpool
-from backbone.butler import ButlerArchive
 from backbone.journal import MemoryJournal
 from backbone.l1 import L1Database
 from backbone.l1_memory import L1Memory
@@ -26,9 +23,8 @@ from cluster.inline import InlineHosts
 from cluster.night import staged, wind_down
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
-from cluster.products import ButlerProducts
 from cluster.settings import Settings
-from payloads.alert_production.packets import alert_schema
+from cluster.site import FolderSite
 from schemas.clock import ManualClock
 from schemas.image import Observation, Raw
 from simulators.camera.buffer import Catalogue
@@ -61,12 +57,11 @@ class InlineDaq:
         return Raw(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
 
 
-class InlineSite:
+class InlineSite(FolderSite):
     """What actors are given in one process."""
 
     def __init__(self, settings: Settings, seed: int, journal: MemoryJournal, l1: L1Memory, clock: ManualClock) -> None:
-        self.settings = settings
-        self.camera = settings.camera
+        super().__init__(settings)
         self.clock = clock
         self.pixels = MemoryPixels()
         self.daq = InlineDaq(
@@ -76,21 +71,6 @@ class InlineSite:
             settings.truth,
         )
         self._journal, self._l1 = journal, l1
-
-    @cached_property
-    def archive(self) -> ButlerArchive:
-        """The repository."""
-        return ButlerArchive.open(self.settings.butler)
-
-    @cached_property
-    def products(self) -> ButlerProducts:
-        """Earlier products, from the repository."""
-        return ButlerProducts(self.archive, self.settings.instrument)
-
-    @cached_property
-    def alert_archive(self) -> AlertArchive:
-        """Packets on disk."""
-        return AlertArchive(self.settings.alerts, alert_schema())
 
     async def chronicle(self) -> Chronicle:
         """The journal."""

@@ -65,16 +65,12 @@ class Site(Protocol):
         """Where alerts go."""
 
 
-class ServerSite:
-    """A process of the system proper: PostgreSQL, Kafka, the DAQ over the network, the Butler's repository."""
+class FolderSite:
+    """What every site finds in the night's folder, opened when it is first asked for."""
 
-    def __init__(self, settings: Settings, pixels: PixelStore, chronicle: Chronicle | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.pixels = pixels
-        self._chronicle = chronicle
-        self.clock = StoredClock(settings.clock_file)
         self.camera = settings.camera
-        self.daq = FlightDaq(settings.daq)
 
     @cached_property
     def archive(self) -> ButlerArchive:
@@ -90,6 +86,17 @@ class ServerSite:
     def alert_archive(self) -> AlertArchive:
         """Packets on disk."""
         return AlertArchive(self.settings.alerts, alert_schema())
+
+
+class ServerSite(FolderSite):
+    """A process of the system proper: PostgreSQL, Kafka, the DAQ over the network, the Butler's repository."""
+
+    def __init__(self, settings: Settings, pixels: PixelStore, chronicle: Chronicle | None = None) -> None:
+        super().__init__(settings)
+        self.pixels = pixels
+        self._chronicle = chronicle
+        self.clock = StoredClock(settings.clock_file)
+        self.daq = FlightDaq(settings.daq)
 
     async def chronicle(self) -> Chronicle:
         """The journal, to read."""
