@@ -1,5 +1,11 @@
-"""A process of its own that puts datasets of detectors, and says so: `archive_writer folder 90 91 92`."""
+"""A process of its own that puts datasets of detectors, and says so: `archive_writer folder 90 91 92`.
 
+`--die-at N` kills it, as `kill -9` does, at the Nth file that it opens or renames for its last detector.
+"""
+
+import argparse
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +15,29 @@ from schemas.skymap import tract_at
 from tests.backbone import kept_objects as kept
 
 
-def main(folder: Path, detectors: list[int]) -> None:
+def die_at(count: int) -> None:
+    """Kill this process at the `count`th file that it opens or renames from now on."""
+    left = count
+
+    def watch(event: str, _: object) -> None:
+        nonlocal left
+        if event in {"open", "os.rename"}:
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def main(folder: Path, detectors: list[int], last_breath: int | None) -> None:
     archive = ButlerArchive.open(folder)
     taken = kept.raw()
     tract = tract_at(150.0, 2.2)
     print("ready", flush=True)  # noqa: T201 - what the test waits for
     sys.stdin.readline()
     for detector in detectors:
-        print("putting", detector, flush=True)  # noqa: T201 - what the test waits for
+        if last_breath and detector == detectors[-1]:
+            die_at(last_breath)
         archive.put_raw(replace(taken, detector=detector))
         archive.put(kept.visit_id("visit_summary", detector), {"detector": detector})
         archive.put(kept.calibration_id(detector), kept.calibration(seed=detector))
@@ -24,4 +45,9 @@ def main(folder: Path, detectors: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(number) for number in sys.argv[2:]])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("detectors", type=int, nargs="+")
+    parser.add_argument("--die-at", type=int)
+    said = parser.parse_args()
+    main(said.folder, said.detectors, said.die_at)
