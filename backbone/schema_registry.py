@@ -92,7 +92,7 @@ class SchemaStore:
     def _check_pinned(self, subject: str, pinned: int, canonical: str, present: int | None) -> None:
         if (self.mode(subject) or self.mode(_GLOBAL)) != "IMPORT":
             raise RegistryError(42205, f"Subject {subject} is not in import mode")
-        if present not in {None, pinned} or self._state.schemas.get(pinned, canonical) != canonical:
+        if present not in {None, pinned} or not _same(self._state.schemas.get(pinned, canonical), canonical):
             raise RegistryError(42205, f"Overwrite new schema with id {pinned} is not permitted.")
 
     def schema(self, schema_id: int) -> str:
@@ -134,7 +134,7 @@ class SchemaStore:
         self._write()
 
     def _id_of(self, canonical: str, ids: Iterable[int]) -> int | None:
-        return next((number for number in ids if self._state.schemas[number] == canonical), None)
+        return next((number for number in ids if _same(self._state.schemas[number], canonical)), None)
 
     def _write(self) -> None:
         temporary = self._path.with_name(f".{self._path.name}.new")
@@ -162,6 +162,11 @@ def _canonical(text: str) -> str:
     except (ValueError, TypeError, KeyError, AttributeError, SchemaParseException, UnknownType) as error:
         raise RegistryError(42201, f"Invalid schema: {error!r}") from error
     return json.dumps(document, separators=(",", ":"))
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts are one schema: the order of a JSON object's keys says nothing, and fastavro's varies."""
+    return one == other or json.loads(one) == json.loads(other)
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------

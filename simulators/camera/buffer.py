@@ -85,6 +85,11 @@ class Catalogue:
             self._entries[observation.exposure] = entry
             return entry
 
+    def __contains__(self, exposure: int) -> bool:
+        """Whether an exposure is held."""
+        with self._lock:
+            return exposure in self._entries
+
     def find(self, exposure: int, detector: int) -> Entry:
         """The exposure, if that detector of it is held. Raises KeyError naming what is not."""
         with self._lock:
@@ -116,8 +121,8 @@ class Rasters:
     """The newest rasters in memory, made by threads in the background.
 
     `size`: how many are held. Exposures are made ahead of being asked for as long as there is room: what is
-    read makes room, and so does what belongs to an older exposure. What is asked for is made first, and
-    always.
+    read makes room, and so does what belongs to an older exposure. What is asked for is made first, always,
+    and by a thread more that does nothing else and gives way to none: somebody's deadline is running.
     """
 
     def __init__(self, make: Callable[[int, int], Raster], *, size: int, threads: int) -> None:
@@ -130,7 +135,10 @@ class Rasters:
         self._making: set[Key] = set()
         self._failed: dict[Key, Exception] = {}
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, name=f"render-{k}", daemon=True) for k in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, kwargs={"ahead": number < threads}, daemon=True)
+            for number in range(threads + 1)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -178,10 +186,10 @@ class Rasters:
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
-        # Linux keeps a niceness for each thread: rendering gives way to serving and to all else.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while (key := self._next()) is not None:
+    def _work(self, *, ahead: bool) -> None:
+        if ahead:  # it gives way to serving and to all else; Linux keeps a niceness for each thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while (key := self._next(ahead=ahead)) is not None:
             try:
                 raster = self._make(*key)
             except Exception as error:  # noqa: BLE001 - whoever asks for it is told
@@ -189,11 +197,11 @@ class Rasters:
             else:
                 self._done(key, raster, None)
 
-    def _next(self) -> Key | None:
+    def _next(self, *, ahead: bool) -> Key | None:
         """What to make now; waits for it. None when closed."""
         with self._changed:
             while not self._closed:
-                queue = self._asked or (self._ahead if self._has_room() else None)
+                queue = self._asked or (self._ahead if ahead and self._has_room() else None)
                 if not queue:
                     self._changed.wait()
                     continue

@@ -160,8 +160,10 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
     def _expose(self, observation: Observation) -> None:
         if observation.instrument != self._plane.camera.name:
             raise BadData(f"this is {self._plane.camera.name}, not {observation.instrument}")
+        told_again = observation.exposure in self._catalogue
         entry = self._catalogue.add(observation, self._detectors, self._clock.now())
-        self._rasters.prepare(observation.exposure, entry.detectors)
+        if not told_again:  # what an earlier server held has mostly been read: it waits to be asked for
+            self._rasters.prepare(observation.exposure, entry.detectors)
 
     def _health(self) -> dict[str, float | int | str]:
         now = self._clock.now()
