@@ -20,7 +20,8 @@ from schemas.events import (
 )
 
 PIXELS_LATE_S = 60.0
-"""Seconds after a visit's expected end at which a detector without pixels is given up."""
+"""Seconds after a visit's expected end, or after this keeper first heard of it, whichever is later, at which a
+detector without pixels is given up: what was exposed while the system was down is late, not lost."""
 
 _HISTORY = (
     "VisitAssigned", "RawReady", "DiaSourcesReady", "AlertsReady", "AlertsSent", "DetectorFailed",
@@ -30,7 +31,7 @@ _HISTORY = (
 
 @dataclass
 class _Visit:
-    expected_end: float
+    waits_from: float
     snaps: int
     visit: int | None = None
     detectors: dict[int, DetectorManifest] = field(default_factory=dict)
@@ -54,6 +55,12 @@ class VisitKeeper(Actor):
         self._clock = clock
         self._visits: dict[str, _Visit] = {}
         self._done: set[str] = set()
+
+    async def take_up(self) -> None:
+        """Wait for the visits that the journal says are open: also the one of which nothing more comes ends."""
+        self._done = {fact.group for fact in await self._chronicle.facts("VisitDone")}
+        for group in {fact.group for fact in await self._chronicle.facts("VisitAssigned")}:
+            await self._visit(group)
 
     async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
         """One more detector to wait for."""
@@ -94,14 +101,14 @@ class VisitKeeper(Actor):
         return [
             DetectorFailed(
                 group=group, visit=visit.visit, detector=detector, stage="camera",
-                reason=f"pixels not complete {PIXELS_LATE_S:.0f} s after the visit's expected end",
+                reason=f"pixels not complete {PIXELS_LATE_S:.0f} s after they were due",
             )
             for group, visit in late
             for detector in visit.waiting_for_pixels
         ]  # fmt: skip
 
     def _is_late(self, visit: _Visit) -> bool:
-        return self._clock.wall_seconds(self._clock.now() - visit.expected_end) > PIXELS_LATE_S
+        return self._clock.wall_seconds(self._clock.now() - visit.waits_from) > PIXELS_LATE_S
 
     async def _after(self, event: Event) -> Sequence[Event]:
         visit = await self._visit(event.group)
@@ -124,7 +131,8 @@ class VisitKeeper(Actor):
             plan = next((f.visit_plan for f in facts if isinstance(f, VisitAssigned)), None)
             if plan is None:
                 return None
-            visit = _Visit(expected_end=plan.start_time + plan.duration, snaps=max(plan.n_images, 1))
+            waits_from = max(plan.start_time + plan.duration, self._clock.now())
+            visit = _Visit(waits_from, snaps=max(plan.n_images, 1))
             for fact in facts:
                 _count(visit, fact)
             self._visits[group] = visit

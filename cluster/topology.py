@@ -61,7 +61,9 @@ async def _sequencer(site: Site) -> Sequencer:
 
 
 async def _visit_keeper(site: Site) -> VisitKeeper:
-    return VisitKeeper(chronicle=await site.chronicle(), clock=site.clock)
+    keeper = VisitKeeper(chronicle=await site.chronicle(), clock=site.clock)
+    await keeper.take_up()
+    return keeper
 
 
 async def _camera_reader(site: Site) -> CameraReader:

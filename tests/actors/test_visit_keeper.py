@@ -104,3 +104,17 @@ async def test_pixels_that_never_come_are_given_up_in_time(
     (given_up,) = keeper.overdue()
     assert isinstance(given_up, DetectorFailed)
     assert "pixels not complete" in given_up.reason
+
+
+async def test_a_new_keeper_gives_the_pixels_of_open_visits_as_long_again_and_no_longer(
+    journal: MemoryJournal, clock: RunningClock, assigned: Assigned
+) -> None:
+    over = VisitDone(group="g0", visit=None, detectors=())
+    await journal.append([assigned(90).model_copy(update={"group": "g0"}), over, assigned(94)], {}, 1.0)
+    clock.tai = 100.0 + 36.0 + 10.0 * PIXELS_LATE_S
+    keeper = VisitKeeper(chronicle=journal, clock=clock)
+    await keeper.take_up()
+    clock.tai += PIXELS_LATE_S - 1.0
+    assert keeper.overdue() == []
+    clock.tai += 2.0
+    assert [(e.group, e.detector) for e in keeper.overdue() if isinstance(e, DetectorFailed)] == [("g1", 94)]
