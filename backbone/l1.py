@@ -175,8 +175,8 @@ class L1Database(Protocol):
         Raises BadData for a visit-detector that is not stored, or another number of alerts.
         """
 
-    async def acknowledgements(self) -> Table:
-        """Every alert, `ACKNOWLEDGEMENT_DTYPE`, by visit, detector and place in the file."""
+    async def acknowledgements(self, visits: Sequence[int]) -> Table:
+        """Every alert of some visits, `ACKNOWLEDGEMENT_DTYPE`, by visit, detector and place in the file."""
 
     async def load_orbits(self, table: Table) -> None:
         """Replace the catalogue of orbits (`mpc_orbits` rows)."""

@@ -114,9 +114,9 @@ class L1Memory:
         if outbox is not None:
             self._outboxes[visit, detector] = replace(outbox, acknowledged_at=merged, failures=dict(failures))
 
-    async def acknowledgements(self) -> Table:
+    async def acknowledgements(self, visits: Sequence[int]) -> Table:
         """See `L1Database`."""
-        outboxes = [self._outboxes[key] for key in sorted(self._outboxes)]
+        outboxes = [self._outboxes[key] for key in sorted(self._outboxes) if key[0] in set(visits)]
         table = np.empty(sum(o.n_alerts for o in outboxes), ACKNOWLEDGEMENT_DTYPE)
         start = 0
         for outbox in outboxes:

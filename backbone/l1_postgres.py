@@ -208,13 +208,14 @@ class L1Postgres:
                 visit, detector, merged.tolist(), int(np.isnan(merged).sum()), json.dumps(dict(failures)),
             )  # fmt: skip
 
-    async def acknowledgements(self) -> Table:
+    async def acknowledgements(self, visits: Sequence[int]) -> Table:
         """See `L1Database`."""
         async with self._connection("reading acknowledgements") as connection:
             rows = await connection.fetch(
                 "SELECT visit, detector, a.id, readout_ended, a.at FROM visit_detector,"
                 " unnest(alert_ids, acknowledged_at) WITH ORDINALITY AS a (id, at, place)"
-                " ORDER BY visit, detector, place"
+                " WHERE visit = ANY($1::bigint[]) ORDER BY visit, detector, place",
+                list(visits),
             )
         return np.array([tuple(row) for row in rows], ACKNOWLEDGEMENT_DTYPE)
 

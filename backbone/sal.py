@@ -39,7 +39,10 @@ class Received:
 
 
 class SalReader:
-    """Reads SAL topics from `positions`, {(topic, partition): next offset}; from the beginning without one.
+    """Reads SAL topics from `positions`, {(topic, partition): next offset}.
+
+    A partition without one is read from the beginning, and what was sent before `since` (POSIX s) passed over: it
+    was told to others, before whoever reads now was there. (Not every broker can be asked for an offset by time.)
 
     No consumer group: who keeps the positions keeps them with what the messages caused. They belong to one
     broker's logs: for a broker that starts empty, give none. All partitions that a topic has at the start are
@@ -53,11 +56,12 @@ class SalReader:
         registry: RegistryClient,
         positions: Mapping[tuple[str, int], int],
         *,
+        since: float = 0.0,
         topics: Sequence[str] = TOPICS,
         deadline_s: float = 60.0,
     ) -> None:
         self._bootstrap, self._registry, self._deadline_s = bootstrap, registry, deadline_s
-        self._positions, self._topics = dict(positions), tuple(topics)
+        self._positions, self._topics, self._since = dict(positions), tuple(topics), since
         self._consumer: AIOKafkaConsumer | None = None
         self._patience = _Patience(deadline_s)
 
@@ -139,6 +143,8 @@ class SalReader:
         """When it was sent (broker's ms, then the sender's own stamp), and the message."""
         payload, sent = record.value or b"", 0.0
         event: Event | None
+        if self._is_past(record):
+            return (record.timestamp, sent), Received(None, record.topic, record.partition, record.offset + 1)
         try:
             values = await self._decoded(payload)
             event = event_of(record.topic, values)
@@ -148,6 +154,10 @@ class SalReader:
             event = _refused(record, payload, str(error))
         message = Received(event, record.topic, record.partition, record.offset + 1)
         return (record.timestamp, sent), message
+
+    def _is_past(self, record: ConsumerRecord) -> bool:
+        known = (record.topic, record.partition) in self._positions
+        return not known and record.timestamp < 1000.0 * self._since
 
     async def _decoded(self, payload: bytes) -> Record:
         """The record in Confluent's frame. Raises BadData for what is none."""

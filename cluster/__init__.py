@@ -1,6 +1,7 @@
 """How it runs: topology, bus, hosts, services, settings, the night and the command line. Alone imports Ray."""
 
 import os
+from pathlib import Path
 
 # Read when ray is first imported: `uv run` must not make Ray upload the folder and build an environment for workers.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -13,3 +14,6 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 # against 0.04 s kept, and a visit-detector takes several times that. glibc reads these when a process starts.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+# `ray start` asks for this user's token where there is one; who joins it must show that, before ray is imported.
+if (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

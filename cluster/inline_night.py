@@ -7,11 +7,12 @@ clock jumps from one message of the observatory to the next, so no latency is ke
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from access.report.collect import Collected, NightFacts, collect
+from access.report.collect import Collected, collect
 from actors.fan_out import Chronicle
 from backbone.alert_spool import AlertSpool
 from backbone.journal import MemoryJournal
@@ -20,7 +21,7 @@ from backbone.l1_memory import L1Memory
 from backbone.sal_events import event_of
 from cluster import prepare
 from cluster.inline import InlineHosts
-from cluster.night import staged, wind_down
+from cluster.night import night_facts, staged, wind_down
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.settings import Settings
@@ -97,7 +98,7 @@ async def play_inline(
     site = InlineSite(settings, options.seed, journal, l1, clock)
     hosts = await InlineHosts.build(site, all_pools=True)
     one_lane = settings.model_copy(update={"workers": 1})
-    async with staged(one_lane, hosts, hosts.keeper, journal, clock, len(plan), console) as stage:
+    async with staged(one_lane, hosts, hosts.keeper, journal, clock, [visit.group for visit in plan], console) as stage:
         for number, moment in enumerate(timeline(plan)):
             clock.set_to(moment.tai)
             if isinstance(moment.payload, Observation):
@@ -109,5 +110,5 @@ async def play_inline(
                 await stage.bus.publish([event])
                 await stage.bus.drained()
         await wind_down(stage)
-    facts = NightFacts(str(plan[0].day_obs), options.seed, options.speed, len(plan), settings.truth, timed=False)
+    facts = replace(night_facts(options, plan, settings), timed=False)
     return await collect(facts, journal, l1, clock)

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import ray
 from rich.console import Console
 
-from access.report.collect import Collected, NightFacts, collect
+from access.report.collect import Collected, collect
 from backbone.alert_stream import create_topic
-from backbone.journal import PostgresJournal
+from backbone.journal import Journal, PostgresJournal
 from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
@@ -23,7 +23,7 @@ from backbone.schema_registry import SchemaRegistry
 from cluster import prepare
 from cluster.child_process import ChildProcess
 from cluster.inline import InlineHosts
-from cluster.night import SplitHosts, Stage, feed, staged, until_over, wind_down
+from cluster.night import DUSK_S, SplitHosts, Stage, feed, night_facts, staged, until_over, wind_down
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
@@ -32,14 +32,13 @@ from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
 from payloads.alert_production.packets import alert_schema, schema_id
-from schemas.clock import NightClock
+from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
+from schemas.events import NextVisit
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
 SERVER_DEADLINE_S = 20.0
-DUSK_S = 5.0
-"""Wall seconds from the start of the simulators to the first announcement."""
 OBJECT_STORE_BYTES = 4 * 2**30
 PRODUCTS_DEADLINE_S = 1800.0
 _RAY_SYSTEM = {
@@ -175,14 +174,14 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def live_stage(
-    settings: Settings, there: RayHosts, journal: PostgresJournal, planned: int, console: Console
+    settings: Settings, there: RayHosts, journal: PostgresJournal, plan: Sequence[PlannedVisit], console: Console
 ) -> AsyncIterator[Stage]:
     """A running bus between the hosts on Ray and those in this process."""
     clock = StoredClock(settings.clock_file)
     here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
     pids = await there.ready()
     hosts = SplitHosts(here, there)
-    async with staged(settings, hosts, here.keeper, journal, clock, planned, console) as stage:
+    async with staged(settings, hosts, here.keeper, journal, clock, [v.group for v in plan], console) as stage:
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
         yield stage
 
@@ -196,12 +195,13 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
     async with registry(options, settings) as registered:
         named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
         console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
-        there = RayHosts(named)  # their processes start, and rehearse, while the products are made
-        made, wanted = await make_products(options, plan, named, there)
-        console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         async with opened(named) as (journal, l1):
+            await refuse_played(journal, plan, named)
+            there = RayHosts(named)  # their processes start, and rehearse, while the products are made
+            made, wanted = await make_products(options, plan, named, there)
+            console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
             await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-            async with live_stage(named, there, journal, len(plan), console) as stage:
+            async with live_stage(named, there, journal, plan, console) as stage:
                 port = stage.metrics.serve(options.metrics_port)
                 console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")
                 await _observe(options, plan, named, stage, journal, stop)
@@ -209,6 +209,15 @@ async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Se
             collected = await collect(facts, journal, l1, StoredClock(named.clock_file))
             await _linger(options, stop, console)
     return collected
+
+
+async def refuse_played(journal: Journal, plan: Sequence[PlannedVisit], settings: Settings) -> None:
+    """A database holds a night once. Raises BadData if it holds this one, and was not played into this folder."""
+    day_obs = plan[0].day_obs
+    told = [fact for fact in await journal.facts("NextVisit") if isinstance(fact, NextVisit)]
+    if not settings.clock_file.exists() and day_obs in {day_obs_of(fact.start_time) for fact in told}:
+        where = f"the database {settings.postgres} holds a night {day_obs} already"
+        raise BadData(f"{where}: give the folder it was played into, to go on with it, or another database")
 
 
 @asynccontextmanager
@@ -234,7 +243,11 @@ async def _observe(
     positions = await journal.positions() if options.kafka else {}
     with outside(options, plan, settings) as simulators:
         stage.metrics.processes.pids |= {"daq": simulators.daq.pid, "ocs": simulators.ocs.pid}
-        async with RegistryClient(settings.registry) as client, SalReader(settings.kafka, client, positions) as reader:
+        since = StoredClock(settings.clock_file).wall_start - DUSK_S
+        async with (
+            RegistryClient(settings.registry) as client,
+            SalReader(settings.kafka, client, positions, since=since) as reader,
+        ):
             feeding = asyncio.create_task(feed(reader, stage.bus))
             await until_over(stage, simulators.runs, stop, feeding)
             simulators.ocs.stop()
@@ -249,8 +262,3 @@ async def _linger(options: NightOptions, stop: asyncio.Event, console: Console) 
         console.print(f"the broker stays up for {options.linger:g} s, for consumers to read to the end")
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), options.linger)
-
-
-def night_facts(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightFacts:
-    """What the command knows of its night."""
-    return NightFacts(str(plan[0].day_obs), options.seed, options.speed, len(plan), settings.truth)

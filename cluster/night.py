@@ -1,13 +1,14 @@
 """A night from dusk to dawn: starts what it needs, plays the schedule, shuts down in order, reports."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
 from rich.console import Console
 
+from access.report.collect import NightFacts
 from actors.visit_keeper import VisitKeeper
 from backbone.journal import Journal, Position
 from backbone.sal import SalReader
@@ -16,11 +17,16 @@ from cluster.display import Board, Display
 from cluster.host import Outcome
 from cluster.inline import InlineHosts
 from cluster.metrics import Metrics
+from cluster.options import NightOptions
 from cluster.settings import Settings
 from cluster.topology import POOLS
 from schemas.clock import Clock
 from schemas.events import Event, NextVisit, NextVisitCanceled, VisitDone, VisitRefused
+from simulators.ocs.schedule import PlannedVisit
+from simulators.ocs.timeline import ANNOUNCED_S
 
+DUSK_S = 5.0
+"""Wall seconds from the start of the simulators to the first announcement."""
 TICK_S = 0.5
 DRAIN_DEADLINE_S = 130.0
 """How long what is under way may stay silent when the night ends: the longest deadline of a pool."""
@@ -28,11 +34,17 @@ QUIET_S = 5.0
 """After the OCS has ended, this long without a new fact means that nothing more comes."""
 
 
+def night_facts(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightFacts:
+    """What the command knows of its night."""
+    began = plan[0].start_tai - ANNOUNCED_S - options.speed * DUSK_S
+    return NightFacts(str(plan[0].day_obs), began, options.seed, options.speed, len(plan), settings.truth)
+
+
 class Progress:
     """Which visits have ended, and when anything was last heard."""
 
-    def __init__(self, planned: int) -> None:
-        self._planned = planned
+    def __init__(self, planned: Iterable[str]) -> None:
+        self._planned = frozenset(planned)
         self.announced: dict[str, NextVisit] = {}
         self.ended: set[str] = set()
         self.last_heard = asyncio.get_running_loop().time()
@@ -48,7 +60,7 @@ class Progress:
     @property
     def complete(self) -> bool:
         """Whether every planned visit has ended."""
-        return len(self.ended) >= self._planned
+        return self._planned <= self.ended
 
     @property
     def open_visits(self) -> list[str]:
@@ -94,10 +106,13 @@ async def staged(
     keeper: VisitKeeper,
     journal: Journal,
     clock: Clock,
-    planned: int,
+    planned: Iterable[str],
     console: Console,
 ) -> AsyncIterator[Stage]:
-    """A running bus with its listeners; stopped in order at the end. Raises Broken if a host said so."""
+    """A running bus with its listeners; stopped in order at the end. `planned`: the groups of the night's visits.
+
+    Raises Broken if a host said so.
+    """
     bus = Bus([pool.route(settings) for pool in POOLS.values()], hosts, journal, clock)
     progress, metrics = Progress(planned), Metrics(clock, bus.waiting)
     display = Display(Board(clock), bus.waiting, console)

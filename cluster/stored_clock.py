@@ -33,6 +33,11 @@ class StoredClock:
         """TAI seconds of the night."""
         return self._line.now()
 
+    @property
+    def wall_start(self) -> float:
+        """POSIX seconds at which the night's time began."""
+        return self._line.wall_start
+
     def wall_seconds(self, seconds: float) -> float:
         """How many seconds of the wall's time pass while `seconds` of the night's do."""
         return self._line.wall_seconds(seconds)

@@ -36,9 +36,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NightFacts:
-    """What the command knows of the night. `timed`: whether its clock ran with the wall's."""
+    """What the command knows of the night. `began`: TAI s; `timed`: whether its clock ran with the wall's."""
 
     night: str
+    began: float
     seed: int
     speed: float
     visits_planned: int
@@ -61,10 +62,10 @@ class Collected:
 
 
 async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Clock) -> Collected:
-    """Read everything once, and count."""
-    entries = await journal.entries()
+    """Read all of the night once, and count."""
+    entries = [entry for entry in await journal.entries() if entry.at >= night.began]
     facts = [entry.event for entry in entries]
-    answers = await l1.acknowledgements()
+    answers = await l1.acknowledgements(sorted({f.visit for f in facts if isinstance(f, AlertsReady)}))
     seconds = _latencies(answers, clock) if night.timed else np.full(len(answers), np.nan)
     compared = await _compared(night.truth, facts, l1, answers)
     stages = _stages(facts)

@@ -86,6 +86,19 @@ async def test_a_reader_goes_on_where_the_kept_positions_stand(
         assert _groups(await _read(reader, 6)) == ["g4", "g5", "g6", "g7", "g8", "g9"]
 
 
+async def test_what_was_sent_before_the_night_only_moves_the_position_of_one_that_has_none(
+    kafka: EmbeddedKafka, producer: AIOKafkaProducer, registry: RegistryClient
+) -> None:
+    for group, seconds in (("old", 1000.0), ("older", 900.0), ("new", 2000.0)):
+        await producer.send_and_wait(CANCELED, _framed(group), partition=0, timestamp_ms=int(1000 * seconds))
+    async with SalReader(kafka.bootstrap, registry, {}, since=1500.0) as reader:
+        *past, present = await _read(reader, 3)
+    assert [(message.event, message.next_offset) for message in past] == [(None, 1), (None, 2)]
+    assert _groups([present]) == ["new"]
+    async with SalReader(kafka.bootstrap, registry, {(CANCELED, 0): 1}, since=1500.0) as reader:
+        assert _groups(await _read(reader, 2)) == ["older", "new"]
+
+
 async def test_all_partitions_are_read_in_order_of_sending(
     kafka: EmbeddedKafka, producer: AIOKafkaProducer, registry: RegistryClient
 ) -> None:

@@ -224,7 +224,7 @@ class TestL1Database:
     async def test_a_visit_detector_without_alerts_owes_nothing(self, l1: L1Database) -> None:
         await l1.store(replace(result(VISIT), alert_ids=np.zeros(0, np.int64)), [], 1.0)
         assert await l1.unsent() == []
-        assert len(await l1.acknowledgements()) == 0
+        assert len(await l1.acknowledgements([VISIT])) == 0
 
     async def test_a_visit_detector_without_sources_can_be_stored(self, l1: L1Database) -> None:
         some = result(VISIT)
@@ -248,7 +248,8 @@ class TestL1Database:
         times = np.arange(20.0)
         times[3] = np.nan
         await l1.mark_sent(VISIT, 95, times, {})
-        report = await l1.acknowledgements()
+        await l1.store(result(VISIT + 1), [], 2.0)
+        report = await l1.acknowledgements([VISIT])
         assert report["detector"].tolist() == [94] * 20 + [95] * 20
         assert report["diaSourceId"][20:].tolist() == result(VISIT, 95).alert_ids.tolist()
         np.testing.assert_array_equal(report["acknowledged_at"][20:], times)
