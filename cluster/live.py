@@ -79,8 +79,8 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
         if options.ray_address:
             ray.init(address=options.ray_address, **common)
         else:
-            ray.init(
-                num_cpus=options.workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
+            ray.init(  # "local": one of its own, also where another cluster runs on this machine
+                address="local", num_cpus=options.workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.2", _system_config=_RAY_SYSTEM, **common,
             )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
