@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fastavro
+import httpx
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from access.stamp_picture import write_picture
+from access.stamp_picture import or_dash, write_picture
 from schemas.errors import BadData, Transient
 
 METADATA_DEADLINE_S = 15.0
@@ -35,17 +36,17 @@ def follow(
     wall without one (0: never). Raises Transient if broker or registry do not answer, BadData for a start or topic
     that there is none of.
     """
-    decoder = Decoder(registry)
     if stamps is not None:
         stamps.mkdir(parents=True, exist_ok=True)
-    for number, message in enumerate(messages(kafka, topic, start, wait), start=1):
-        alert = decoder.decode(message.value() or b"", f"{topic} {message.partition()}:{message.offset()}")
-        sys.stdout.write(line(alert) + "\n")
-        sys.stdout.flush()
-        if stamps is not None:
-            write_picture(alert, stamps / f"{alert['diaSourceId']}.png")
-        if number == count:
-            break
+    with Decoder(registry) as decoder:
+        for number, message in enumerate(messages(kafka, topic, start, wait), start=1):
+            alert = decoder.decode(message.value() or b"", f"{topic} {message.partition()}:{message.offset()}")
+            sys.stdout.write(line(alert) + "\n")
+            sys.stdout.flush()
+            if stamps is not None:
+                write_picture(alert, stamps / f"{alert['diaSourceId']}.png")
+            if number == count:
+                break
     return 0
 
 
@@ -57,21 +58,23 @@ def line(alert: Record) -> str:
     reliability = source["reliability"]
     return (
         f"{alert['diaSourceId']}  MJD {source['midpointMjdTai']:.5f}  {source['band']}  "
-        f"ra {source['ra']:9.5f} dec {source['dec']:+9.5f}  flux {_or_dash(source['psfFlux'], '9.0f')} nJy  "
-        f"S/N {_or_dash(source['snr'], '6.1f')}  reliability {_or_dash(reliability, '.2f')}  {name}  history {history}"
+        f"ra {source['ra']:9.5f} dec {source['dec']:+9.5f}  flux {or_dash(source['psfFlux'], '9.0f')} nJy  "
+        f"S/N {or_dash(source['snr'], '6.1f')}  reliability {or_dash(reliability, '.2f')}  {name}  history {history}"
     )
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
 class Decoder:
-    """Decodes Confluent-framed Avro by the schemas of a registry."""
+    """Decodes Confluent-framed Avro by the schemas of a registry. A context manager: it keeps a connection."""
 
     def __init__(self, registry: str) -> None:
         self._client = SchemaRegistryClient({"url": registry, "timeout": METADATA_DEADLINE_S})
         self._schema = lru_cache(maxsize=8)(self._fetch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def decode(self, payload: bytes, where: str) -> Record:
         """The alert in a message. Raises BadData naming where it stood if it is none."""
@@ -90,7 +93,7 @@ class Decoder:
             text = self._client.get_schema(schema_id).schema_str
         except SchemaRegistryError as error:
             raise BadData(f"the registry has no schema {schema_id}: {error}") from error
-        except OSError as error:
+        except (OSError, httpx.HTTPError) as error:
             raise Transient(f"the schema registry does not answer: {error}") from error
         assert text is not None
         return fastavro.parse_schema(json.loads(text))

@@ -61,6 +61,7 @@ class Associator(Actor):
     async def on_association_due(self, event: AssociationDue) -> Sequence[Event]:
         """Associate, force photometry, make packets, write the file, commit; then say so."""
         if await self._l1.contains(event.visit, event.detector):
+            await self._pixels.drop(event.sources.products)
             return await self._said_before(event)
         products = await self._pixels.get(event.sources.products)
         if not isinstance(products, DiaProducts):

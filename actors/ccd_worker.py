@@ -1,5 +1,6 @@
 """A CCD's worker: loads what a visit will need, reduces each snap as it comes, differences at the last one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -17,6 +18,10 @@ from schemas.instrument import Camera, Detector
 
 KEPT_CONTEXTS = 4
 """Held at once, 0.33 GB each: a worker's share of the visit under way and of the next. More are read again."""
+
+KEPT_VISITS = 2
+"""Of which reduced snaps are held, 0.16 GB each: the one under way and the one before. Nobody says of a detector that
+its other snap will never come."""
 
 
 class Products(Protocol):
@@ -41,7 +46,7 @@ class CcdWorker(Actor):
         self._daq = daq
         self._clock = clock
         self._contexts: dict[tuple[str, int], Context] = {}
-        self._snaps: dict[tuple[int, int], MaskedImage] = {}
+        self._snaps: dict[str, dict[tuple[int, int], MaskedImage]] = {}
 
     def rehearse(self, raws: Sequence[Raw]) -> None:
         """Run the pipeline on the raws of one visit and forget the result: kernels are compiled, files are cached."""
@@ -61,6 +66,7 @@ class CcdWorker(Actor):
         """Free what was loaded."""
         for key in [k for k in self._contexts if k[0] == event.group]:
             del self._contexts[key]
+        self._snaps.pop(event.group, None)
         return []
 
     async def on_raw_ready(self, event: RawReady) -> Sequence[Event]:
@@ -88,7 +94,7 @@ class CcdWorker(Actor):
                 count=len(products.sources),
                 products=name,
                 stages=times.seconds,
-                summary=products.summary,
+                summary={name: value for name, value in products.summary.items() if math.isfinite(value)},
             )
         ]
 
@@ -101,14 +107,21 @@ class CcdWorker(Actor):
 
     async def _reduced(self, observation: Observation, detector: int, times: StageTimes) -> MaskedImage:
         """A snap without its instrument's signature: from memory, or from its raw again."""
-        key = (observation.exposure, detector)
-        if key not in self._snaps:
+        key, held = (observation.exposure, detector), self._snaps_of(observation.group)
+        if key not in held:
             raw = await raw_of(self._pixels, self._daq, observation, detector)
             seen = observation
             context = self._load(seen.group, detector, seen.ra, seen.dec, seen.rotation, seen.physical_filter)
             with times("remove_signature"):
-                self._snaps[key] = pipeline.reduce_snap(raw, context)
-        return self._snaps[key]
+                held[key] = pipeline.reduce_snap(raw, context)
+        return held[key]
+
+    def _snaps_of(self, group: str) -> dict[tuple[int, int], MaskedImage]:
+        if group not in self._snaps:
+            while len(self._snaps) >= KEPT_VISITS:
+                del self._snaps[next(iter(self._snaps))]
+            self._snaps[group] = {}
+        return self._snaps[group]
 
     def _load(self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
         key = (group, detector)
@@ -119,8 +132,9 @@ class CcdWorker(Actor):
         return self._contexts[key]
 
     def _forget(self, observation: Observation, detector: int) -> None:
+        held = self._snaps_of(observation.group)
         for snap in range(observation.n_snaps):
-            self._snaps.pop((observation.visit + snap, detector), None)
+            held.pop((observation.visit + snap, detector), None)
         self._contexts.pop((observation.group, detector), None)
 
 
@@ -130,11 +144,13 @@ def _snap_of(last: Observation, snap: int) -> Observation:
     Each snap's shutter opens when the one before is read out.
     """
     back = last.snap - snap
+    name, number = last.image_name.rsplit("_", 1)
     earlier = back * (last.readout_ended - last.started)
     return replace(
         last,
         snap=snap,
         exposure=last.exposure - back,
+        image_name=f"{name}_{int(number) - back:06d}",
         started=last.started - earlier,
         readout_ended=last.readout_ended - earlier,
     )

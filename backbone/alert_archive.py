@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +48,8 @@ class AlertArchive:
             partial.replace(path)
             _sync_folder(folder)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be written may not be removed either: a disk gone read-only
+                partial.unlink(missing_ok=True)
             raise Transient(f"{partial}: the alerts cannot be written: {error.strerror}") from error
         return str(path.relative_to(self._folder))
 

@@ -1,7 +1,6 @@
 """The camera's DAQ over Arrow Flight: a detector's segments by exposure and detector."""
 
 import asyncio
-import hashlib
 import json
 
 import numpy as np
@@ -54,12 +53,11 @@ class FlightDaq:
 def raw_from(table: pa.Table, observation: Observation, detector: Detector) -> Raw:
     """A raw of the DAQ's table: one row a segment (`amplifier`, `pixels`), SHA-256 in the schema's metadata."""
     what = f"{observation.image_name} detector {detector.id}"
-    segments = _segments(table, detector, what)
-    sha256 = hashlib.sha256(segments.data).hexdigest()
+    raw = Raw.of(observation, detector.id, _segments(table, detector, what))
     promised = (table.schema.metadata or {}).get(b"sha256", b"").decode()
-    if promised != sha256:
-        raise BadData(f"{what}: the pixels' SHA-256 is {sha256[:12]}, the DAQ said {promised[:12] or 'none'}")
-    return Raw(observation, detector.id, segments, sha256)
+    if promised != raw.sha256:
+        raise BadData(f"{what}: the pixels' SHA-256 is {raw.sha256[:12]}, the DAQ said {promised[:12] or 'none'}")
+    return raw
 
 
 def _segments(table: pa.Table, detector: Detector, what: str) -> NDArray[np.int32]:

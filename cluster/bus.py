@@ -12,11 +12,12 @@ from typing import Protocol
 
 import structlog
 
+from actors.camera_reader import raw_id
 from backbone.journal import Delivery, Journal, Position
 from cluster.host import Outcome
 from schemas.clock import Clock
 from schemas.errors import Broken
-from schemas.events import DetectorFailed, Event, RawNotArchived, RawReady, VisitRefused
+from schemas.events import DetectorFailed, DetectorReadOut, Event, RawNotArchived, RawReady, VisitRefused
 
 MAX_ATTEMPTS = 5
 BACKOFF_S = 0.5
@@ -174,14 +175,16 @@ class Bus:
 
 
 def _obituary(delivery: Delivery, error: str) -> list[Event]:
-    """The fact that says that a delivery was given up. What only archives does not fail a detector."""
+    """The facts that say that a delivery was given up. What only archives does not fail a detector."""
     event, detector = delivery.event, getattr(delivery.event, "detector", None)
     if delivery.pool == "archiver" and isinstance(event, RawReady):
         return [RawNotArchived(group=event.group, raw=event.raw, reason=error)]
     if detector is None:
         return [VisitRefused(group=event.group, reason=f"{delivery.pool}: {error}")]
-    return [
-        DetectorFailed(
-            group=event.group, visit=getattr(event, "visit", None), detector=detector, stage=delivery.pool, reason=error
-        )
-    ]
+    failed = DetectorFailed(
+        group=event.group, visit=getattr(event, "visit", None), detector=detector, stage=delivery.pool, reason=error
+    )
+    if isinstance(event, DetectorReadOut):
+        raw = raw_id(event.observation, event.detector)
+        return [failed, RawNotArchived(group=event.group, raw=raw, reason=error)]
+    return [failed]

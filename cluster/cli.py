@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from schemas.errors import PachonError
 
@@ -113,5 +114,9 @@ def _leaf(group: BaseExceptionGroup[PachonError]) -> BaseException:
 
 
 def main() -> None:
-    """The entry point."""
-    app()
+    """The entry point; also what is wrong with the command line itself is said in one line."""
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        code = _complain(error.format_message())
+    sys.exit(code)

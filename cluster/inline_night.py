@@ -4,7 +4,6 @@ The same bus, actors and topology; the journal and the L1 database are in memory
 clock jumps from one message of the observatory to the next, so no latency is kept.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +54,7 @@ class InlineDaq:
         charge = self._plane.charge(recipe, detector)
         write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
         segments = self._plane.segments(recipe, detector, charge)
-        return Raw(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
+        return Raw.of(observation, detector, segments)
 
 
 class InlineSite(FolderSite):

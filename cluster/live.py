@@ -80,8 +80,8 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
             ray.init(address=options.ray_address, **common)
         else:
             ray.init(  # "local": one of its own, also where another cluster runs on this machine
-                address="local", num_cpus=options.workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.2", _system_config=_RAY_SYSTEM, **common,
+                address="local", num_cpus=options.workers, object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False, _node_ip_address="127.0.0.2", _system_config=_RAY_SYSTEM, **common,
             )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = options.ray_address or "this machine"

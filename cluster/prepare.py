@@ -4,7 +4,6 @@ A real observatory has them from earlier nights. Here the simulator's side makes
 the Data Butler like any other; what is there already is not made again.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -140,8 +139,7 @@ def rehearsed(plan: Sequence[PlannedVisit], settings: Settings) -> list[PlannedV
 
 def _raw(plane: FocalPlane, observation: Observation, epoch: float, detector: int) -> Raw:
     recipe = Recipe(observation, epoch)
-    segments = plane.segments(recipe, detector, plane.charge(recipe, detector))
-    return Raw(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
+    return Raw.of(observation, detector, plane.segments(recipe, detector, plane.charge(recipe, detector)))
 
 
 ORBITS_RADIUS_DEG = 2.5

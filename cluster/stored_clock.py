@@ -27,7 +27,11 @@ class StoredClock:
     def _line(self) -> NightClock:
         if not self._path.exists():
             raise Broken(f"the night of {self._path.parent} has not begun: there is no {self._path.name}")
-        return NightClock(**json.loads(self._path.read_text(encoding="utf-8")))
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            return NightClock(**{name: float(value) for name, value in kept.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Broken(f"{self._path} holds no clock: {error}") from error
 
     def now(self) -> float:
         """TAI seconds of the night."""

@@ -14,9 +14,12 @@ from schemas.image import Observation
 
 
 class Event(BaseModel):
-    """Base of all events. `group` is the visit's name from before it has a number; "" if it concerns none."""
+    """Base of all events. `group` is the visit's name from before it has a number; "" if it concerns none.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite: JSON, in which the journal keeps facts, knows no others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     identity: ClassVar[tuple[str, ...]] = ("group",)
     group: str = ""
 
@@ -217,7 +220,7 @@ class DetectorFailed(Event):
 class DetectorManifest(BaseModel):
     """What became of one detector of a visit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     detector: int
     raws: int = 0
     dia_sources: int = 0

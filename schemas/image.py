@@ -3,6 +3,7 @@
 Arrays are C-ordered, indexed [y, x]; pixel (0, 0)'s centre is at x = y = 0.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import IntFlag
 
@@ -87,6 +88,11 @@ class Raw:
     detector: int
     segments: NDArray[np.int32]
     sha256: str
+
+    @classmethod
+    def of(cls, observation: Observation, detector: int, segments: NDArray[np.int32]) -> "Raw":
+        """A raw with the SHA-256 of its segments in C order."""
+        return cls(observation, detector, segments, hashlib.sha256(segments.data).hexdigest())
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from schemas.clock import Clock
 from schemas.events import (
     AlertsReady,
     DetectorFailed,
+    DetectorReadOut,
     DiaSourcesReady,
     Event,
     InputRefused,
@@ -51,7 +52,7 @@ class NightFacts:
 class Collected:
     """A report, the journal it was made of, and what its plots show.
 
-    `latency_s`, `latency_visit`: of each alert. `compared`: visit-detectors against the truth.
+    `latency_s`, `latency_visit`: of each alert, see `latency_of`. `compared`: visit-detectors against the truth.
     """
 
     report: Report
@@ -83,19 +84,25 @@ async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Cl
 
 
 def _latencies(answers: Table, clock: Clock) -> Floats:
-    """Wall seconds from readout to acknowledgement of each alert; NaN for what was not acknowledged."""
+    """Wall seconds from readout to acknowledgement of each alert; infinite for what was not acknowledged."""
     night_s = answers["acknowledged_at"] - answers["readout_ended"]
-    return np.array([clock.wall_seconds(float(value)) for value in night_s], dtype=np.float64)
+    wall_s = np.array([clock.wall_seconds(float(value)) for value in night_s], dtype=np.float64)
+    return np.where(np.isnan(night_s), np.inf, wall_s)
 
 
 def latency_of(seconds: Floats) -> Latency:
-    """The figures of a set of alerts; one that was never acknowledged counts against the share within 60 s."""
+    """The figures of a set of alerts: infinite for one never acknowledged, NaN for one of a night without a clock.
+
+    Median, p98 and maximum are of the acknowledged; the others count against the share within 60 s.
+    """
     known = seconds[np.isfinite(seconds)]
+    timed = len(seconds) > 0 and not np.isnan(seconds).any()
+    within = float(np.mean(seconds <= PROMISE_S)) if timed else None
     if not len(known):
-        return Latency(alerts=len(seconds), median_s=None, p98_s=None, max_s=None, within_60s=None)
+        return Latency(alerts=len(seconds), median_s=None, p98_s=None, max_s=None, within_60s=within)
     return Latency(
         alerts=len(seconds), median_s=float(np.median(known)), p98_s=float(np.percentile(known, 98)),
-        max_s=float(known.max()), within_60s=float(np.sum(known <= PROMISE_S) / len(seconds)),
+        max_s=float(known.max()), within_60s=within,
     )  # fmt: skip
 
 
@@ -115,16 +122,16 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
     acknowledged = int(np.isfinite(answers["acknowledged_at"]).sum())
     unanswered = made - acknowledged
     failed = Counter(f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed))
-    raws = sum(isinstance(f, RawReady) for f in facts)
-    archived = sum(isinstance(f, RawArchived) for f in facts)
-    missing = sum(isinstance(f, RawNotArchived) for f in facts)
-    ended = _ended_once(facts)
+    taken, raws, archived = (
+        sum(isinstance(f, kind) for f in facts) for kind in (DetectorReadOut, RawReady, RawArchived)
+    )
+    settled = _ended_once(facts) and _kept_or_missed(facts)
     return Balance(
-        visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=night.visits_planned, raws=raws,
-        raws_archived=archived, dia_sources=sum(f.dia_sources for f in ready),
+        visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=night.visits_planned,
+        raws_taken=taken, raws=raws, raws_archived=archived, dia_sources=sum(f.dia_sources for f in ready),
         dia_objects=sum(f.new_dia_objects for f in ready), alerts_made=made, alerts_sent=len(answers),
         alerts_acknowledged=acknowledged, failed=dict(failed),
-        reconciles=ended and unanswered == 0 and len(answers) == made and raws == archived + missing,
+        reconciles=settled and unanswered == 0 and len(answers) == made,
     )  # fmt: skip
 
 
@@ -133,6 +140,12 @@ def _ended_once(facts: Sequence[Event]) -> bool:
     assigned = {(f.group, f.detector) for f in facts if isinstance(f, VisitAssigned)}
     ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady | DetectorFailed))
     return all(ends[key] == 1 for key in assigned)
+
+
+def _kept_or_missed(facts: Sequence[Event]) -> bool:
+    """Whether every raw that was taken is either archived or named missing."""
+    ends = Counter((f.raw.exposure, f.raw.detector) for f in facts if isinstance(f, RawArchived | RawNotArchived))
+    return ends == Counter((f.observation.exposure, f.detector) for f in facts if isinstance(f, DetectorReadOut))
 
 
 def _visits(facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:

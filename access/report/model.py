@@ -18,10 +18,11 @@ class Latency(_Part):
 
 
 class Balance(_Part):
-    """How many of each; what is made is acknowledged or fails with a reason."""
+    """How many of each; what is made is acknowledged or fails with a reason. `raws`: those that the DAQ sent whole."""
 
     visits: int
     visits_planned: int
+    raws_taken: int
     raws: int
     raws_archived: int
     dia_sources: int

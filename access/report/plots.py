@@ -36,7 +36,7 @@ def latency_by_visit(night: Collected) -> str:
         axes.bar(places, [v.latency.max_s or 0.0 for v in rows], color="#c6d8f5", label="slowest")
         axes.bar(places, [v.latency.median_s or 0.0 for v in rows], color=ACCENT, width=0.5, label="median")
         axes.axhline(PROMISE_S, color=WARN, linestyle="--")
-        axes.set_xticks(places, [v.group[11:19] for v in rows], rotation=60, fontsize=7)
+        axes.set_xticks(places, [v.group[11:19] for v in rows], rotation=60, fontsize=7, parse_math=False)
         axes.set(ylabel="s", title="Latency by visit")
         axes.legend(frameon=False)
 

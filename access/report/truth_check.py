@@ -59,14 +59,16 @@ def compare(truth: dict[str, NDArray[Any]], sources: Table, alerted: NDArray[np.
     """Match sources (`DiaSource`; `alerted`: which of them became alerts) to truth, nearest within 1 arcsec."""
     snr = np.abs(truth["snr"].astype(float))
     worth = truth["usable"].astype(bool) & (snr >= BINS[0])
-    place = (float(np.mean(truth["ra"])), float(np.mean(truth["dec"]))) if len(snr) else (0.0, 0.0)
+    # Any of its places will do on a detector; a mean of RA would not where it passes 0.
+    place = (float(truth["ra"][0]), float(truth["dec"][0])) if len(snr) else (0.0, 0.0)
     changed = snr >= REAL_SNR
     near, index = _nearest(truth["ra"][changed], truth["dec"][changed], sources["ra"], sources["dec"], place)
     found, _ = _nearest(sources["ra"], sources["dec"], truth["ra"][worth], truth["dec"][worth], place)
     told, _ = _nearest(sources["ra"][alerted], sources["dec"][alerted], truth["ra"][worth], truth["dec"][worth], place)
-    rows = np.flatnonzero(changed)[index]
-    good = near & alerted & truth["usable"].astype(bool)[rows] if len(rows) else near & alerted
-    residuals = _residuals(truth, rows[good], sources[good], place) if good.any() else _NONE
+    matched = near & alerted
+    rows = np.flatnonzero(changed)[index[matched]]
+    usable = truth["usable"].astype(bool)[rows]
+    residuals = _residuals(truth, rows[usable], sources[matched][usable], place)
     return Compared(snr[worth], found, told, near, near[alerted], residuals)
 
 

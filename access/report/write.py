@@ -52,7 +52,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     )
     return [
         ("visits done", f"{balance.visits} of {balance.visits_planned}"),
-        ("raws read / archived", f"{balance.raws} / {balance.raws_archived}"),
+        ("raws taken / read / archived", f"{balance.raws_taken} / {balance.raws} / {balance.raws_archived}"),
         ("DIASources / new DIAObjects", f"{balance.dia_sources} / {balance.dia_objects}"),
         ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
         ("detectors failed", str(sum(balance.failed.values()))),

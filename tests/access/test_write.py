@@ -1,0 +1,165 @@
+"""The files of a report, and the figures on the screen."""
+
+import io
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from access.report import plots
+from access.report.model import Report
+from access.report.page import page
+from access.report.write import show, write
+from schemas.events import NextVisitCanceled, VisitRefused, read_event
+from tests.access.small_night import (
+    VISIT,
+    SmallNight,
+    assigned,
+    failed,
+    good_visit,
+    not_archived,
+    plan,
+    raw_ready,
+    refused_input,
+)
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+class Seen(HTMLParser):
+    """What a browser would make of a page: its tags, its text, and what it would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.text = ""
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
+                self.loaded.append(f"{tag} {name}={value}")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_report_json_has_the_keys_that_others_read(good: SmallNight, tmp_path: Path) -> None:
+    write(await good.collected(), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert {"latency", "balance", "truth", "stages"} <= set(report)
+    assert {"median_s", "p98_s", "max_s", "within_60s"} <= set(report["latency"])
+    assert {"visits", "raws", "dia_sources", "alerts_made", "alerts_sent", "alerts_acknowledged", "failed"} <= set(
+        report["balance"]
+    )
+    assert report["latency"]["median_s"] == pytest.approx(35.0, abs=1e-5)
+    assert report["balance"]["alerts_acknowledged"] == 8
+    assert report["stages"]["subtract"] == 4.0
+
+
+async def test_report_json_is_read_back_as_the_same_report(good: SmallNight, tmp_path: Path) -> None:
+    collected = await good.collected()
+    write(collected, tmp_path)
+    text = (tmp_path / "report.json").read_text("utf-8")
+    assert Report.model_validate_json(text) == collected.report
+
+
+async def test_facts_jsonl_holds_every_fact_as_it_was_told(good: SmallNight, tmp_path: Path) -> None:
+    collected = await good.collected()
+    write(collected, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "facts.jsonl").read_text("utf-8").splitlines()]
+    told = [(line.pop("at"), read_event(line.pop("kind"), json.dumps(line))) for line in lines]
+    assert told == [(entry.at, entry.event) for entry in collected.journal]
+    assert [event for _, event in told] == good_visit()
+
+
+async def test_a_report_takes_the_place_of_an_older_one_and_leaves_no_part_behind(
+    good: SmallNight, tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text("older", encoding="utf-8")
+    write(await good.collected(), tmp_path)
+    assert names(tmp_path) == ["facts.jsonl", "report.html", "report.json"]
+    json.loads((tmp_path / "report.json").read_text("utf-8"))
+
+
+async def test_the_page_has_all_its_plots_inside_and_needs_nothing_beside_it(good: SmallNight) -> None:
+    seen = Seen(page(await good.collected()))
+    assert seen.tags["svg"] == seen.tags["figure"] == len(plots.ALL) == 6
+    assert seen.loaded == []
+    for title in ("Balance", "Against the truth", "Troubles", "counts reconcile"):
+        assert title in seen.text
+    assert seen.text.count("None.") == 1  # no troubles
+
+
+async def test_the_page_and_report_of_a_night_without_an_alert_are_written(
+    empty_night: SmallNight, tmp_path: Path
+) -> None:
+    await empty_night.tell([plan(), NextVisitCanceled(group="g1")])
+    write(await empty_night.collected(), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["latency"] == {"alerts": 0, "median_s": None, "p98_s": None, "max_s": None, "within_60s": None}
+    assert report["truth"]["purity"] is None
+    seen = Seen((tmp_path / "report.html").read_text("utf-8"))
+    assert seen.tags["svg"] == 6
+    assert "canceled" in seen.text
+
+
+async def test_the_page_of_a_night_whose_alerts_were_never_acknowledged_is_written(empty_night: SmallNight) -> None:
+    await empty_night.tell(good_visit())
+    await empty_night.store(latencies=(np.nan,) * 4)
+    text = page(await empty_night.collected())
+    assert Seen(text).tags["svg"] == 6
+    assert "within 60 s<b class=bad>0.0 %" in text
+    assert "counts reconcile<b class=bad>no" in text
+
+
+@pytest.mark.parametrize("group", [SCRIPT, f"2026-07-05 {SCRIPT}", "2026-07-05 $\\oops$", "2026-07-05 --><b>-->"])
+async def test_what_comes_from_outside_is_shown_and_not_obeyed(empty_night: SmallNight, group: str) -> None:
+    usual = Seen(page(await empty_night.collected())).tags
+    await empty_night.tell(
+        [plan(group, filters=SCRIPT), *good_visit(group)[1:], VisitRefused(group="g2" + SCRIPT, reason=SCRIPT)]
+    )
+    await empty_night.tell([assigned(96, group), failed(96, group, SCRIPT), refused_input(1, SCRIPT)])
+    await empty_night.tell([not_archived(raw_ready(97, 0, group), SCRIPT)])
+    await empty_night.store()
+    seen = Seen(page(await empty_night.collected()))
+    assert seen.tags["script"] == usual["script"] == 0
+    assert (seen.tags["b"], seen.tags["svg"]) == (usual["b"], usual["svg"])
+    assert group in seen.text
+    assert len(re.findall(re.escape(SCRIPT), seen.text)) >= 6
+
+
+async def test_every_trouble_stands_on_the_page_with_what_it_concerns_and_why(good: SmallNight) -> None:
+    await good.tell([VisitRefused(group="g2", reason="no template"), assigned(96), failed(96), refused_input(1)])
+    await good.tell([not_archived(raw_ready(97, 0))])
+    text = page(await good.collected())
+    for row in (
+        "<td>visit refused</td><td>g2</td><td>no template</td>",
+        f"<td>raw not archived</td><td>raw/LSSTCam/{VISIT}/97</td><td>the disk is full</td>",
+        "<td>message refused</td><td>1 times</td><td>nextVisit: no JSON</td>",
+        "<td>detector failed</td><td>g1 96</td><td>ccd_worker: no stars</td>",
+    ):
+        assert row in text
+
+
+async def test_the_screen_shows_the_figures_and_names_what_was_refused_letter_for_letter(good: SmallNight) -> None:
+    await good.tell([VisitRefused(group="[red]g2[/nonsense]", reason="no template"), assigned(96), failed(96)])
+    screen = io.StringIO()
+    show((await good.collected()).report, Console(file=screen, width=120))
+    text = re.sub(r" +", " ", screen.getvalue())
+    assert "alerts made / acknowledged │ 8 / 8" in text
+    assert "latency median / p98 / max │ 35.00 s / 100.00 s / 100.00 s" in text
+    assert "alerts within 60 s │ 75.0 %" in text
+    assert "visit [red]g2[/nonsense] refused: no template" in text
+    assert "visit g1 detector 96 failed: ccd_worker: no stars" in text
