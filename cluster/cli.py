@@ -118,5 +118,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except TyperException as error:
-        code = _complain(error.format_message())
+        said = error.format_message()  # nothing where the help was asked for by saying nothing
+        code = _complain(said) if said else error.exit_code
     sys.exit(code)
