@@ -1,4 +1,4 @@
-"""The command line: `pachon night`, `pachon alerts`."""
+"""The command line: `pachon night`, `pachon alerts`, `pachon difference`."""
 
 import sys
 import time
@@ -73,6 +73,33 @@ def alerts(
         from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
 
     _exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
+
+
+@app.command()
+def difference(
+    science: Annotated[Path, typer.Option(help="A FITS image with a WCS.")],
+    template: Annotated[Path, typer.Option(help="Another of the same sky.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.")],
+    variance_science: Annotated[Path | None, typer.Option(help="Its variance, the image's unit squared.")] = None,
+    variance_template: Annotated[Path | None, typer.Option(help="The template's.")] = None,
+    mask_science: Annotated[Path | None, typer.Option(help="Its mask: bits, or SDSS fpM.")] = None,
+    mask_template: Annotated[Path | None, typer.Option(help="The template's.")] = None,
+    psf_science: Annotated[Path | None, typer.Option(help="Its PSF, one kernel; default: measured.")] = None,
+    psf_template: Annotated[Path | None, typer.Option(help="The template's.")] = None,
+    gain_science: Annotated[float | None, typer.Option(help="Electrons per unit; default: the header's.")] = None,
+    gain_template: Annotated[float | None, typer.Option(help="The template's.")] = None,
+    refcat: Annotated[Path | None, typer.Option(help="Catalogue to calibrate against; default: the template.")] = None,
+) -> None:
+    """Difference two FITS images: what changed, measured and scored. No server, no Ray."""
+
+    def play() -> int:
+        from access.difference.images import Source  # noqa: PLC0415 - so that --help answers at once
+        from cluster.difference import run  # noqa: PLC0415
+
+        one = Source(science, variance_science, mask_science, psf_science, gain_science)
+        return run(one, Source(template, variance_template, mask_template, psf_template, gain_template), refcat, out)
+
+    _exit_with(play)
 
 
 def _night(given: dict[str, object]) -> int:

@@ -14,7 +14,7 @@ from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
 from payloads.alert_production.subtract import Subtraction, subtract
 from schemas.errors import BadData
-from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template
+from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template, VisitImage
 from schemas.instrument import Detector
 from schemas.pointing import nominal_wcs
 from schemas.tables import Table
@@ -68,22 +68,38 @@ def process_visit(
             midpoint(observations),
             exposure_time(observations),
         )
+    products, _ = difference(
+        science, context.template, visit=first.visit, detector=detector.id, stage=stage, processed=processed
+    )
+    return replace(products, summary=calibration.as_dict() | products.summary)
+
+
+def difference(
+    science: VisitImage,
+    template: Template,
+    *,
+    visit: int,
+    detector: int,
+    stage: Callable[[str], AbstractContextManager[None]],
+    processed: float,
+) -> tuple[DiaProducts, Subtraction]:
+    """From a calibrated image and a template to scored DIASources; the subtraction that they were found in.
+
+    See `process_visit`, of which this is the second half.
+    """
     with stage("subtract"):
-        subtraction = subtract(science, context.template)
+        subtraction = subtract(science, template)
     with stage("detect"):
         detections = detect(subtraction)
     with stage("measure"):
-        sources = measure(
-            detections, subtraction, science, visit=first.visit, detector=detector.id, processed=processed
-        )
-        difference = replace(
-            subtraction.difference, pixels=replace(subtraction.difference.pixels, mask=detections.mask)
-        )
-        stamps = make_stamps(sources, science, subtraction.warped, difference)
+        sources = measure(detections, subtraction, science, visit=visit, detector=detector, processed=processed)
+        found = replace(subtraction.difference.pixels, mask=detections.mask)
+        image = replace(subtraction.difference, pixels=found)
+        stamps = make_stamps(sources, science, subtraction.warped, image)
     with stage("score"):
         sources = score(sources, stamps)
-    summary = calibration.as_dict() | _summary(subtraction, detections, sources)
-    return DiaProducts(sources, stamps, difference, science, summary)
+    summary = _summary(subtraction, detections, sources)
+    return DiaProducts(sources, stamps, image, science, summary), subtraction
 
 
 def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -> dict[str, float]:

@@ -1,0 +1,84 @@
+"""`pachon difference`: two FITS images in, a difference image and its DIASources out."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from access.difference.header import band_of
+from access.difference.images import Picture, Source, read_picture
+from access.difference.references import read_references
+from payloads.alert_production.calibrate import calibrate
+from payloads.alert_production.characterize import Characterized, characterize
+from payloads.alert_production.pipeline import difference
+from payloads.alert_production.registration import references_of
+from payloads.alert_production.subtract import Subtraction
+from schemas.errors import BadData
+from schemas.identity import exposure_id
+from schemas.image import DiaProducts, Template
+from schemas.tables import Table
+
+_ANY_VISIT = exposure_id(20100101, 1)
+"""The door's images belong to no visit; ids are numbered from 1."""
+
+
+class Stages(Protocol):
+    """Times stages: `with stages("subtract"): ...`."""
+
+    seconds: dict[str, float]
+
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        """Time a stage."""
+
+
+@dataclass(frozen=True, eq=False)
+class Differenced:
+    """All that the door makes. `reference`: what the science image was calibrated against."""
+
+    science: Picture
+    template: Picture
+    products: DiaProducts
+    subtraction: Subtraction
+    reference: str
+
+
+def difference_files(science: Source, template: Source, refcat: Path | None, stages: Stages) -> Differenced:
+    """Read two images and difference them. Raises BadData, naming the file that cannot be used."""
+    with stages("read"):
+        one, other = read_picture(science), read_picture(template)
+        band = band_of(one.filter or other.filter)
+        references = None if refcat is None else read_references(refcat, band)
+    with stages("characterize"):
+        seen, before = _characterized(one, science.image), _characterized(other, template.image)
+    with stages("calibrate"), _of(science.image):
+        known = references_of(before, other.wcs, band) if references is None else references
+        visit, how = calibrate(seen, known, one.wcs, band, one.midpoint, one.exposure_time)
+    deep = Template(before.pixels, other.wcs, before.psf, band)
+    with _of(science.image):
+        made, subtraction = difference(visit, deep, visit=_ANY_VISIT, detector=0, stage=stages, processed=one.midpoint)
+    products = replace(made, sources=_numbered(made.sources), summary=how.as_dict() | made.summary)
+    return Differenced(one, other, products, subtraction, "template" if references is None else "catalogue")
+
+
+def _characterized(picture: Picture, path: Path) -> Characterized:
+    with _of(path):
+        found = characterize(picture.pixels)
+    return found if picture.psf is None else replace(found, psf=picture.psf)
+
+
+def _numbered(sources: Table) -> Table:
+    numbered = sources.copy()
+    numbered["visit"], numbered["diaSourceId"] = 0, np.arange(1, sources.size + 1)
+    return numbered
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Name the file in what the payload finds wrong with its pixels."""
+    try:
+        yield
+    except BadData as error:
+        raise BadData(f"{path}: {error}") from error

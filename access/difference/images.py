@@ -1,0 +1,167 @@
+"""Any FITS image as the payload wants one: in electrons where its gain is known, with variance, mask and WCS."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from access.difference import header as cards
+from access.difference.masks import of_plane, read_mask
+from backbone.fits_errors import opened, refused_by_name
+from payloads.imaging import background
+from schemas.errors import BadData
+from schemas.image import Image, Mask, MaskedImage, MaskPlane, Psf
+from schemas.wcs import Wcs
+
+LEAST_SIDE = 256
+"""Pixels: less than this holds no sky, PSF and kernel to speak of."""
+_CELL = 128
+_SPOILT = int(Mask.BAD | Mask.SAT | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.CR)
+_VARIANCE, _MASK = ("VARIANCE", "VAR"), ("MASK", "DQ")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an image and what belongs to it lie, and its gain (electrons per unit) if its header lacks it."""
+
+    image: Path
+    variance: Path | None = None
+    mask: Path | None = None
+    psf: Path | None = None
+    gain: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image and what its header tells. `pixels`: its unit times `gain`; `filter`: as the header has it.
+
+    `noise`: what its variance was made of. `midpoint`: TAI s. `psf`: as given, or None.
+    """
+
+    pixels: MaskedImage
+    wcs: Wcs
+    psf: Psf | None
+    filter: str
+    midpoint: float
+    exposure_time: float
+    gain: float
+    noise: str
+
+
+def read_picture(source: Source) -> Picture:
+    """Read an image. Raises BadData, naming the file and what it lacks."""
+    with refused_by_name(source.image), opened(source.image) as hdus:
+        hdu = _image_in(hdus)
+        header = fits.Header(hdus[0].header, copy=True)
+        header.update(hdu.header)
+        values = hdu.data.astype(np.float32) - np.float32(cards.number(header, cards.PEDESTAL) or 0.0)
+        mask = _mask_of(hdus, source, values, header)
+        image, mask = _finite(values, mask)
+        variance = _variance_in(hdus, source, image.shape)
+        pixels, gain, noise = _with_noise(image, mask, variance, source.gain or cards.number(header, cards.GAIN))
+        wcs = cards.wcs_of(header, pixels.shape)
+        psf = None if source.psf is None else _psf_in(source.psf, pixels.shape)
+        return Picture(
+            pixels, wcs, psf, cards.filter_of(header), cards.midpoint_of(header), cards.exposure_of(header), gain, noise
+        )
+
+
+def _image_in(hdus: fits.HDUList) -> fits.ImageHDU:
+    hdu = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
+    if hdu is None:
+        raise BadData("it holds no image")
+    if hdu.data.ndim != 2 or min(hdu.data.shape) < LEAST_SIDE:
+        raise BadData(f"its image is {hdu.data.shape}, not of two axes of {LEAST_SIDE} pixels at least")
+    if hdu.data.dtype.itemsize < 2:
+        raise BadData("its pixels have 8 bits: a picture, not a measurement")
+    return hdu
+
+
+def _mask_of(hdus: fits.HDUList, source: Source, values: Image, header: fits.Header) -> MaskPlane:
+    """The mask from its file, or of the same file, or empty; with what is saturated by the header's level."""
+    shape = values.shape
+    beside = next((hdu for hdu in hdus if hdu.name in _MASK and hdu.is_image and hdu.data is not None), None)
+    if source.mask is not None:
+        mask = read_mask(source.mask, shape)
+    else:
+        mask = np.zeros(shape, np.uint16) if beside is None else of_plane(beside, shape)
+    level = cards.number(header, cards.SATURATION)
+    if level is not None:
+        mask[values >= level - (cards.number(header, cards.PEDESTAL) or 0.0)] |= np.uint16(Mask.SAT)
+    return mask
+
+
+def _finite(values: Image, mask: MaskPlane) -> tuple[Image, MaskPlane]:
+    """The image with the median where it is not finite, and that in the mask."""
+    lost = ~np.isfinite(values)
+    if not lost.any():
+        return values, mask
+    if lost.all():
+        raise BadData("none of its pixels is finite")
+    mask[lost] |= np.uint16(Mask.UNMASKED_NAN | Mask.NO_DATA)
+    return np.where(lost, np.float32(np.median(values[~lost])), values), mask
+
+
+def _variance_in(hdus: fits.HDUList, source: Source, shape: tuple[int, ...]) -> Image | None:
+    """The variance from its file, or of the same file; None if there is none."""
+    if source.variance is not None:
+        with refused_by_name(source.variance), opened(source.variance) as others:
+            return _plane(_image_in(others), shape)
+    beside = next((hdu for hdu in hdus if hdu.name in _VARIANCE and hdu.is_image and hdu.data is not None), None)
+    return None if beside is None else _plane(beside, shape)
+
+
+def _plane(hdu: fits.ImageHDU, shape: tuple[int, ...]) -> Image:
+    if hdu.data.shape != shape:
+        raise BadData(f"the variance is {hdu.data.shape}, the image {shape}")
+    values: Image = hdu.data.astype(np.float32)
+    return values
+
+
+def _with_noise(
+    image: Image, mask: MaskPlane, variance: Image | None, gain: float | None
+) -> tuple[MaskedImage, float, str]:
+    """The image in electrons, if a gain can be had, and what tells its variance."""
+    if gain is not None and not 0.0 < gain < np.inf:
+        raise BadData(f"its gain is {gain}")
+    if variance is not None:
+        unit = np.float32(gain or 1.0)
+        known = np.isfinite(variance) & (variance > 0)
+        if not known.any():
+            raise BadData("its variance is nowhere positive")
+        mask[~known] |= np.uint16(Mask.NO_DATA)
+        full = np.where(known, variance, np.median(variance[known])).astype(np.float32)
+        return MaskedImage(image * unit, mask, full * unit**2), float(unit), "variance plane"
+    return _by_its_sky(image, mask, gain)
+
+
+def _by_its_sky(image: Image, mask: MaskPlane, gain: float | None) -> tuple[MaskedImage, float, str]:
+    """The noise that the sky shows, and photon noise of what stands above it.
+
+    Without a gain the sky's own level over its variance is one, if photons made that noise: an upper bound, so
+    that bright sources' noise is rather too small.
+    """
+    level, sigma = background.mesh(image, mask, _SPOILT, _CELL)
+    sky, noise = float(np.median(level)), float(np.median(sigma))
+    if noise <= 0.0:
+        raise BadData("its sky has no noise")
+    if gain is None and sky <= noise:
+        raise BadData("neither a variance plane nor a gain, and no sky level to tell it by: give its gain")
+    told = "sky noise and gain" if gain is not None else "sky noise; gain taken from the sky's level"
+    known = gain if gain is not None else sky / noise**2
+    above = np.maximum(background.subtract(image, level), 0.0)
+    variance = background.render(sigma, image.shape) ** 2 * known**2 + above * known
+    return MaskedImage(image * np.float32(known), mask, variance.astype(np.float32)), known, told
+
+
+def _psf_in(path: Path, shape: tuple[int, int]) -> Psf:
+    """One kernel for the whole image, of a FITS image of an odd, square number of pixels."""
+    with refused_by_name(path), opened(path) as hdus:
+        hdu = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
+        if hdu is None or hdu.data.ndim != 2 or hdu.data.shape[0] != hdu.data.shape[1] or hdu.data.shape[0] % 2 == 0:
+            raise BadData("it holds no PSF of an odd, square number of pixels")
+        kernel = hdu.data.astype(np.float64)
+    if not (np.isfinite(kernel).all() and kernel.sum() > 0.0):
+        raise BadData(f"{path}: the PSF's sum is {kernel.sum()}")
+    return Psf((kernel / kernel.sum()).astype(np.float32)[None], 0, shape)
