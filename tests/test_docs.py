@@ -14,6 +14,7 @@ PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "s
 NAMES = sorted(
     set(re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`", (ROOT / "docs/architecture.md").read_text("utf-8")))
 )
+COMMANDS = ("night", "alerts", "difference")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +46,7 @@ def test_every_option_that_the_documents_show_is_one() -> None:
     for page in [ROOT / "README.md", ROOT / "docs/operations.md"]:
         shown |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
     help_text = "".join(
-        CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output for command in ("night", "alerts")
+        CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output for command in COMMANDS
     )
     assert {option for option in shown if option not in help_text} == set()
 

@@ -1,0 +1,251 @@
+"""Two images of one sky, years apart, with what changed between them: pairs for whatever subtracts images.
+
+    python -m simulators.pairs --seed 1 --out DIR
+
+Everything is written down before a pixel is made: stars and galaxies with positions and magnitudes, a WCS and a
+Moffat PSF for each image, transients and variables with the flux that they have in each. A galaxy is a cloud of
+points drawn from an exponential disc, so that it is the same at any seeing, shift and rotation. Pixels are the PSF
+at their centres, which is then the PSF of the image; photons and read noise are drawn for each.
+
+FITS: the image (ADU) with a TAN WCS, GAIN, RDNOISE, SATURATE, MJD-OBS, EXPTIME and FILTER; `truth.ecsv`: ra, dec
+(deg), flux difference (electrons of the science image), S/N of a PSF fit that knows everything, in which the
+template's noise counts as it is after matching.
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numba
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from schemas.image import Image
+from schemas.wcs import Wcs, from_tangent
+
+Floats = NDArray[np.float64]
+
+_BETA = 3.0
+"""Of the Moffat profile."""
+_KNOTS = 24
+_GALAXY_RADIUS_ARCSEC = (0.3, 1.2)
+_CENTER = (150.0, 2.0)
+_STAR_SLOPE, _GALAXY_SLOPE = 0.25, 0.40
+"""Of log10 counts per magnitude, at high latitude."""
+_ARCSEC = 3600.0
+_LEAST_WING = 0.02
+"""Light, in the sky's noise, to which a profile is drawn."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one image was taken. `zero_point`: magnitude of one electron. `shift`: pixels, `rotation`: degrees.
+
+    `sky`: electrons per pixel. `misplaced`: mas by which its WCS is wrong, in x and in y.
+    """
+
+    fwhm_arcsec: float
+    zero_point: float
+    sky: float
+    read_noise: float
+    shift: tuple[float, float] = (0.0, 0.0)
+    rotation: float = 0.0
+    misplaced: float = 0.0
+    gain: float = 1.6
+    saturation: float = 140_000.0
+
+
+SCIENCE = View(fwhm_arcsec=1.1, zero_point=32.4, sky=1400.0, read_noise=8.0)
+TEMPLATE = View(fwhm_arcsec=0.8, zero_point=34.9, sky=14_000.0, read_noise=25.0, shift=(13.4, -7.8), rotation=0.31,
+                saturation=1_400_000.0)  # fmt: skip
+"""Ten visits' worth of light."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the sky holds and how it is seen."""
+
+    seed: int
+    shape: tuple[int, int] = (4096, 4096)
+    pixel_arcsec: float = 0.2
+    stars: int = 20_000
+    galaxies: int = 8_000
+    transients: int = 200
+    on_galaxies: float = 0.5
+    brightest: float = 14.0
+    faintest: float = 26.0
+    snr: tuple[float, float] = (5.0, 50.0)
+    science: View = SCIENCE
+    template: View = TEMPLATE
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Images in ADU, their WCS as a header would give it (right but for `misplaced`), and the truth."""
+
+    recipe: Recipe
+    science: Image
+    template: Image
+    science_wcs: Wcs
+    template_wcs: Wcs
+    truth: Table
+
+
+def make_pair(recipe: Recipe) -> Pair:
+    """Draw the sky, look at it twice."""
+    draw = np.random.default_rng(recipe.seed)
+    ra, dec, mag = _sky(recipe, draw)
+    places = [_wcs(recipe, view) for view in (recipe.science, recipe.template)]
+    truth = _transients(recipe, draw, places[0], ra, dec)
+    images = []
+    for number, (view, wcs) in enumerate(zip((recipe.science, recipe.template), places, strict=True)):
+        flux = 10.0 ** (0.4 * (view.zero_point - mag))
+        changed = np.asarray(truth["flux_science" if number == 0 else "flux_template"])
+        x, y = wcs.sky_to_pixel(np.append(ra, truth["ra"]), np.append(dec, truth["dec"]))
+        images.append(_exposed(recipe, view, x, y, np.append(flux, changed), draw))
+    told = [_told(wcs, view, recipe) for wcs, view in zip(places, (recipe.science, recipe.template), strict=True)]
+    return Pair(recipe, images[0], images[1], told[0], told[1], truth)
+
+
+def _sky(recipe: Recipe, draw: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """RA, dec, magnitude of every point: the stars, then the galaxies' knots."""
+    reach = 0.56 * max(recipe.shape) * recipe.pixel_arcsec / _ARCSEC
+    xi, eta = draw.uniform(-reach, reach, (2, recipe.stars + recipe.galaxies))
+    stars = _magnitudes(draw, recipe.stars, recipe.brightest, recipe.faintest, _STAR_SLOPE)
+    galaxies = _magnitudes(draw, recipe.galaxies, recipe.brightest + 4.0, recipe.faintest, _GALAXY_SLOPE)
+    dx, dy = _knots(draw, recipe.galaxies)
+    all_xi = np.append(xi[: recipe.stars], (xi[recipe.stars :, None] + dx).ravel())
+    all_eta = np.append(eta[: recipe.stars], (eta[recipe.stars :, None] + dy).ravel())
+    ra, dec = from_tangent(all_xi, all_eta, _CENTER)
+    return ra, dec, np.append(stars, np.repeat(galaxies + 2.5 * np.log10(_KNOTS), _KNOTS))
+
+
+def _magnitudes(draw: np.random.Generator, n: int, bright: float, faint: float, slope: float) -> Floats:
+    low, high = 10.0 ** (slope * bright), 10.0 ** (slope * faint)
+    result: Floats = np.log10(draw.uniform(low, high, n)) / slope
+    return result
+
+
+def _knots(draw: np.random.Generator, n: int) -> tuple[Floats, Floats]:
+    """Offsets (deg) of each galaxy's points: an inclined exponential disc."""
+    radius = draw.uniform(*_GALAXY_RADIUS_ARCSEC, (n, 1)) / _ARCSEC
+    distance = draw.gamma(2.0, 1.0, (n, _KNOTS)) * radius
+    angle, turn = draw.uniform(0.0, 2.0 * np.pi, (n, _KNOTS)), draw.uniform(0.0, np.pi, (n, 1))
+    u, v = distance * np.cos(angle), distance * np.sin(angle) * draw.uniform(0.3, 1.0, (n, 1))
+    return u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)
+
+
+def _wcs(recipe: Recipe, view: View) -> Wcs:
+    step, turn = recipe.pixel_arcsec / _ARCSEC, np.radians(view.rotation)
+    cd = step * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    ny, nx = recipe.shape
+    return Wcs(_CENTER, ((nx - 1) / 2.0 + view.shift[0], (ny - 1) / 2.0 + view.shift[1]), cd)
+
+
+def _told(wcs: Wcs, view: View, recipe: Recipe) -> Wcs:
+    off = view.misplaced / 1000.0 / recipe.pixel_arcsec
+    return replace(wcs, crpix=(wcs.crpix[0] + off, wcs.crpix[1] - off))
+
+
+def _transients(recipe: Recipe, draw: np.random.Generator, wcs: Wcs, ra: Floats, dec: Floats) -> Table:
+    """Half of them new in the science image, half gone from it (seen in the template only), anywhere or on galaxies."""
+    n, margin = recipe.transients, 30.0
+    ny, nx = recipe.shape
+    x, y = draw.uniform(margin, nx - margin, n), draw.uniform(margin, ny - margin, n)
+    hosts = _hosts_inside(recipe, wcs, ra, dec, margin)
+    moved = np.flatnonzero(draw.uniform(size=n) < recipe.on_galaxies) if len(hosts) else np.zeros(0, np.int64)
+    x[moved], y[moved] = hosts[draw.integers(len(hosts), size=len(moved))].T if len(moved) else (x[:0], y[:0])
+    snr = 10.0 ** draw.uniform(np.log10(recipe.snr[0]), np.log10(recipe.snr[1]), n)
+    noise = _noise_of_point(recipe)
+    gone = draw.uniform(size=n) < 0.5
+    flux = snr * noise * np.where(gone, -1.0, 1.0)
+    ratio = 10.0 ** (0.4 * (recipe.template.zero_point - recipe.science.zero_point))
+    places = wcs.pixel_to_sky(x, y)
+    columns = {"ra": places[0], "dec": places[1], "x": x, "y": y, "flux": flux, "snr": np.where(gone, -snr, snr)}
+    columns |= {"flux_science": np.where(gone, 0.0, flux), "flux_template": np.where(gone, -flux * ratio, 0.0)}
+    return Table(columns)
+
+
+def _hosts_inside(recipe: Recipe, wcs: Wcs, ra: Floats, dec: Floats, margin: float) -> Floats:
+    """Pixels of one knot of each galaxy on the science image, (n, 2)."""
+    x, y = wcs.sky_to_pixel(ra[recipe.stars :: _KNOTS], dec[recipe.stars :: _KNOTS])
+    ny, nx = recipe.shape
+    inside = (x > margin) & (x < nx - margin) & (y > margin) & (y < ny - margin)
+    return np.stack([x[inside], y[inside]], axis=1)
+
+
+def _noise_of_point(recipe: Recipe) -> float:
+    """Error (science electrons) of a point source's PSF flux in the difference, on blank sky."""
+    science, template = recipe.science, recipe.template
+    ratio = 10.0 ** (0.4 * (template.zero_point - science.zero_point))
+    per_pixel = science.sky + science.read_noise**2 + (template.sky + template.read_noise**2) / ratio**2
+    wide = max(science.fwhm_arcsec, template.fwhm_arcsec) / recipe.pixel_arcsec
+    return float(np.sqrt(per_pixel * _noise_area(wide)))
+
+
+def _noise_area(fwhm_px: float) -> float:
+    """1 / sum p**2 of a Moffat profile, pixels."""
+    core = _core(fwhm_px)
+    return float(np.pi * core**2 * (2.0 * _BETA - 1.0) / (_BETA - 1.0) ** 2)
+
+
+def _core(fwhm_px: float) -> float:
+    return fwhm_px / 2.0 / float(np.sqrt(2.0 ** (1.0 / _BETA) - 1.0))
+
+
+def _exposed(recipe: Recipe, view: View, x: Floats, y: Floats, flux: Floats, draw: np.random.Generator) -> Image:
+    """ADU: light, photon noise, read noise, a ceiling."""
+    light = np.full(recipe.shape, view.sky, np.float64)
+    core = _core(view.fwhm_arcsec / recipe.pixel_arcsec)
+    level = _LEAST_WING * np.sqrt(view.sky + view.read_noise**2)
+    peak = np.maximum(flux * (_BETA - 1.0) / (np.pi * core**2), level)
+    radius = np.clip(core * np.sqrt((peak / level) ** (1.0 / _BETA) - 1.0), 3.0, 600.0)
+    _add_moffats(light, x, y, flux, core, radius.astype(np.int64) + 1)
+    electrons = draw.poisson(light) + draw.normal(0.0, view.read_noise, recipe.shape)
+    result: Image = (np.minimum(electrons, view.saturation) / view.gain).astype(np.float32)
+    return result
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_moffats(light: Floats, x: Floats, y: Floats, flux: Floats, core: float, radius: NDArray[np.int64]) -> None:
+    """Moffat profiles of index 3 at the pixels' centres."""
+    ny, nx = light.shape
+    inverse = 1.0 / core**2
+    for k in range(x.size):
+        column, row = int(np.rint(x[k])), int(np.rint(y[k]))
+        scale = flux[k] * 2.0 / np.pi * inverse
+        for j in range(max(0, row - radius[k]), min(ny, row + radius[k] + 1)):
+            for i in range(max(0, column - radius[k]), min(nx, column + radius[k] + 1)):
+                shape = 1.0 + ((i - x[k]) ** 2 + (j - y[k]) ** 2) * inverse
+                light[j, i] += scale / (shape * shape * shape)
+
+
+def write_pair(pair: Pair, out: Path) -> None:
+    """`science.fits`, `template.fits`, `truth.ecsv`."""
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = pair.recipe
+    for name, image, wcs, view in (
+        ("science", pair.science, pair.science_wcs, recipe.science),
+        ("template", pair.template, pair.template_wcs, recipe.template),
+    ):
+        cards = wcs.to_header() | {
+            "GAIN": view.gain, "RDNOISE": view.read_noise, "SATURATE": view.saturation / view.gain * 0.999,
+            "MJD-OBS": 61_000.0 if name == "science" else 60_000.0, "EXPTIME": 30.0, "FILTER": "r", "BUNIT": "adu",
+        }  # fmt: skip
+        fits.PrimaryHDU(image, fits.Header(cards)).writeto(out / f"{name}.fits", overwrite=True)
+    pair.truth.write(out / "truth.ecsv", format="ascii.ecsv", overwrite=True)
+
+
+def main() -> None:
+    """Write a pair of the defaults, with another seed."""
+    parser = argparse.ArgumentParser(prog="simulators.pairs", description="Two images of one sky, and what changed.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    write_pair(make_pair(Recipe(options.seed)), options.out)
+
+
+if __name__ == "__main__":
+    main()
