@@ -73,6 +73,7 @@ def detect(subtraction: Subtraction) -> Detections:
     if found[0].size >= _MOST:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
     mask = pixels.mask.copy()
+    np.bitwise_or(mask, np.uint16(Mask.HALO), out=mask, where=score == 0.0)  # nothing is looked for: let it be seen
     _mark(mask, score, *found)
     _mark_streaks(mask, *found[1:])
     return _merged(score, mask, *found, width=_robust_width(score))
@@ -88,8 +89,7 @@ def score_image(subtraction: Subtraction) -> Image:
     """
     pixels = subtraction.difference.pixels
     columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
-    dark = grown(pixels.mask, Mask.SAT | Mask.SAT_TEMPLATE | Mask.NO_DATA, subtraction.reach)
-    dark |= (pixels.mask & np.uint16(Mask.EDGE)) != 0
+    dark = _dark(subtraction)
     image, variance = pixels.image.copy(), pixels.variance.copy()
     typical = _median(variance)
     np.copyto(image, 0.0, where=dark)
@@ -100,6 +100,14 @@ def score_image(subtraction: Subtraction) -> Image:
     blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
     _normalize(score, noise, light, _halo_noise(subtraction.matched), blocked)
     return score
+
+
+def _dark(subtraction: Subtraction) -> Flags:
+    """Where what is saturated, missing or beyond the border reaches; missing data's own reach is EDGE already."""
+    mask = subtraction.difference.pixels.mask
+    dark = grown(mask, Mask.SAT | Mask.SAT_TEMPLATE, subtraction.reach)
+    dark |= (mask & np.uint16(Mask.EDGE | Mask.NO_DATA)) != 0
+    return dark
 
 
 def _filters(psf: Psf, shape: tuple[int, int]) -> Image:

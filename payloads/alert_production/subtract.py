@@ -121,6 +121,7 @@ def _whitened(
     image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
     reach = HALF_WIDTH + white.shape[0] // 2
     _mark_border(mask, reach)
+    np.bitwise_or(mask, _EDGE, out=mask, where=grown(mask, Mask.NO_DATA, white.shape[0] // 2))
     image = background.subtract(image, background.mesh(image, mask, int(_HOLES | _EDGE), _MESH)[0])
     variance = science.pixels.variance.copy()
     for box, scale in _blocks(template_scale):
