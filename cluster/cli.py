@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from schemas.errors import PachonError
+from schemas.errors import BadData, PachonError
 
 app = typer.Typer(
     name="pachon", help="A Rubin-style Data Management System on Ray.", no_args_is_help=True,
@@ -98,6 +98,24 @@ def difference(
 
         one = Source(science, variance_science, mask_science, psf_science, gain_science)
         return run(one, Source(template, variance_template, mask_template, psf_template, gain_template), refcat, out)
+
+    _exit_with(play)
+
+
+@app.command()
+def train_reliability(
+    out: Annotated[Path, typer.Option(help="File of the model.")],
+    version: Annotated[str, typer.Option(help="Its name, in every alert that it scores.")],
+    seeds: Annotated[str, typer.Option(help="Of nights and pairs, comma-separated; the last to measure.")] = "11,12,13",
+) -> None:
+    """Train the reliability model on simulated nights and pairs, and measure it on those of the last seed."""
+
+    def play() -> int:
+        from cluster.train_reliability import run  # noqa: PLC0415 - so that --help answers at once
+
+        if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+            raise BadData(f"--seeds {seeds!r}: not whole numbers with commas between")
+        return run([int(seed) for seed in seeds.split(",")], version, out)
 
     _exit_with(play)
 

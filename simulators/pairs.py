@@ -114,7 +114,8 @@ def _sky(recipe: Recipe, draw: np.random.Generator) -> tuple[Floats, Floats, Flo
     reach = 0.56 * max(recipe.shape) * recipe.pixel_arcsec / _ARCSEC
     xi, eta = draw.uniform(-reach, reach, (2, recipe.stars + recipe.galaxies))
     stars = _magnitudes(draw, recipe.stars, recipe.brightest, recipe.faintest, _STAR_SLOPE)
-    galaxies = _magnitudes(draw, recipe.galaxies, recipe.brightest + 4.0, recipe.faintest, _GALAXY_SLOPE)
+    first = min(recipe.brightest + 4.0, recipe.faintest)
+    galaxies = _magnitudes(draw, recipe.galaxies, first, recipe.faintest, _GALAXY_SLOPE)
     dx, dy = _knots(draw, recipe.galaxies)
     all_xi = np.append(xi[: recipe.stars], (xi[recipe.stars :, None] + dx).ravel())
     all_eta = np.append(eta[: recipe.stars], (eta[recipe.stars :, None] + dy).ravel())

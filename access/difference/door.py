@@ -20,6 +20,7 @@ from schemas.errors import BadData
 from schemas.identity import exposure_id
 from schemas.image import DiaProducts, Template
 from schemas.tables import Table
+from schemas.wcs import separation_arcsec
 
 _ANY_VISIT = exposure_id(20100101, 1)
 """The door's images belong to no visit; ids are numbered from 1."""
@@ -53,11 +54,11 @@ def difference_files(science: Source, template: Source, refcat: Path | None, sta
         references = None if refcat is None else read_references(refcat, band)
     with stages("characterize"):
         seen, before = _characterized(one, science.image), _characterized(other, template.image)
-    with stages("calibrate"), _of(science.image):
+    with stages("calibrate"), _of(science.image, refcat or template.image):
         known = references_of(before, other.wcs, band) if references is None else references
-        visit, how = calibrate(seen, known, one.wcs, band, one.midpoint, one.exposure_time)
+        visit, how = calibrate(seen, _near(known, one), one.wcs, band, one.midpoint, one.exposure_time)
     deep = Template(before.pixels, other.wcs, before.psf, band)
-    with _of(science.image):
+    with _of(science.image, template.image):
         made, subtraction = difference(visit, deep, visit=_ANY_VISIT, detector=0, stage=stages, processed=one.midpoint)
     products = replace(made, sources=_numbered(made.sources), summary=how.as_dict() | made.summary)
     return Differenced(one, other, products, subtraction, "template" if references is None else "catalogue")
@@ -69,6 +70,14 @@ def _characterized(picture: Picture, path: Path) -> Characterized:
     return found if picture.psf is None else replace(found, psf=picture.psf)
 
 
+def _near(references: Table, picture: Picture) -> Table:
+    """Those within twice the image's reach of its centre: what a fit of cubics says of others is anything."""
+    reach = np.hypot(*picture.pixels.shape) * picture.wcs.pixel_scale
+    centre = picture.wcs.pixel_to_sky(*picture.wcs.crpix)
+    result: Table = references[separation_arcsec(references["ra"], references["dec"], *centre) < reach]
+    return result
+
+
 def _numbered(sources: Table) -> Table:
     numbered = sources.copy()
     numbered["visit"], numbered["diaSourceId"] = 0, np.arange(1, sources.size + 1)
@@ -76,9 +85,10 @@ def _numbered(sources: Table) -> Table:
 
 
 @contextmanager
-def _of(path: Path) -> Iterator[None]:
-    """Name the file in what the payload finds wrong with its pixels."""
+def _of(path: Path, against: Path | None = None) -> Iterator[None]:
+    """Name the file, and what it is laid upon, in what the payload finds wrong with them."""
     try:
         yield
     except BadData as error:
-        raise BadData(f"{path}: {error}") from error
+        name = path if against is None else f"{path} against {against}"
+        raise BadData(f"{name}: {error}") from error

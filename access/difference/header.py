@@ -1,5 +1,7 @@
 """What FITS headers of many observatories say of an image: its place, time, filter and noise."""
 
+import math
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -23,17 +25,23 @@ _GRID = 17
 _WORST_PX = 0.05
 _DAYS_OF_SECONDS = 1e6
 """A TAI keyword above this is in seconds, not days (SDSS)."""
+_SCALES = ("tai", "tt", "tdb")
+"""What TIMESYS may be but UTC, its default (FITS Paper IV, Rots et al. 2015, A&A 574, A36)."""
+_NUMBERS = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]")
+"""Cards of a WCS that wcslib passes over in silence where they hold text."""
 
 Floats = NDArray[np.float64]
 
 
 def number(header: fits.Header, names: tuple[str, ...]) -> float | None:
-    """The first of some keywords that holds a number, be it as text; None if none does."""
+    """The first of some keywords that holds a finite number, be it as text; None if none does."""
     for name in names:
         try:
-            return float(header[name])
+            value = float(header[name])
         except (KeyError, TypeError, ValueError):
             continue
+        if math.isfinite(value):
+            return value
     return None
 
 
@@ -44,14 +52,16 @@ def midpoint_of(header: fits.Header) -> float:
 
 
 def _start_mjd(header: fits.Header) -> float:
+    told = str(header.get("TIMESYS", "")).strip().lower()
+    scale = told if told in _SCALES else "utc"
     mjd = number(header, ("MJD-OBS", "MJD_OBS", "MJD"))
     if mjd is not None:
-        return mjd
+        return float(Time(mjd, format="mjd", scale=scale).tai.mjd)
     tai = number(header, ("TAI",))
     if tai is not None:
         return tai / 86400.0 if tai > _DAYS_OF_SECONDS else tai
     try:
-        return float(Time(str(header["DATE-OBS"]), scale="utc").tai.mjd)
+        return float(Time(str(header["DATE-OBS"]), scale=scale).tai.mjd)
     except (KeyError, ValueError):
         return float(Time("2000-01-01", scale="tai").mjd)
 
@@ -93,6 +103,9 @@ def wcs_of(header: fits.Header, shape: tuple[int, int]) -> Wcs:
 
 
 def _on_the_sky(header: fits.Header, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    text = next((name for name in header if _NUMBERS.fullmatch(name) and isinstance(header[name], str)), None)
+    if text is not None:
+        raise BadData(f"its WCS cannot be read: {text} is {header[text]!r}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)

@@ -19,6 +19,10 @@ LEAST_SIDE = 256
 _CELL = 128
 _SPOILT = int(Mask.BAD | Mask.SAT | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.CR)
 _VARIANCE, _MASK = ("VARIANCE", "VAR"), ("MASK", "DQ")
+_MOST = 1e18
+"""What is larger has no square in float32, and is a mark of no measurement (IRAF's INDEF is 1.6e38)."""
+_LEAST_NOISE = 1e-11
+"""Of the image's unit: less is lost in the steps in which the sky's level is reckoned."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,13 @@ def read_picture(source: Source) -> Picture:
         hdu = _image_in(hdus)
         header = fits.Header(hdus[0].header, copy=True)
         header.update(hdu.header)
-        values = hdu.data.astype(np.float32) - np.float32(cards.number(header, cards.PEDESTAL) or 0.0)
+        with np.errstate(over="ignore"):
+            values = hdu.data.astype(np.float32) - np.float32(cards.number(header, cards.PEDESTAL) or 0.0)
         mask = _mask_of(hdus, source, values, header)
         image, mask = _finite(values, mask)
         variance = _variance_in(hdus, source, image.shape)
-        pixels, gain, noise = _with_noise(image, mask, variance, source.gain or cards.number(header, cards.GAIN))
+        told = cards.number(header, cards.GAIN) if source.gain is None else source.gain
+        pixels, gain, noise = _with_noise(image, mask, variance, told)
         wcs = cards.wcs_of(header, pixels.shape)
         psf = None if source.psf is None else _psf_in(source.psf, pixels.shape)
         return Picture(
@@ -94,7 +100,7 @@ def _mask_of(hdus: fits.HDUList, source: Source, values: Image, header: fits.Hea
 
 def _finite(values: Image, mask: MaskPlane) -> tuple[Image, MaskPlane]:
     """The image with the median where it is not finite, and that in the mask."""
-    lost = ~np.isfinite(values)
+    lost = ~(np.abs(values) < _MOST)
     if not lost.any():
         return values, mask
     if lost.all():
@@ -107,16 +113,22 @@ def _variance_in(hdus: fits.HDUList, source: Source, shape: tuple[int, ...]) -> 
     """The variance from its file, or of the same file; None if there is none."""
     if source.variance is not None:
         with refused_by_name(source.variance), opened(source.variance) as others:
-            return _plane(_image_in(others), shape)
+            return _positive(_image_in(others), shape)
     beside = next((hdu for hdu in hdus if hdu.name in _VARIANCE and hdu.is_image and hdu.data is not None), None)
-    return None if beside is None else _plane(beside, shape)
+    return None if beside is None else _positive(beside, shape)
 
 
-def _plane(hdu: fits.ImageHDU, shape: tuple[int, ...]) -> Image:
+def _positive(hdu: fits.ImageHDU, shape: tuple[int, ...]) -> Image:
+    """A variance, NaN where it is none."""
     if hdu.data.shape != shape:
         raise BadData(f"the variance is {hdu.data.shape}, the image {shape}")
-    values: Image = hdu.data.astype(np.float32)
-    return values
+    with np.errstate(over="ignore"):
+        values = hdu.data.astype(np.float32)
+    known = (values > 0) & (values < _MOST)
+    if not known.any():
+        raise BadData("the variance is nowhere positive")
+    result: Image = np.where(known, values, np.float32(np.nan))
+    return result
 
 
 def _with_noise(
@@ -127,11 +139,12 @@ def _with_noise(
         raise BadData(f"its gain is {gain}")
     if variance is not None:
         unit = np.float32(gain or 1.0)
-        known = np.isfinite(variance) & (variance > 0)
-        if not known.any():
-            raise BadData("its variance is nowhere positive")
+        known = np.isfinite(variance)
         mask[~known] |= np.uint16(Mask.NO_DATA)
-        full = np.where(known, variance, np.median(variance[known])).astype(np.float32)
+        usual = np.median(variance[known])
+        if np.sqrt(usual) < _LEAST_NOISE:
+            raise BadData(f"its noise of {np.sqrt(usual):.2g} is too small a number to reckon with: scale its unit")
+        full = np.where(known, variance, usual).astype(np.float32)
         return MaskedImage(image * unit, mask, full * unit**2), float(unit), "variance plane"
     return _by_its_sky(image, mask, gain)
 
@@ -144,8 +157,9 @@ def _by_its_sky(image: Image, mask: MaskPlane, gain: float | None) -> tuple[Mask
     """
     level, sigma = background.mesh(image, mask, _SPOILT, _CELL)
     sky, noise = float(np.median(level)), float(np.median(sigma))
-    if noise <= 0.0:
-        raise BadData("its sky has no noise")
+    low, middle = np.percentile(image[(mask & _SPOILT) == 0][::16], [16.0, 50.0])
+    if middle - low < _LEAST_NOISE:
+        raise BadData(f"its sky has no noise: {middle - low:.2g} lies between its median and its 16th percentile")
     if gain is None and sky <= noise:
         raise BadData("neither a variance plane nor a gain, and no sky level to tell it by: give its gain")
     told = "sky noise and gain" if gain is not None else "sky noise; gain taken from the sky's level"

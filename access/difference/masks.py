@@ -36,7 +36,9 @@ def of_plane(hdu: fits.ImageHDU, shape: tuple[int, int]) -> MaskPlane:
     mask = np.zeros(shape, np.uint16)
     for name, bit in named.items():
         if name in _BY_NAME:
-            mask[(hdu.data & (1 << bit)) != 0] |= np.uint16(_BY_NAME[name])
+            if not 0 <= bit < 8 * hdu.data.dtype.itemsize:
+                raise BadData(f"MP_{name} is {bit}, no bit of {hdu.data.dtype}")
+            mask[(hdu.data >> bit) & 1 != 0] |= np.uint16(_BY_NAME[name])
     return mask
 
 
@@ -53,5 +55,7 @@ def _of_spans(hdus: fits.HDUList, shape: tuple[int, int]) -> MaskPlane:
         table = hdus[int(row["Value"]) + 1].data if bit else None
         for packed in [] if table is None else table["s"]:
             for y, first, last in np.asarray(packed, np.uint8).view(">u2").reshape(-1, 3):
+                if not (y < shape[0] and first <= last < shape[1]):
+                    raise BadData(f"a span of row {y}, columns {first} to {last}, for an image {shape}")
                 mask[y, first : last + 1] |= np.uint16(bit)
     return mask

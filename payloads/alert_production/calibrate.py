@@ -20,7 +20,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_UNFIT = int(StarFlag.MASKED | StarFlag.CROWDED | StarFlag.NOT_STELLAR | StarFlag.UNMEASURED)
+UNFIT = int(StarFlag.MASKED | StarFlag.CROWDED | StarFlag.NOT_STELLAR | StarFlag.UNMEASURED)
+"""Flags of stars that tell nothing of place or brightness."""
+
 _EPOCH_MJD = 57388.5
 """J2016.0, the reference catalogue's epoch."""
 
@@ -94,7 +96,7 @@ def calibrate(
     band or fewer than 5 matches.
     """
     _check(refcat, band)
-    stars = image.stars[(image.stars["flags"] & _UNFIT == 0) & (image.stars["flux"] > 0)]
+    stars = image.stars[(image.stars["flags"] & UNFIT == 0) & (image.stars["flux"] > 0)]
     stars = stars[stars["flux"] > _SNR_ASTROMETRY * stars["flux_err"]]
     stars = stars[np.argsort(-stars["flux"], kind="stable")]
     ra, dec = _at_epoch(refcat, midpoint)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from payloads.alert_production.calibrate import UNFIT
 from payloads.alert_production.characterize import Characterized
 from schemas.tables import REFCAT_DTYPE, Table
 from schemas.wcs import Wcs
@@ -12,7 +13,7 @@ def references_of(template: Characterized, wcs: Wcs, band: str) -> Table:
 
     Fluxes are in the template's unit; places are those of its epoch, without proper motions.
     """
-    stars = template.stars[(template.stars["flags"] == 0) & (template.stars["flux"] > 0)]
+    stars = template.stars[(template.stars["flags"] & UNFIT == 0) & (template.stars["flux"] > 0)]
     table = np.zeros(len(stars), REFCAT_DTYPE)
     table["id"] = np.arange(len(stars))
     table["ra"], table["dec"] = wcs.pixel_to_sky(stars["x"], stars["y"])

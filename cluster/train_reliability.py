@@ -1,0 +1,125 @@
+"""`pachon train-reliability`: train the model on simulated nights and pairs, measure it on others, keep it.
+
+Real is what lies within 1 arcsec of something that changed by 3 sigma or more; between 1 and 3 arcsec of such is left
+out. The last seed's night and pairs are held out for the figures; the model that is kept has learned from all.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from access.difference.door import difference_files
+from access.difference.images import Source
+from actors.stage_times import StageTimes
+from backbone.butler import ButlerArchive
+from cluster import prepare
+from cluster.products import ButlerProducts
+from cluster.settings import Settings
+from payloads.alert_production import pipeline, score
+from schemas.errors import BadData
+from schemas.image import DiaProducts, Raw
+from schemas.wcs import to_tangent
+from simulators import pairs
+from simulators.camera.exposure import FocalPlane, Recipe
+from simulators.camera.truth import sources_truth
+from simulators.ocs.schedule import PlannedVisit, load_schedule
+from simulators.sky.sky import Sky
+
+DETECTORS = (4, 60, 94, 130)
+VISITS = 4
+REAL_SNR, NEAR_ARCSEC, FAR_ARCSEC = 3.0, 1.0, 3.0
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.5, 0.7)
+PAIRS: Sequence[dict[str, object]] = (
+    {},
+    {"science": replace(pairs.SCIENCE, fwhm_arcsec=0.8), "template": replace(pairs.TEMPLATE, fwhm_arcsec=1.1)},
+    {"science": replace(pairs.SCIENCE, misplaced=30.0), "stars": 60_000, "transients": 300},
+    {"science": replace(pairs.SCIENCE, fwhm_arcsec=0.9), "transients": 300, "on_galaxies": 0.9},
+)
+"""How the pairs of a seed differ from the generator's own."""
+
+Labelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def night(seed: int) -> Iterator[Labelled]:
+    """Features and labels of each visit-detector of a night."""
+    plan = load_schedule("own", n=VISITS, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(output=Path(folder), detectors=DETECTORS)
+        lacking, _ = prepare.missing(settings, plan)
+        prepare.make_and_put(lacking, seed, settings)
+        products = ButlerProducts(ButlerArchive.open(settings.butler), settings.instrument)
+        plane = FocalPlane(seed, settings.instrument, Sky(seed), fields=1)
+        for visit in plan:
+            for detector in DETECTORS:
+                yield labelled(plane, visit, detector, products)
+
+
+def labelled(plane: FocalPlane, visit: PlannedVisit, detector: int, products: ButlerProducts) -> Labelled:
+    """Features and labels of one visit-detector."""
+    seen = [visit.observation(snap) for snap in range(visit.n_snaps)]
+    recipes = [Recipe(observation, seen[0].midpoint) for observation in seen]
+    charges = [plane.charge(recipe, detector) for recipe in recipes]
+    raws = [
+        Raw(o, detector, plane.segments(r, detector, c), "") for o, r, c in zip(seen, recipes, charges, strict=True)
+    ]
+    context = products.context_for(plane.camera[detector], visit.ra, visit.dec, visit.rotation, visit.physical_filter)
+    snaps = [pipeline.reduce_snap(raw, context) for raw in raws]
+    made = pipeline.process_visit(snaps, seen, context, stage=StageTimes(), processed=0.0)
+    truth = sources_truth(plane.field(recipes[0], detector), recipes[0], charges[0])
+    truth = truth[np.abs(truth["snr"]) >= REAL_SNR]
+    return _labelled(made, truth["ra"], truth["dec"])
+
+
+def seen_pairs(seed: int) -> Iterator[Labelled]:
+    """Features and labels of each pair of a seed."""
+    for number, changes in enumerate(PAIRS):
+        pair = pairs.make_pair(pairs.Recipe(seed * len(PAIRS) + number, **changes))  # type: ignore[arg-type]
+        with tempfile.TemporaryDirectory() as folder:
+            pairs.write_pair(pair, Path(folder))
+            science, template = (Source(Path(folder) / f"{name}.fits") for name in ("science", "template"))
+            made = difference_files(science, template, None, StageTimes())
+        yield _labelled(made.products, np.asarray(pair.truth["ra"]), np.asarray(pair.truth["dec"]))
+
+
+def _labelled(made: DiaProducts, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Labelled:
+    """The sources that are surely real or surely not. `ra`, `dec`: deg, of all that changed."""
+    place = made.difference.wcs.crval
+    x, y = to_tangent(made.sources["ra"], made.sources["dec"], place)
+    tx, ty = to_tangent(ra, dec, place)
+    distance = 3600.0 * np.hypot(x[:, None] - tx, y[:, None] - ty).min(axis=1, initial=np.inf)
+    clear = (distance <= NEAR_ARCSEC) | (distance > FAR_ARCSEC)
+    return score.features(made.sources, made.stamps)[clear], (distance <= NEAR_ARCSEC)[clear]
+
+
+def run(seeds: Sequence[int], version: str, out: Path) -> int:
+    """Train, measure, write the model to a file. Raises BadData for fewer than two seeds."""
+    if len(seeds) < 2:
+        raise BadData(f"{len(seeds)} seed: at least one is needed to train on, and one to measure with")
+    console, seen = Console(highlight=False), []
+    for seed in seeds:
+        parts = [*night(seed), *seen_pairs(seed)]
+        seen.append(_joined(parts))
+        console.print(f"seed {seed}: {seen[-1][1].sum()} real, {(~seen[-1][1]).sum()} bogus")
+    trial = score.train(*_joined(seen[:-1]), "trial", {})
+    values, real = seen[-1]
+    probability = score.probability(trial, values)
+    measured = score.roc(probability, real)
+    for name, value in measured.items():
+        console.print(f"{name:24s} {value:.4f}")
+    for threshold in THRESHOLDS:
+        kept = probability >= threshold
+        console.print(f"kept at {threshold}: purity {real[kept].mean():.3f}, completeness {kept[real].mean():.3f}")
+    out.write_text(score.to_json(score.train(*_joined(seen), version, measured)), encoding="utf-8")
+    console.print(f"model {version} in {out}")
+    return 0
+
+
+def _joined(parts: Sequence[Labelled]) -> Labelled:
+    values, real = zip(*parts, strict=True)
+    return np.concatenate(values), np.concatenate(real)
