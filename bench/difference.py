@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from access.difference.door import Differenced, difference_files
 from access.difference.images import Source
 from actors.stage_times import StageTimes
+from cluster.allocator import keep_freed_memory
 from schemas.image import Mask
 from simulators.pairs import SCIENCE, TEMPLATE, Pair, Recipe, make_pair, write_pair
 
@@ -111,6 +112,7 @@ def row(name: str, figures: Figures) -> str:
 
 def main() -> None:
     """Print the table. The first pair is made twice: kernels are compiled in the first."""
+    keep_freed_memory()
     seeds = [int(text) for text in sys.argv[1:]] or [1, 2, 3]
     one(Recipe(seeds[0]))
     print(

@@ -105,7 +105,7 @@ def difference(
 @app.command()
 def train_reliability(
     out: Annotated[Path, typer.Option(help="File of the model.")],
-    version: Annotated[str, typer.Option(help="Its name, in every alert that it scores.")],
+    version: Annotated[str, typer.Option(help="Its name, as it stands in every alert scored.")],
     seeds: Annotated[str, typer.Option(help="Of nights and pairs, comma-separated; the last to measure.")] = "11,12,13",
 ) -> None:
     """Train the reliability model on simulated nights and pairs, and measure it on those of the last seed."""

@@ -8,10 +8,12 @@ from access.difference.door import difference_files
 from access.difference.images import Source
 from access.difference.products import write_products
 from actors.stage_times import StageTimes
+from cluster.allocator import keep_freed_memory
 
 
 def run(science: Source, template: Source, refcat: Path | None, out: Path) -> int:
     """Do it; the exit code. Raises PachonError for what cannot be read, differenced or written."""
+    keep_freed_memory()
     console, times = Console(soft_wrap=True, highlight=False), StageTimes()
     made = difference_files(science, template, refcat, times)
     with times("write"):

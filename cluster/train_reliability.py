@@ -18,6 +18,7 @@ from access.difference.images import Source
 from actors.stage_times import StageTimes
 from backbone.butler import ButlerArchive
 from cluster import prepare
+from cluster.allocator import keep_freed_memory
 from cluster.products import ButlerProducts
 from cluster.settings import Settings
 from payloads.alert_production import pipeline, score
@@ -101,6 +102,7 @@ def run(seeds: Sequence[int], version: str, out: Path) -> int:
     """Train, measure, write the model to a file. Raises BadData for fewer than two seeds."""
     if len(seeds) < 2:
         raise BadData(f"{len(seeds)} seed: at least one is needed to train on, and one to measure with")
+    keep_freed_memory()
     console, seen = Console(highlight=False), []
     for seed in seeds:
         parts = [*night(seed), *seen_pairs(seed)]
