@@ -20,13 +20,13 @@ from access.difference.door import Differenced, difference_files
 from access.difference.images import Source
 from actors.stage_times import StageTimes
 from cluster.allocator import keep_freed_memory
+from payloads.alert_production.score import MIN_RELIABILITY
 from schemas.image import Mask
 from simulators.pairs import SCIENCE, TEMPLATE, Pair, Recipe, make_pair, write_pair
 
 BINS = (5.0, 6.0, 8.0, np.inf)
 FOUND_PX, FALSE_PX = 2.5, 3.5
 UNUSABLE = np.uint16(Mask.NO_DATA | Mask.SAT | Mask.SAT_TEMPLATE | Mask.BAD | Mask.EDGE | Mask.HALO)
-RELIABLE = 0.5
 
 KINDS = {
     "plain": {},
@@ -70,7 +70,7 @@ def measured(pair: Pair, made: Differenced, seconds: dict[str, float]) -> Figure
     flux = np.asarray(truth["flux"], np.float64)[good] * scale
     off = np.stack([match["x"] - x[good], match["y"] - y[good]])
     pulls = off / np.stack([match["xErr"], match["yErr"]])
-    believed = sources["reliability"] >= RELIABLE
+    believed = sources["reliability"] >= MIN_RELIABILITY
     return Figures(
         found=[(int((found & chosen).sum()), int(chosen.sum())) for chosen in bins],
         false=int(false.sum()), false_kept=int((false & believed).sum()), real_lost=int((~false & ~believed).sum()),

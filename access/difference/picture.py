@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from access.difference.door import Differenced
+from payloads.alert_production.score import MIN_RELIABILITY
 from schemas.image import Image
 
-_RELIABLE = 0.5
 _SIDE = 1200
 """Pixels of a panel at the most: larger images are thinned out."""
 
@@ -36,7 +36,7 @@ def _show(axes: Axes, title: str, image: Image, like: Image) -> None:
 
 def _mark(axes: Axes, made: Differenced) -> None:
     sources = made.products.sources
-    believed = sources["reliability"] >= _RELIABLE
+    believed = sources["reliability"] >= MIN_RELIABILITY
     for chosen, colour, size in (
         (believed & ~sources["isNegative"], "#e4572e", 90.0),
         (believed & sources["isNegative"], "#2e86de", 90.0),

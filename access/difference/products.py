@@ -11,10 +11,8 @@ from astropy.table import Table as AstropyTable
 from access.difference.door import Differenced
 from access.difference.picture import draw
 from backbone.fits_errors import written_or_transient
+from payloads.alert_production.score import MIN_RELIABILITY
 from schemas.image import Mask, Psf
-from schemas.tables import Table
-
-RELIABLE = 0.5
 
 
 def write_products(made: Differenced, out: Path, seconds: dict[str, float]) -> dict[str, object]:
@@ -27,7 +25,7 @@ def write_products(made: Differenced, out: Path, seconds: dict[str, float]) -> d
     with written_or_transient(out):
         out.mkdir(parents=True, exist_ok=True)
         _images(made).writeto(out / "difference.fits", overwrite=True, checksum=True)
-        table = official(made.products.sources)
+        table = AstropyTable(made.products.sources)  # the columns of `DiaSource` in apdb.yaml
         table.write(out / "dia_sources.ecsv", format="ascii.ecsv", overwrite=True)
         table.write(out / "dia_sources.parquet", format="parquet", overwrite=True)
         draw(made, out / "difference.png")
@@ -38,7 +36,7 @@ def write_products(made: Differenced, out: Path, seconds: dict[str, float]) -> d
 def summary(made: Differenced, seconds: dict[str, float]) -> dict[str, object]:
     """Counts, what calibration and subtraction found, and CPU seconds by stage. What is not finite is null."""
     sources, mask = made.products.sources, made.products.difference.pixels.mask
-    believed = sources["reliability"] >= RELIABLE
+    believed = sources["reliability"] >= MIN_RELIABILITY
     figures = {name: value if math.isfinite(value) else None for name, value in made.products.summary.items()}
     usable = (mask & np.uint16(Mask.NO_DATA | Mask.SAT | Mask.BAD | Mask.EDGE | Mask.HALO)) == 0
     return {
@@ -55,11 +53,6 @@ def summary(made: Differenced, seconds: dict[str, float]) -> dict[str, object]:
         "stages": seconds,
         "seconds": sum(seconds.values()),
     }  # fmt: skip
-
-
-def official(sources: Table) -> AstropyTable:
-    """The table with the columns of `DiaSource` in apdb.yaml."""
-    return AstropyTable(sources)
 
 
 def _images(made: Differenced) -> fits.HDUList:

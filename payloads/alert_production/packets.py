@@ -20,6 +20,7 @@ from lsst.alert.packet import get_latest_schema_version, get_path_to_latest_sche
 from numpy.typing import NDArray
 
 from payloads.alert_production.fits_stamp import stamp_bytes
+from payloads.alert_production.score import MIN_RELIABILITY
 from payloads.alert_production.table_checks import require_columns, require_positions
 from schemas.errors import BadData
 from schemas.image import Observation, Stamp
@@ -28,8 +29,6 @@ from schemas.tables import Table
 Record = dict[str, Any]
 
 HISTORY_DAYS = 365.0
-MIN_RELIABILITY = 0.5
-"""Rubin's threshold of 2026 (prompt-products.lsst.io)."""
 MAX_TRAIL_DEG_DAY = 10.0
 _REFUSED_FLAGS = (
     "pixelFlags_edge", "pixelFlags_offimage", "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter",

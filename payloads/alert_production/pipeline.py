@@ -9,7 +9,7 @@ from payloads.alert_production.characterize import characterize
 from payloads.alert_production.detect import Detections, detect
 from payloads.alert_production.isr import remove_signature
 from payloads.alert_production.measure import measure
-from payloads.alert_production.score import score
+from payloads.alert_production.score import MIN_RELIABILITY, score
 from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
 from payloads.alert_production.subtract import Subtraction, subtract
@@ -110,7 +110,7 @@ def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -
         "convolved_template": float(subtraction.convolved == "template"),
         "score_width": detections.width,
         "n_sources": float(sources.size),
-        "n_reliable": float((sources["reliability"] >= 0.5).sum()),
+        "n_reliable": float((sources["reliability"] >= MIN_RELIABILITY).sum()),
     }
 
 

@@ -28,6 +28,9 @@ FEATURES = (
     "change", "ring_noise", "ring_slope", "masked", "masked_center", "halo", "off_peak",
 )  # fmt: skip
 
+MIN_RELIABILITY = 0.5
+"""What is less probable is not alerted: Rubin's threshold of 2026 (prompt-products.lsst.io)."""
+
 _CORE, _RING = 2.0, (7.0, 11.0)
 _INSIDE = 6.0
 _NEVER = 1e300
