@@ -116,7 +116,8 @@ class L1Memory:
 
     async def acknowledgements(self, visits: Sequence[int]) -> Table:
         """See `L1Database`."""
-        outboxes = [self._outboxes[key] for key in sorted(self._outboxes) if key[0] in set(visits)]
+        wanted = set(visits)
+        outboxes = [self._outboxes[key] for key in sorted(self._outboxes) if key[0] in wanted]
         table = np.empty(sum(o.n_alerts for o in outboxes), ACKNOWLEDGEMENT_DTYPE)
         start = 0
         for outbox in outboxes:

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from access.difference.door import Differenced, difference_files
 from access.difference.images import Source
+from access.difference.products import UNUSABLE
 from actors.stage_times import StageTimes
 from cluster.allocator import keep_freed_memory
 from payloads.alert_production.score import MIN_RELIABILITY
-from schemas.image import Mask
 from simulators.pairs import SCIENCE, TEMPLATE, Pair, Recipe, make_pair, write_pair
 
 BINS = (5.0, 6.0, 8.0, np.inf)
 FOUND_PX, FALSE_PX = 2.5, 3.5
-UNUSABLE = np.uint16(Mask.NO_DATA | Mask.SAT | Mask.SAT_TEMPLATE | Mask.BAD | Mask.EDGE | Mask.HALO)
 
 KINDS = {
     "plain": {},

@@ -17,6 +17,7 @@ from access.difference.door import difference_files
 from access.difference.images import Source
 from actors.stage_times import StageTimes
 from backbone.butler import ButlerArchive
+from backbone.fits_errors import written_or_transient
 from cluster import prepare
 from cluster.allocator import keep_freed_memory
 from cluster.products import ButlerProducts
@@ -99,9 +100,14 @@ def _labelled(made: DiaProducts, ra: NDArray[np.float64], dec: NDArray[np.float6
 
 
 def run(seeds: Sequence[int], version: str, out: Path) -> int:
-    """Train, measure, write the model to a file. Raises BadData for fewer than two seeds."""
+    """Train, measure, write the model to a file.
+
+    Raises BadData for fewer than two seeds, Transient for a file that cannot be written.
+    """
     if len(seeds) < 2:
         raise BadData(f"{len(seeds)} seed: at least one is needed to train on, and one to measure with")
+    with written_or_transient(out):  # before ten minutes of work, not after
+        out.open("ab").close()
     keep_freed_memory()
     console, seen = Console(highlight=False), []
     for seed in seeds:

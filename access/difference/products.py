@@ -14,6 +14,9 @@ from backbone.fits_errors import written_or_transient
 from payloads.alert_production.score import MIN_RELIABILITY
 from schemas.image import Mask, Psf
 
+UNUSABLE = np.uint16(Mask.NO_DATA | Mask.SAT | Mask.SAT_TEMPLATE | Mask.BAD | Mask.EDGE | Mask.HALO)
+"""Bits of pixels in which no source is looked for, or none to be trusted."""
+
 
 def write_products(made: Differenced, out: Path, seconds: dict[str, float]) -> dict[str, object]:
     """Write everything into a folder, which is made; the summary. Raises Transient for a disk that takes no more.
@@ -38,7 +41,7 @@ def summary(made: Differenced, seconds: dict[str, float]) -> dict[str, object]:
     sources, mask = made.products.sources, made.products.difference.pixels.mask
     believed = sources["reliability"] >= MIN_RELIABILITY
     figures = {name: value if math.isfinite(value) else None for name, value in made.products.summary.items()}
-    usable = (mask & np.uint16(Mask.NO_DATA | Mask.SAT | Mask.BAD | Mask.EDGE | Mask.HALO)) == 0
+    usable = (mask & UNUSABLE) == 0
     return {
         "calibrated_against": made.reference,
         "flux_unit": "nJy" if made.reference == "catalogue" else "the template's, times its gain",

@@ -180,3 +180,13 @@ def test_an_option_or_command_that_is_none_is_named_in_one_line(
     assert (end.value.code, said.out, len(said.err.splitlines())) == (REFUSED, "", 1)
     assert named in said.err
     assert started == []
+
+
+def test_what_the_other_commands_cannot_use_is_named_in_one_line(tmp_path: Path) -> None:
+    absent, out, model = tmp_path / "absent.fits", tmp_path / "out", tmp_path / "no folder" / "model.json"
+    pair = ("--science", absent, "--template", absent)
+    assert str(absent) in the_line(ask("difference", *pair, "--out", out))
+    training = ("train-reliability", "--version", "v")
+    assert "--seeds '1,x'" in the_line(ask(*training, "--out", model, "--seeds", "1,x"))
+    assert "1 seed:" in the_line(ask(*training, "--out", model, "--seeds", "1"))
+    assert str(model) in the_line(ask(*training, "--out", model, "--seeds", "1,2"))
