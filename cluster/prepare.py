@@ -14,7 +14,7 @@ from cluster.settings import Settings
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.identity import DatasetId
-from schemas.image import Observation, Raw
+from schemas.image import Raw
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
 from schemas.skymap import tract, tract_at, tract_ids
@@ -125,11 +125,8 @@ def known_orbits(seed: int, plan: Sequence[PlannedVisit]) -> Table:
 
 def rehearsal(seed: int, plan: Sequence[PlannedVisit], settings: Settings) -> list[Raw]:
     """The raws of the first detector in the plan's first visit, for workers to rehearse on; none of an empty plan."""
-    for visit in plan[:1]:
-        observations = [visit.observation(snap) for snap in range(visit.n_snaps)]
-        plane = FocalPlane(seed, settings.instrument, Sky(seed))
-        return [_raw(plane, seen, observations[0].midpoint, settings.detectors[0]) for seen in observations]
-    return []
+    plane = FocalPlane(seed, settings.instrument, Sky(seed))
+    return [raw for visit in plan[:1] for raw in raws_of(plane, visit, settings.detectors[0])]
 
 
 def rehearsed(plan: Sequence[PlannedVisit], settings: Settings) -> list[PlannedVisit]:
@@ -137,9 +134,14 @@ def rehearsed(plan: Sequence[PlannedVisit], settings: Settings) -> list[PlannedV
     return [visit for visit in plan if visit.physical_filter in settings.camera.filters][:1]
 
 
-def _raw(plane: FocalPlane, observation: Observation, epoch: float, detector: int) -> Raw:
-    recipe = Recipe(observation, epoch)
-    return Raw.of(observation, detector, plane.segments(recipe, detector, plane.charge(recipe, detector)))
+def raws_of(plane: FocalPlane, visit: PlannedVisit, detector: int) -> list[Raw]:
+    """What a detector reads out in each snap of a visit."""
+    seen = [visit.observation(snap) for snap in range(visit.n_snaps)]
+    recipes = [Recipe(observation, seen[0].midpoint) for observation in seen]
+    return [
+        Raw.of(recipe.observation, detector, plane.segments(recipe, detector, plane.charge(recipe, detector)))
+        for recipe in recipes
+    ]
 
 
 ORBITS_RADIUS_DEG = 2.5

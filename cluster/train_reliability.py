@@ -24,7 +24,7 @@ from cluster.products import ButlerProducts
 from cluster.settings import Settings
 from payloads.alert_production import pipeline, score
 from schemas.errors import BadData
-from schemas.image import DiaProducts, Raw
+from schemas.image import DiaProducts
 from schemas.wcs import to_tangent
 from simulators import pairs
 from simulators.camera.exposure import FocalPlane, Recipe
@@ -64,16 +64,13 @@ def night(seed: int) -> Iterator[Labelled]:
 
 def labelled(plane: FocalPlane, visit: PlannedVisit, detector: int, products: ButlerProducts) -> Labelled:
     """Features and labels of one visit-detector."""
-    seen = [visit.observation(snap) for snap in range(visit.n_snaps)]
-    recipes = [Recipe(observation, seen[0].midpoint) for observation in seen]
-    charges = [plane.charge(recipe, detector) for recipe in recipes]
-    raws = [
-        Raw(o, detector, plane.segments(r, detector, c), "") for o, r, c in zip(seen, recipes, charges, strict=True)
-    ]
+    raws = prepare.raws_of(plane, visit, detector)
     context = products.context_for(plane.camera[detector], visit.ra, visit.dec, visit.rotation, visit.physical_filter)
     snaps = [pipeline.reduce_snap(raw, context) for raw in raws]
+    seen = [raw.observation for raw in raws]
     made = pipeline.process_visit(snaps, seen, context, stage=StageTimes(), processed=0.0)
-    truth = sources_truth(plane.field(recipes[0], detector), recipes[0], charges[0])
+    first = Recipe(seen[0], seen[0].midpoint)
+    truth = sources_truth(plane.field(first, detector), first, plane.charge(first, detector))
     truth = truth[np.abs(truth["snr"]) >= REAL_SNR]
     return _labelled(made, truth["ra"], truth["dec"])
 

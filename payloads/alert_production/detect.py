@@ -1,4 +1,4 @@
-"""Sources in a difference image: a matched filter, whose noise includes what bright stars leave behind."""
+"""Sources in a difference image: footprints of both signs, streaks, and lobes that may be one dipole."""
 
 from dataclasses import dataclass
 
@@ -6,26 +6,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.alert_production.matched_filter import score_image
 from payloads.alert_production.subtract import Subtraction
-from payloads.imaging.convolve import blocks_of, convolve_separable, separable
-from payloads.imaging.morphology import grown
-from payloads.imaging.psf_field import kernels_at
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskPlane, Psf
+from schemas.image import Image, Mask, MaskPlane
 
 Indices = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 THRESHOLD = 5.0
-_BLOCK = 512
-_ASTROMETRIC_PX = 0.03
-_PHOTOMETRIC = 0.005
-_HALO = 6e-3
-_HALO_BIN = 8
-_HALO_RADIUS = 3
-_HOLES = Mask.BAD | Mask.VIGNETTED | Mask.UNMASKED_NAN
-_GROW_HOLES = 2
 _PAIR_DISTANCE = 3
 LONGEST_TRAIL = 70.0
 """Pixels: 10 deg/day in 30 s, and the PSF. What is longer, and narrow, is a satellite's streak."""
@@ -63,9 +52,6 @@ def detect(subtraction: Subtraction) -> Detections:
     """Footprints of both signs outside the cores of what is saturated or missing.
 
     Raises BadData if there are 20,000 or more.
-
-    The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses
-    less than 1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
     """
     pixels = subtraction.difference.pixels
     score = score_image(subtraction)
@@ -77,64 +63,6 @@ def detect(subtraction: Subtraction) -> Detections:
     _mark(mask, score, *found)
     _mark_streaks(mask, *found[1:])
     return _merged(score, mask, *found, width=_robust_width(score))
-
-
-def score_image(subtraction: Subtraction) -> Image:
-    """Signal to noise of a point source at every pixel, float32 (ny, nx).
-
-    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced
-    by 0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of
-    bright stars, which a kernel of 25 pixels does not match: 0.6 % of the mean brightness within 30 pixels.
-    It is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
-    """
-    pixels = subtraction.difference.pixels
-    columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
-    dark = _dark(subtraction)
-    image, variance = pixels.image.copy(), pixels.variance.copy()
-    typical = _median(variance)
-    np.copyto(image, 0.0, where=dark)
-    np.copyto(variance, typical, where=dark)
-    score = convolve_separable(image, columns, rows, _BLOCK)
-    noise = convolve_separable(variance, columns**2, rows**2, _BLOCK)
-    light = convolve_separable(subtraction.matched, columns, rows, _BLOCK)
-    blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
-    _normalize(score, noise, light, _halo_noise(subtraction.matched), blocked)
-    return score
-
-
-def _dark(subtraction: Subtraction) -> Flags:
-    """Where what is saturated, missing or beyond the border reaches; missing data's own reach is EDGE already."""
-    mask = subtraction.difference.pixels.mask
-    dark = grown(mask, Mask.SAT | Mask.SAT_TEMPLATE, subtraction.reach)
-    dark |= (mask & np.uint16(Mask.EDGE | Mask.NO_DATA)) != 0
-    return dark
-
-
-def _filters(psf: Psf, shape: tuple[int, int]) -> Image:
-    """(rows, columns, k, k) PSFs of the blocks, turned about: a correlation written as a convolution."""
-    x, y = blocks_of(shape, _BLOCK)
-    kernels = kernels_at(psf, x.ravel(), y.ravel())
-    flipped: Image = kernels[:, ::-1, ::-1].reshape(*x.shape, *kernels.shape[1:])
-    return flipped
-
-
-def _median(variance: Image) -> float:
-    sample = variance[::16, ::16]
-    return float(np.median(sample[np.isfinite(sample)]))
-
-
-def _halo_noise(light: Image) -> Image:
-    """Noise (nJy a pixel) from unmatched halos in bins of 8 x 8 pixels: a part of the light round about."""
-    ny, nx = (-(-n // _HALO_BIN) for n in light.shape)
-    sums = np.add.reduceat(np.maximum(light, 0.0), np.arange(0, light.shape[0], _HALO_BIN), axis=0)
-    bins = np.add.reduceat(sums, np.arange(0, light.shape[1], _HALO_BIN), axis=1) / _HALO_BIN**2
-    size = 2 * _HALO_RADIUS + 1
-    padded = np.pad(bins, _HALO_RADIUS)
-    for axis in (0, 1):
-        padded = np.lib.stride_tricks.sliding_window_view(padded, size, axis=axis).mean(-1)
-    assert padded.shape == (ny, nx)
-    result: Image = (_HALO * padded).astype(np.float32)
-    return result
 
 
 def _robust_width(score: Image) -> float:
@@ -202,25 +130,6 @@ def _paint_line(mask: MaskPlane, x: float, y: float, dx: float, dy: float, half:
         for c in range(mask.shape[1]):
             if abs((c - x) * dy - (r - y) * dx) <= half:
                 mask[r, c] |= _STREAK
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _normalize(score: Image, noise: Image, light: Image, glow: Image, blocked: Flags) -> None:
-    ny, nx = score.shape
-    for y in range(ny):
-        for x in range(nx):
-            if blocked[y, x]:
-                score[y, x] = 0.0
-                continue
-            here = light[y, x]
-            dx = light[y, min(x + 1, nx - 1)] - light[y, max(x - 1, 0)]
-            dy = light[min(y + 1, ny - 1), x] - light[max(y - 1, 0), x]
-            glare = glow[y // _HALO_BIN, x // _HALO_BIN]
-            extra = (
-                0.25 * _ASTROMETRIC_PX * _ASTROMETRIC_PX * (dx * dx + dy * dy)
-                + _PHOTOMETRIC * _PHOTOMETRIC * here * here
-            )
-            score[y, x] /= np.sqrt(noise[y, x] + np.float32(extra) + glare * glare)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

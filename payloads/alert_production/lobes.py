@@ -19,6 +19,8 @@ _STEPS = 40
 _MARGIN = 6
 _LONGEST = 60.0
 _PIXEL_STEP = 0.02
+_ENOUGH = 0.01
+"""Of chi2: a step that gains less moves nothing by more than a tenth of its error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,11 @@ def fit_lobes(kind: int, pixels: MaskedImage, psfs: Image, start: Floats) -> Lob
     n = start.shape[0]
     result, covariance = start.astype(np.float64), np.full((n, kind, kind), np.nan)
     chi2, n_pixels = np.full(n, np.nan), np.zeros(n, np.int32)
-    flux_steps = np.maximum(np.abs(start[:, 0]), 1e-6) * 0.01
     lengths = np.hypot(start[:, -2], start[:, -1]) if kind == TRAIL else np.zeros(n)
     halves = psfs.shape[1] // 2 + _MARGIN + np.minimum(lengths, _LONGEST).astype(np.int64) // 2
     _fit_each(
-        kind, pixels.image, pixels.variance, pixels.mask, psfs, lanczos_table(), halves, flux_steps,
-        result, covariance, chi2, n_pixels,
+        kind, pixels.image, pixels.variance, pixels.mask, psfs, lanczos_table(), halves, result, covariance, chi2,
+        n_pixels,
     )  # fmt: skip
     result[np.isnan(chi2)] = np.nan
     return Lobes(result, covariance, chi2, n_pixels)
@@ -60,7 +61,6 @@ def _fit_each(
     psfs: Image,
     table: Image,
     halves: NDArray[np.int64],
-    flux_steps: Floats,
     result: Floats,
     covariance: Floats,
     chi2: Floats,
@@ -73,6 +73,7 @@ def _fit_each(
         n_pixels[n] = _cut(image, variance, mask, x0, y0, data, weight)
         if n_pixels[n] < 2 * kind:
             continue
+        shapes = _shapes(psfs[n], table)
         points = int(np.hypot(result[n, kind - 2], result[n, kind - 1]) * 1.3) + 7
         here, trial = result[n].copy(), result[n].copy()
         model, slopes = np.empty((side, side)), np.empty((kind, side, side))
@@ -80,7 +81,7 @@ def _fit_each(
         damping = 1e-3
         normal, right = np.empty((kind, kind)), np.empty(kind)
         for _ in range(_STEPS):
-            _slopes(kind, here, psfs[n], table, x0, y0, points, flux_steps[n], slopes)
+            _slopes(kind, here, shapes, table, x0, y0, points, slopes)
             _normal(data, weight, model, slopes, normal, right)
             damped = normal.copy()
             for p in range(kind):
@@ -91,7 +92,7 @@ def _fit_each(
                 trial[p] = here[p] + move[p]
             value = _chi2(kind, trial, psfs[n], table, x0, y0, points, data, weight, model)
             if value < best:
-                done = best - value < 1e-4
+                done = best - value < _ENOUGH
                 here[:] = trial
                 best, damping = value, max(damping * 0.2, 1e-9)
                 if done:
@@ -101,7 +102,7 @@ def _fit_each(
                 _chi2(kind, here, psfs[n], table, x0, y0, points, data, weight, model)
                 if damping > 1e6:
                     break
-        _slopes(kind, here, psfs[n], table, x0, y0, points, flux_steps[n], slopes)
+        _slopes(kind, here, shapes, table, x0, y0, points, slopes)
         _normal(data, weight, model, slopes, normal, right)
         if np.linalg.cond(normal) < 1e25 and _is_near(here, result[n], kind, halves[n]):
             covariance[n] = np.linalg.inv(normal)
@@ -134,28 +135,48 @@ def _cut(image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _render(kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats) -> None:
-    out[:] = 0.0
-    if kind == 6:
-        _add(psf, table, p[1] - x0, p[2] - y0, p[0], out)
-        _add(psf, table, p[4] - x0, p[5] - y0, -p[3], out)
-    else:
-        for i in range(points):
-            t = (i + 0.5) / points - 0.5
-            _add(psf, table, p[1] + t * p[3] - x0, p[2] + t * p[4] - y0, p[0] / points, out)
+def _shapes(psf: Image, table: Image) -> Floats:
+    """(3, k, k): a PSF and how it changes as it moves in x, in y."""
+    result = np.empty((3, *psf.shape))
+    behind = np.empty(psf.shape)
+    result[0] = psf
+    for axis in range(2):
+        dx, dy = _PIXEL_STEP * (1 - axis), _PIXEL_STEP * axis
+        shifted(psf, dx, dy, table, result[1 + axis])
+        shifted(psf, -dx, -dy, table, behind)
+        result[1 + axis] = (result[1 + axis] - behind) / (2.0 * _PIXEL_STEP)
+    return result
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add(psf: Image, table: Image, x: float, y: float, flux: float, out: Floats) -> None:
+def _render(kind: int, p: Floats, psf: Image, table: Image, x0: int, y0: int, points: int, out: Floats) -> None:
+    out[:] = 0.0
+    moved = np.empty(psf.shape)
+    if kind == 6:
+        _add(psf, table, p[1] - x0, p[2] - y0, p[0], moved, out)
+        _add(psf, table, p[4] - x0, p[5] - y0, -p[3], moved, out)
+    else:
+        for i in range(points):
+            t = (i + 0.5) / points - 0.5
+            _add(psf, table, p[1] + t * p[3] - x0, p[2] + t * p[4] - y0, p[0] / points, moved, out)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add(psf: Image, table: Image, x: float, y: float, flux: float, moved: Floats, out: Floats) -> None:
+    """`psf` at (x, y) into `out`; it is left in `moved` as it is there."""
     if not (abs(x) < 1e5 and abs(y) < 1e5):
         return
-    k = psf.shape[0]
     ix, iy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    moved = np.empty((k, k))
     shifted(psf, x - ix, y - iy, table, moved)
-    for r in range(max(0, k // 2 - iy), min(k, out.shape[0] + k // 2 - iy)):
-        for c in range(max(0, k // 2 - ix), min(k, out.shape[1] + k // 2 - ix)):
-            out[iy - k // 2 + r, ix - k // 2 + c] += flux * moved[r, c]
+    _deposit(moved, ix, iy, flux, out)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _deposit(moved: Floats, ix: int, iy: int, flux: float, out: Floats) -> None:
+    half, k = moved.shape[0] // 2, moved.shape[0]
+    for r in range(max(0, half - iy), min(k, out.shape[0] + half - iy)):
+        for c in range(max(0, half - ix), min(k, out.shape[1] + half - ix)):
+            out[iy - half + r, ix - half + c] += flux * moved[r, c]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -181,29 +202,24 @@ def _chi2(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _slopes(
-    kind: int,
-    p: Floats,
-    psf: Image,
-    table: Image,
-    x0: int,
-    y0: int,
-    points: int,
-    flux_step: float,
-    slopes: Floats,
-) -> None:
-    """Derivatives of the model by each parameter, from differences."""
-    behind, q = np.empty(slopes[0].shape), p.copy()
-    for i in range(kind):
-        step = flux_step if i == 0 or (kind == 6 and i == 3) else _PIXEL_STEP
-        q[i] = p[i] + step
-        _render(kind, q, psf, table, x0, y0, points, slopes[i])
-        q[i] = p[i] - step
-        _render(kind, q, psf, table, x0, y0, points, behind)
-        q[i] = p[i]
-        for r in range(behind.shape[0]):
-            for c in range(behind.shape[1]):
-                slopes[i, r, c] = (slopes[i, r, c] - behind[r, c]) / (2.0 * step)
+def _slopes(kind: int, p: Floats, shapes: Floats, table: Image, x0: int, y0: int, points: int, slopes: Floats) -> None:
+    """Derivatives of the model by each parameter."""
+    slopes[:] = 0.0
+    moved = np.empty(shapes[0].shape)
+    if kind == 6:
+        for lobe in range(2):
+            flux, x, y, sign = p[3 * lobe], p[3 * lobe + 1] - x0, p[3 * lobe + 2] - y0, 1.0 - 2.0 * lobe
+            for k in range(3):
+                _add(shapes[k], table, x, y, sign * (1.0 if k == 0 else flux), moved, slopes[3 * lobe + k])
+    else:
+        for i in range(points):
+            t = (i + 0.5) / points - 0.5
+            x, y = p[1] + t * p[3] - x0, p[2] + t * p[4] - y0
+            for k in range(3):
+                weight = (1.0 if k == 0 else p[0]) / points
+                _add(shapes[k], table, x, y, weight, moved, slopes[k])
+                if k > 0:
+                    _deposit(moved, int(np.floor(x + 0.5)), int(np.floor(y + 0.5)), t * weight, slopes[2 + k])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

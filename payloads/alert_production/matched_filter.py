@@ -1,0 +1,190 @@
+"""Signal to noise of a point source at every pixel of a difference: the PSF as a filter, in one pass over the rows."""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.alert_production.subtract import Subtraction
+from payloads.imaging.convolve import FAST, blocks_of, separable
+from payloads.imaging.morphology import grown
+from payloads.imaging.psf_field import kernels_at
+from schemas.image import Image, Mask, Psf
+
+Flags = NDArray[np.bool_]
+
+_BLOCK = 512
+_ASTROMETRIC_PX, _PHOTOMETRIC = 0.03, 0.005
+_PER_SLOPE, _PER_LIGHT = np.float32(0.25 * _ASTROMETRIC_PX**2), np.float32(_PHOTOMETRIC**2)
+_HALO = 6e-3
+_HALO_BIN = 8
+_HALO_RADIUS = 3
+_HOLES = Mask.BAD | Mask.VIGNETTED | Mask.UNMASKED_NAN
+_GROW_HOLES = 2
+_AT_ONCE = 5
+"""Rows that one pass over a line takes up: it is bound by the line's loads and stores."""
+
+
+def score_image(subtraction: Subtraction) -> Image:
+    """Signal to noise of a point source at every pixel, float32 (ny, nx).
+
+    The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses
+    less than 1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
+
+    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced
+    by 0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of
+    bright stars, which a kernel of 25 pixels does not match: 0.6 % of the mean brightness within 30 pixels.
+    It is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
+    """
+    pixels, light = subtraction.difference.pixels, subtraction.matched
+    columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
+    whole = (0,) * columns.shape[2]
+    padded = np.pad(columns, ((0, 0), (0, 0), (0, -columns.shape[2] % _AT_ONCE)))
+    dark = _dark(subtraction)
+    blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
+    score = np.zeros(pixels.shape, np.float32)
+    _filter(
+        pixels.image, pixels.variance, light, _halo_noise(light), dark, blocked, typical_variance(pixels.variance),
+        padded, rows, padded**2, rows**2, whole, score,
+    )  # fmt: skip
+    return score
+
+
+def typical_variance(variance: Image) -> np.float32:
+    """The median of one finite variance in 256."""
+    sample = variance[::16, ::16]
+    return np.float32(np.median(sample[np.isfinite(sample)]))
+
+
+def _dark(subtraction: Subtraction) -> Flags:
+    """Where what is saturated, missing or beyond the border reaches; missing data's own reach is EDGE already."""
+    mask = subtraction.difference.pixels.mask
+    dark = grown(mask, Mask.SAT | Mask.SAT_TEMPLATE, subtraction.reach)
+    dark |= (mask & np.uint16(Mask.EDGE | Mask.NO_DATA)) != 0
+    return dark
+
+
+def _filters(psf: Psf, shape: tuple[int, int]) -> Image:
+    """(rows, columns, k, k) PSFs of the blocks, turned about: a correlation written as a convolution."""
+    x, y = blocks_of(shape, _BLOCK)
+    kernels = kernels_at(psf, x.ravel(), y.ravel())
+    flipped: Image = kernels[:, ::-1, ::-1].reshape(*x.shape, *kernels.shape[1:])
+    return flipped
+
+
+def _halo_noise(light: Image) -> Image:
+    """Noise (nJy a pixel) from unmatched halos in bins of 8 x 8 pixels: a part of the light round about."""
+    bins = np.zeros([-(-n // _HALO_BIN) for n in light.shape])
+    _sum_positive(light, bins)
+    size = 2 * _HALO_RADIUS + 1
+    padded = np.pad(bins / _HALO_BIN**2, _HALO_RADIUS)
+    for axis in (0, 1):
+        padded = np.lib.stride_tricks.sliding_window_view(padded, size, axis=axis).mean(-1)
+    result: Image = (_HALO * padded).astype(np.float32)
+    return result
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _sum_positive(light: Image, bins: NDArray[np.float64]) -> None:
+    line = np.empty(light.shape[1], np.float32)
+    for j in range(bins.shape[0]):
+        line[:] = 0.0
+        for y in range(j * _HALO_BIN, min((j + 1) * _HALO_BIN, light.shape[0])):
+            for x in range(line.size):
+                line[x] += max(light[y, x], np.float32(0.0))
+        for x in range(line.size):
+            bins[j, x // _HALO_BIN] += line[x]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _filter(
+    image: Image,
+    variance: Image,
+    light: Image,
+    glow: Image,
+    dark: Flags,
+    blocked: Flags,
+    typical: np.float32,
+    columns: Image,
+    rows: Image,
+    columns_squared: Image,
+    rows_squared: Image,
+    whole: tuple[int, ...],
+    score: Image,
+) -> None:
+    """Into `score`, zeros: image, variance and light filtered row by row, then signal over noise.
+
+    Only as many rows as the filter is high are held, the dark pixels in them without signal. `whole` has the filter's
+    length, which the compiled code so knows.
+    """
+    ny, nx = image.shape
+    half = len(whole) // 2
+    signal_in, noise_in = np.zeros((len(whole), nx), np.float32), np.zeros((len(whole), nx), np.float32)
+    signal, noise, lights = np.zeros(nx, np.float32), np.zeros(nx, np.float32), np.zeros((3, nx), np.float32)
+    glare = np.empty(nx, np.float32)
+    for ahead in range(ny):
+        _take_in(image[ahead], variance[ahead], dark[ahead], typical, signal_in, noise_in, ahead % len(whole))
+        y = ahead - half
+        if half <= y + 1 < ny - half:
+            _filter_row(light, y + 1, (y + 1) // _BLOCK, columns, rows, whole, lights[(y + 1) % 3])
+        elif y + 1 >= ny - half:
+            lights[(y + 1) % 3] = 0.0
+        if half <= y < ny - half:
+            _filter_row(signal_in, y, y // _BLOCK, columns, rows, whole, signal)
+            _filter_row(noise_in, y, y // _BLOCK, columns_squared, rows_squared, whole, noise)
+            if y == half or y % _HALO_BIN == 0:
+                for x in range(nx):
+                    glare[x] = glow[y // _HALO_BIN, x // _HALO_BIN] ** 2
+            _normalize(signal, noise, lights, y, glare, blocked[y], score[y])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _take_in(
+    image: Image, variance: Image, dark: Flags, typical: np.float32, signal: Image, noise: Image, at: int
+) -> None:
+    for x in range(image.size):
+        signal[at, x] = np.float32(0.0) if dark[x] else image[x]
+        noise[at, x] = typical if dark[x] else variance[x]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _filter_row(image: Image, y: int, j: int, columns: Image, rows: Image, whole: tuple[int, ...], out: Image) -> None:
+    """Row `y` of `image`, whose rows are counted round and round, by row `j` of the filters in blocks."""
+    half, nx = len(whole) // 2, out.size
+    line = np.empty(_BLOCK + 2 * half, np.float32)
+    for i in range(columns.shape[1]):
+        x0, x1 = max(i * _BLOCK, half), min((i + 1) * _BLOCK, nx - half)
+        if x0 >= x1:
+            continue
+        _down_columns(image, y + half, x0 - half, x1 + half, columns[j, i], line)
+        taps, to = rows[j, i], out[x0:x1]
+        for x in range(to.size):
+            total = np.float32(0.0)
+            for c in range(len(whole)):
+                total += taps[c] * line[x + len(whole) - 1 - c]
+            to[x] = total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _down_columns(image: Image, last: int, x0: int, x1: int, taps: Image, line: Image) -> None:
+    """Into `line`: columns x0 to x1 summed by `taps` from row `last` upwards."""
+    line[: x1 - x0] = 0.0
+    for r in range(0, taps.size, _AT_ONCE):
+        a, b, c, d, e = taps[r], taps[r + 1], taps[r + 2], taps[r + 3], taps[r + 4]
+        first = image[(last - r) % image.shape[0], x0:x1]
+        second = image[(last - r - 1) % image.shape[0], x0:x1]
+        third = image[(last - r - 2) % image.shape[0], x0:x1]
+        fourth = image[(last - r - 3) % image.shape[0], x0:x1]
+        fifth = image[(last - r - 4) % image.shape[0], x0:x1]
+        for x in range(first.size):
+            line[x] += (a * first[x] + b * second[x]) + (c * third[x] + d * fourth[x]) + e * fifth[x]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _normalize(signal: Image, noise: Image, lights: Image, y: int, glare: Image, blocked: Flags, score: Image) -> None:
+    """Row `y` of the score; `lights` holds the filtered light of this row and its neighbours, counted round."""
+    above, here, below = lights[(y + 1) % 3], lights[y % 3], lights[(y - 1) % 3]
+    for x in range(1, score.size - 1):
+        dx, dy = here[x + 1] - here[x - 1], above[x] - below[x]
+        extra = _PER_SLOPE * (dx * dx + dy * dy) + _PER_LIGHT * here[x] * here[x]
+        value = signal[x] / np.sqrt(noise[x] + extra + glare[x])
+        score[x] = np.float32(0.0) if blocked[x] else value
