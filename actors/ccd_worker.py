@@ -83,7 +83,6 @@ class CcdWorker(Actor):
             dataset_type="dia_products", instrument=seen.instrument, visit=seen.visit, detector=event.detector
         )
         await self._pixels.put(name, products)
-        self._forget(seen, event.detector)
         return [
             DiaSourcesReady(
                 group=event.group,
@@ -102,6 +101,7 @@ class CcdWorker(Actor):
         observations = [_snap_of(last, snap) for snap in range(last.n_snaps)]
         snaps = [await self._reduced(observation, detector, times) for observation in observations]
         context = self._load(last.group, detector, last.ra, last.dec, last.rotation, last.physical_filter)
+        self._forget(last, detector)  # a failure reads them again: until then their memory is better used
         now = self._clock.now()
         return pipeline.process_visit(snaps, observations, context, stage=times, processed=now)
 

@@ -39,7 +39,7 @@ def reduce_snap(raw: Raw, context: Context) -> MaskedImage:
 
 
 def process_visit(
-    snaps: Sequence[MaskedImage],
+    snaps: list[MaskedImage],
     observations: Sequence[Observation],
     context: Context,
     *,
@@ -48,7 +48,7 @@ def process_visit(
 ) -> DiaProducts:
     """Everything from the reduced snaps on.
 
-    `observations`: one a snap, in order. `processed`: TAI s, when this runs, for the rows.
+    `snaps`: emptied as soon as they are one image, for they are its size each. `observations`: one a snap, in order. `processed`: TAI s, when this runs, for the rows.
     Each stage runs inside `stage(name)`, which times it. Raises BadData, naming what cannot be used.
     """
     if not snaps or len(snaps) != len(observations):
@@ -56,8 +56,10 @@ def process_visit(
     first, detector = observations[0], context.detector
     with stage("combine_snaps"):
         image = combine_snaps(snaps, EXPECTED_FWHM)
+    snaps.clear()
     with stage("characterize"):
         characterized = characterize(image)
+    del image
     with stage("calibrate"):
         guess = nominal_wcs(detector, first.ra, first.dec, first.rotation)
         science, calibration = calibrate(
@@ -68,6 +70,7 @@ def process_visit(
             midpoint(observations),
             exposure_time(observations),
         )
+    del characterized
     products, _ = difference(
         science, context.template, visit=first.visit, detector=detector.id, stage=stage, processed=processed
     )

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import label
-from scipy.signal import correlate2d
+from scipy.ndimage import binary_dilation, label
 
 from payloads.alert_production import detect as module
 from payloads.alert_production.detect import Detections, detect, score_image
@@ -12,8 +13,10 @@ from payloads.alert_production.subtract import Subtraction
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage
 from tests.payloads.alert_production.pairs import Pair
+from tests.payloads.planes import generators, noise, shapes
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 RNG = np.random.default_rng(8)
@@ -39,20 +42,6 @@ def test_the_score_of_the_sky_is_of_unit_width(detections: Detections) -> None:
     assert detections.width == pytest.approx(1.0, abs=0.03)
 
 
-def test_the_score_is_a_matched_filter(subtraction: Subtraction) -> None:
-    difference, matched = subtraction.difference, np.zeros_like(subtraction.matched)
-    box = np.s_[500:580, 300:380]
-    score = score_image(replace(subtraction, matched=matched))
-    psf = difference.psf.at(255.5, 511.5).astype(float)
-    image, variance = (
-        plane[488:592, 288:392].astype(float) for plane in (difference.pixels.image, difference.pixels.variance)
-    )
-    expected = correlate2d(image, psf, mode="valid") / np.sqrt(correlate2d(variance, psf**2, mode="valid"))
-    free = score[box] != 0
-    # The filter is the outer product nearest the PSF.
-    assert np.corrcoef(score[box][free], expected[free])[0, 1] > 0.998
-
-
 def test_no_score_where_stars_are_saturated_or_data_are_missing(subtraction: Subtraction) -> None:
     mask = subtraction.difference.pixels.mask
     score = score_image(subtraction)
@@ -67,18 +56,30 @@ def test_the_mask_says_what_was_detected(detections: Detections) -> None:
     assert ((at[~negative] & Mask.DETECTED) != 0).all()
 
 
-def test_footprints_are_what_scipy_labels() -> None:
-    score = RNG.normal(0, 1, (120, 110)).astype(np.float32)
-    score[40:44, 50:56] += 9
-    peaks, first, pixels = module._footprints(score, np.float32(2.0), 10_000)
-    for sign in (1, -1):
-        labels, count = label(score * sign > 2.0, np.ones((3, 3)))
-        mine = [k for k in range(peaks.size) if score.flat[peaks[k]] * sign > 0]
-        assert len(mine) == count
-        for k in mine:
-            members = pixels[first[k] : first[k + 1]]
-            assert set(members) == set(np.flatnonzero(labels.ravel() == labels.flat[peaks[k]]))
-            assert abs(score.flat[peaks[k]]) == np.abs(score.flat[members]).max()
+def reference_owners(score: Image, threshold: float) -> tuple[Indices, int]:
+    """Which footprint of either sign each pixel belongs to, from 0 in the order of their first pixels; -1: none."""
+    (positive, n), (negative, m) = (label(score * sign > threshold, np.ones((3, 3))) for sign in (1, -1))
+    labels = np.where(negative > 0, negative + n, positive)
+    _, first, owner = np.unique(labels, return_index=True, return_inverse=True)
+    at = np.where(np.unique(labels) == 0, -1, first)
+    rank = np.argsort(np.argsort(at)) - int((labels == 0).any())
+    return rank[owner].reshape(score.shape), n + m
+
+
+@given(data=st.data(), shape=shapes(1, 40), threshold=st.sampled_from([0.3, 1.0, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_footprints_are_what_scipy_labels_in_the_order_of_their_first_pixels(
+    data: st.DataObject, shape: tuple[int, int], threshold: float
+) -> None:
+    score = data.draw(noise(shape, spoilt=(np.inf, -np.inf)))
+    peaks, first, pixels = module._footprints(score, np.float32(threshold), 10_000)
+    owner, count = reference_owners(score, threshold)
+    assert (peaks.size, first.size, pixels.size) == (count, count + 1, np.count_nonzero(owner >= 0))
+    for k in range(count):
+        members = pixels[first[k] : first[k + 1]]
+        assert set(members) == set(np.flatnonzero(owner == k))
+        assert owner.flat[peaks[k]] == k
+        assert abs(score.flat[peaks[k]]) == np.abs(score.flat[members]).max()
 
 
 def test_footprints_beyond_counting_end_in_an_error(subtraction: Subtraction, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,25 +94,6 @@ def test_footprints_beyond_counting_end_in_an_error(subtraction: Subtraction, mo
     )
     with pytest.raises(BadData, match="no difference"):
         detect(replace(subtraction, difference=noisy))
-
-
-def reference_normalize(score: Image, noise: Image, light: Image, glow: Image) -> Floats:
-    dy, dx = (np.diff(np.pad(light.astype(float), 1, mode="edge"), n=1, axis=a) for a in (0, 1))
-    central_y, central_x = (dy[1:] + dy[:-1])[:, 1:-1], (dx[:, 1:] + dx[:, :-1])[1:-1]
-    bins = np.kron(glow, np.ones((8, 8)))[: score.shape[0], : score.shape[1]]
-    extra = 0.25 * 0.03**2 * (central_x**2 + central_y**2) + 0.005**2 * light.astype(float) ** 2 + bins**2
-    return score / np.sqrt(noise + extra)
-
-
-def test_the_noise_has_its_astrometric_photometric_and_halo_terms() -> None:
-    shape = (33, 41)
-    score, light = (RNG.normal(0, s, shape).astype(np.float32) for s in (5, 500))
-    noise, glow = RNG.uniform(1, 2, shape).astype(np.float32), RNG.uniform(0, 3, (5, 6)).astype(np.float32)
-    expected, blocked = reference_normalize(score, noise, light, glow), np.zeros(shape, bool)
-    blocked[3, 4] = True
-    module._normalize(score, noise, light, glow, blocked)
-    expected[3, 4] = 0.0
-    np.testing.assert_allclose(score, expected, rtol=1e-4)
 
 
 def test_a_lobe_of_either_sign_side_by_side_is_one_detection(subtraction: Subtraction) -> None:
@@ -135,18 +117,41 @@ def test_an_image_with_nothing_in_it_has_no_detections(subtraction: Subtraction)
     assert list(found.first) == [0]
 
 
-def test_the_strongest_neighbour_of_the_other_sign_is_the_partner() -> None:
-    owner = np.full((20, 30), -1, np.int32)
-    groups = [[(10, 10), (10, 11)], [(10, 14)], [(12, 9)], [(2, 2)]]
-    first, pixels = [0], []
-    for k, group in enumerate(groups):
-        for at in group:
-            owner[at] = k
-            pixels.append(at[0] * 30 + at[1])
-        first.append(len(pixels))
-    values = np.array([9.0, -6.0, -7.0, -8.0], np.float32)
-    best = module._strongest_neighbours(owner, values, np.array(first), np.array(pixels), 3)
-    assert list(best) == [2, 0, 0, -1]
+def reference_partner(owner: Indices, values: Image, k: int, distance: int) -> int:
+    near = binary_dilation(owner == k, np.ones((2 * distance + 1, 2 * distance + 1)))
+    others = [o for o in np.unique(owner[near]) if o >= 0 and values[o] * values[k] < 0]
+    return max(others, key=lambda o: abs(values[o]), default=-1)
+
+
+@given(data=st.data(), shape=shapes(1, 30), distance=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_the_strongest_neighbour_of_the_other_sign_is_the_partner(
+    data: st.DataObject, shape: tuple[int, int], distance: int
+) -> None:
+    score = data.draw(noise(shape, spoilt=()))
+    owner, count = reference_owners(score, 1.3)
+    members = [np.flatnonzero(owner == k) for k in range(count)]
+    values = np.array([score.flat[m[np.argmax(np.abs(score.flat[m]))]] for m in members], np.float32)
+    first, pixels = np.cumsum([0, *(m.size for m in members)]), np.concatenate([*members, np.empty(0, np.int64)])
+    best = module._strongest_neighbours(owner.astype(np.int32), values, first, pixels.astype(np.int64), distance)
+    assert list(best) == [reference_partner(owner, values, k, distance) for k in range(count)]
+
+
+@given(shape=shapes(1, 40), rng=generators(), angle=st.floats(0.0, 3.2), half=st.floats(0.0, 9.0))
+@settings(max_examples=60, deadline=None)
+def test_a_line_is_painted_on_what_is_near_it(
+    shape: tuple[int, int], rng: np.random.Generator, angle: float, half: float
+) -> None:
+    x, y = (rng.uniform(-10, n + 10) for n in shape[::-1])
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    offset = np.stack([columns - x, rows - y], axis=-1)
+    across = np.linalg.norm(offset - (offset @ direction)[..., None] * direction, axis=-1)
+    mask = np.full(shape, Mask.BAD, np.uint16)
+    module._paint_line(mask, x, y, *direction, half)
+    clear = np.abs(across - half) > 1e-9
+    np.testing.assert_array_equal((mask == Mask.BAD | Mask.STREAK)[clear], (across <= half)[clear])
+    assert (mask & Mask.BAD).all()
 
 
 def test_a_satellites_streak_is_marked_along_its_whole_line(subtraction: Subtraction) -> None:

@@ -4,6 +4,8 @@ from astropy import units as u
 from astropy.coordinates import EarthLocation, get_body_barycentric_posvel
 from astropy.time import Time
 from astropy.utils import iers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from payloads.alert_production.ephemerides import Night, OrbitCatalogue, apparent_magnitude
@@ -138,12 +140,16 @@ def test_a_night_sees_what_the_whole_catalogue_sees(ra: float, dec: float, radiu
         )
 
 
-def test_only_those_in_the_field_are_told() -> None:
-    catalogue = OrbitCatalogue(_orbits(4000))
-    everything, field = _all_sky(catalogue), catalogue.predict(10.0, 5.0, 20.0, MJD)
-    inside = separation_arcsec(everything["ra"], everything["dec"], 10.0, 5.0) <= 20.0 * 3600.0
-    assert 0 < len(field) < len(everything)
-    assert np.array_equal(field["ssObjectId"], everything["ssObjectId"][inside])
+@given(ra=st.floats(0.0, 359.999), dec=st.floats(-90.0, 90.0), radius=st.floats(0.0, 180.0))
+@settings(max_examples=60, deadline=None)
+def test_only_those_in_the_field_are_told(ra: float, dec: float, radius: float) -> None:
+    catalogue = OrbitCatalogue(_orbits(300))
+    everything, field = _all_sky(catalogue), catalogue.predict(ra, dec, radius, MJD)
+    distance = separation_arcsec(everything["ra"], everything["dec"], ra, dec) / 3600.0
+    clear = np.abs(distance - radius) > 1e-6
+    told = np.isin(everything["ssObjectId"], field["ssObjectId"])
+    assert np.array_equal(told[clear], (distance <= radius)[clear])
+    assert np.array_equal(field, everything[told], equal_nan=False)
 
 
 def test_the_match_radius_grows_with_the_age_of_the_elements() -> None:

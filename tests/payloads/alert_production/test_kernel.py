@@ -1,19 +1,17 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
 from payloads.alert_production import kernel
 from payloads.alert_production.kernel import choose_stamps, fit_kernel
-from payloads.imaging.warp import warp
 from schemas.errors import BadData
-from schemas.image import Mask, MaskedImage
-from tests.payloads.alert_production.pairs import Pair
+from schemas.image import Image, Mask, MaskedImage
+from tests.payloads.planes import generators, noise, shapes
 
 Floats = NDArray[np.float64]
-
-
-RNG = np.random.default_rng(4)
 
 
 def stars(n: int = 400, count: int = 40, sigma: float = 1.6, seed: int = 3) -> Floats:
@@ -77,37 +75,54 @@ def test_an_empty_field_is_refused_with_the_number_of_its_stars() -> None:
         fit_kernel(empty, empty, 1.0)
 
 
-def test_the_stamps_vectors_are_convolutions_with_the_basis(pair: Pair) -> None:
-    source = warp(pair.template, pair.science.wcs, pair.science.pixels.shape)
-    xs, ys = np.array([300, 512]), np.array([400, 700])
-    first, second, lines = kernel._basis_lines(1.3)
-    vectors = np.empty((2, first.size + 2, 31, 31), np.float32)
-    kernel._stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
-    for q, i in ((0, 0), (0, 17), (1, 30)):
-        basis = np.outer(lines[second[i]], lines[first[i]]).astype(float)
-        cut = source.image[ys[q] - 27 : ys[q] + 28, xs[q] - 27 : xs[q] + 28].astype(float)
-        expected = convolve2d(cut, basis, mode="valid")
-        np.testing.assert_allclose(vectors[q, i], expected, atol=1e-4 * np.abs(cut).max())
+@given(data=st.data(), shape=shapes(55, 75), sigma=st.floats(0.7, 3.0), rng=generators())
+@settings(max_examples=25, deadline=None)
+def test_the_stamps_vectors_are_convolutions_with_the_basis_up_to_the_images_edge(
+    data: st.DataObject, shape: tuple[int, int], sigma: float, rng: np.random.Generator
+) -> None:
+    source = data.draw(noise(shape, 10.0, spoilt=(np.nan,)))
+    ys, xs = (np.array([27, n - 28, rng.integers(27, n - 27)]) for n in shape)
+    first, second, lines = kernel._basis_lines(sigma)
+    vectors = np.empty((3, first.size + 2, 31, 31), np.float32)
+    kernel._stamp_vectors(source, xs, ys, lines, first, second, vectors)
     assert (vectors[:, first.size] == 1).all()
+    for q, i in zip(range(3), rng.integers(0, first.size, 3), strict=True):
+        basis = np.outer(lines[second[i]], lines[first[i]]).astype(float)
+        cut = source[ys[q] - 27 : ys[q] + 28, xs[q] - 27 : xs[q] + 28].astype(float)
+        np.testing.assert_allclose(vectors[q, i], convolve2d(cut, basis, mode="valid"), atol=1e-4 * 40)
 
 
-def test_gram_matrices_are_weighted_products() -> None:
-    vectors, weight = (
-        RNG.normal(size=(3, 5, 40)).astype(np.float32),
-        RNG.uniform(0, 2, (3, 40)).astype(np.float32),
-    )
-    expected = np.einsum("qip,qp,qjp->qij", vectors, weight, vectors)
-    np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, atol=1e-4)
+@given(data=st.data(), stamps=st.integers(0, 3), terms=st.integers(1, 6), pixels=st.integers(1, 60), rng=generators())
+@settings(max_examples=60, deadline=None)
+def test_gram_matrices_are_weighted_products(
+    data: st.DataObject, stamps: int, terms: int, pixels: int, rng: np.random.Generator
+) -> None:
+    vectors = data.draw(noise((stamps * terms, pixels))).reshape(stamps, terms, pixels)
+    weight = (rng.uniform(0, 2, (stamps, pixels)) * (rng.random((stamps, pixels)) < 0.8)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = (vectors[:, :, None] * weight[:, None, None] * vectors[:, None]).astype(float).sum(-1)
+    np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_maxima_are_the_highest_of_their_25_pixels() -> None:
-    image = RNG.normal(0, 1, (80, 90)).astype(np.float32)
-    image[40, 50], image[42, 52] = 30.0, 25.0
-    y, x, peak = kernel._maxima(image, np.ones_like(image), np.float32(2.5), 6)
-    windows = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).max((2, 3))
+def reference_maxima(image: Image, variance: Image, sigmas: float, margin: int) -> set[tuple[int, int]]:
+    """Rows and columns of what nothing in its 5 x 5 pixels is above, well over its own noise, off the margin."""
+    if min(image.shape) < 5:
+        return set()
+    around = np.lib.stride_tricks.sliding_window_view(np.where(np.isnan(image), -np.inf, image), (5, 5)).max((2, 3))
     highest = np.zeros(image.shape, bool)
-    highest[2:-2, 2:-2] = image[2:-2, 2:-2] == windows
-    highest &= image > 2.5
-    highest[:6], highest[-6:], highest[:, :6], highest[:, -6:] = False, False, False, False
-    assert set(zip(y, x, strict=True)) == set(map(tuple, np.argwhere(highest)))
-    assert peak.max() == 30.0
+    highest[2:-2, 2:-2] = image[2:-2, 2:-2] == around
+    highest &= (image > 0) & (image > sigmas * np.sqrt(variance))
+    highest[:margin], highest[-margin:], highest[:, :margin], highest[:, -margin:] = False, False, False, False
+    return {(int(y), int(x)) for y, x in np.argwhere(highest)}
+
+
+@given(data=st.data(), shape=shapes(1, 40), margin=st.integers(2, 8), rounded=st.booleans(), rng=generators())
+@settings(max_examples=60, deadline=None)
+def test_maxima_are_the_highest_of_their_25_pixels(
+    data: st.DataObject, shape: tuple[int, int], margin: int, rounded: bool, rng: np.random.Generator
+) -> None:
+    image, variance = data.draw(noise(shape, 3.0)), rng.uniform(0.5, 2.0, shape).astype(np.float32)
+    image = np.rint(image) if rounded else image  # few levels: many equal pixels, which all count
+    y, x, peak = kernel._maxima(image, variance, np.float32(1.7), margin)
+    assert set(zip(y, x, strict=True)) == reference_maxima(image, variance, 1.7, margin)
+    np.testing.assert_array_equal(peak, image[y, x])

@@ -1,10 +1,16 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from payloads.alert_production.lobes import DIPOLE, TRAIL, fit_lobes
-from schemas.image import Mask
-from tests.payloads.imaging.test_photometry import field, gaussian, psf
+from schemas.image import Image, Mask, MaskedImage
+from tests.payloads.imaging.test_photometry import UNUSABLE, field, gaussian, psf
+from tests.payloads.planes import generators, lanczos_moved, masked_images, shapes
 
 Floats = NDArray[np.float64]
 
@@ -60,3 +66,108 @@ def test_a_fit_without_pixels_fails_with_nan() -> None:
 def test_a_fit_that_leaves_its_source_fails_with_nan() -> None:
     fit = fit_lobes(TRAIL, field(52.0, 40.0, 5000.0), psf()[None], np.array([[500.0, 40, 40, 5, 0]]))
     assert np.isnan(fit.parameters).all()
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What SciPy is given of a fit: its square of pixels, which of them are usable, and the model there."""
+
+    kind: int
+    kernel: Floats
+    x0: int
+    y0: int
+    side: int
+    points: int
+
+    @classmethod
+    def about(cls, kind: int, kernel: Image, start: Floats) -> "Window":
+        """Wide enough for the PSF, 6 pixels and half a trail either way."""
+        length = float(np.hypot(*start[-2:])) if kind == TRAIL else 0.0
+        half = kernel.shape[0] // 2 + 6 + int(length) // 2
+        x0, y0 = int(start[1]) - half, int(start[2]) - half
+        return cls(kind, kernel.astype(float), x0, y0, 2 * half + 1, int(1.3 * length) + 7)
+
+    def of(self, plane: Floats, beyond: float) -> Floats:
+        wide = np.pad(plane, self.side, constant_values=beyond)
+        return wide[self.y0 + self.side :, self.x0 + self.side :][: self.side, : self.side]
+
+    def spot(self, x: float, y: float) -> Floats:
+        """The PSF moved by Lanczos interpolation from the pixel nearest to (x, y)."""
+        ix, iy, half = int(np.floor(x + 0.5)), int(np.floor(y + 0.5)), self.kernel.shape[0] // 2
+        wide = np.zeros((3 * self.side, 3 * self.side))
+        row, column = iy - self.y0 + self.side - half, ix - self.x0 + self.side - half
+        wide[row : row + 2 * half + 1, column : column + 2 * half + 1] = lanczos_moved(self.kernel, x - ix, y - iy)
+        return wide[self.side : -self.side, self.side : -self.side]
+
+    def model(self, p: Floats) -> Floats:
+        if self.kind == DIPOLE:
+            return p[0] * self.spot(p[1], p[2]) - p[3] * self.spot(p[4], p[5])
+        along = (np.arange(self.points) + 0.5) / self.points - 0.5
+        return np.asarray(sum(p[0] / self.points * self.spot(p[1] + t * p[3], p[2] + t * p[4]) for t in along))
+
+
+def assert_is_least_squares(kind: int, pixels: MaskedImage, kernel: Image, start: Floats) -> None:
+    """Parameters, covariance and chi2 are those that SciPy finds in the same window from the same start."""
+    window, fit = Window.about(kind, kernel, start), fit_lobes(kind, pixels, kernel[None], start[None])
+    values, variance = (window.of(plane.astype(float), np.nan) for plane in (pixels.image, pixels.variance))
+    usable = (window.of(pixels.mask, Mask.NO_DATA) & UNUSABLE) == 0
+    usable &= np.isfinite(values) & (variance > 0)
+    sigma = np.sqrt(variance[usable])
+
+    def pulls(p: Floats) -> Floats:
+        return np.asarray((window.model(p)[usable] - values[usable]) / sigma)
+
+    best = least_squares(pulls, start, x_scale=np.where(np.abs(start) > 100, 100.0, 1.0))
+    covariance = np.linalg.inv(best.jac.T @ best.jac)
+    error = np.sqrt(np.diagonal(covariance))
+    # Positions are rounded to 1/1024 pixel when the PSF is moved.
+    np.testing.assert_allclose(fit.parameters[0], best.x, atol=0.1 * error.min() + 3e-3 * np.abs(best.x).max())
+    assert (np.abs(fit.parameters[0] - best.x) < 0.15 * error).all()
+    np.testing.assert_allclose(fit.covariance[0], covariance, atol=0.05 * np.outer(error, error))
+    assert fit.chi2[0] == pytest.approx((pulls(best.x) ** 2).sum(), rel=1e-3, abs=0.1)
+    assert fit.n_pixels[0] == usable.sum()
+
+
+def scene(data: st.DataObject, at: Floats, shape: tuple[int, int]) -> MaskedImage:
+    """Noise with holes and spoilt pixels, but none right where a source lies."""
+    pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.SAT, Mask.CR)))
+    pixels.variance[0, 0] = np.nan
+    for x, y in np.rint(at).astype(int):
+        core = np.s_[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4]
+        pixels.mask[core] = 0
+        np.nan_to_num(pixels.image[core], copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return pixels
+
+
+def lit(pixels: MaskedImage, kernel: Image, kind: int, true: Floats) -> None:
+    whole = Window(kind, kernel.astype(float), 0, 0, max(pixels.shape), int(1.3 * np.hypot(*true[-2:])) + 7)
+    pixels.image[...] += whole.model(true)[: pixels.shape[0], : pixels.shape[1]].astype(np.float32)
+
+
+@given(data=st.data(), shape=shapes(20, 45), rng=generators())
+@settings(max_examples=25, deadline=None)
+def test_a_dipole_is_the_least_squares_solution_at_edges_and_beside_holes(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
+    kernel, middle = psf(15), np.array([rng.uniform(6, n - 7) for n in shape[::-1]])
+    angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(2.0, 3.5)
+    plus, minus = (middle + sign * apart * np.array([np.cos(angle), np.sin(angle)]) for sign in (1, -1))
+    pixels = scene(data, np.stack([plus, minus]), shape)
+    fluxes = rng.uniform(1500, 4000, 2)
+    lit(pixels, kernel, DIPOLE, np.array([fluxes[0], *plus, fluxes[1], *minus]))
+    assert_is_least_squares(DIPOLE, pixels, kernel, np.array([1500.0, *np.rint(plus), 1500.0, *np.rint(minus)]))
+
+
+@given(data=st.data(), shape=shapes(26, 50), rng=generators())
+@settings(max_examples=20, deadline=None)
+def test_a_trail_is_the_least_squares_solution_at_edges_and_beside_holes(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
+    kernel, middle = psf(15), np.array([rng.uniform(9, n - 10) for n in shape[::-1]])
+    angle, length = rng.uniform(0, np.pi), rng.uniform(7.0, 15.0)
+    vector = length * np.array([np.cos(angle), np.sin(angle)])
+    pixels = scene(data, middle + np.linspace(-0.5, 0.5, 7)[:, None] * vector, shape)
+    start = np.array([4000.0, *np.rint(middle), *(0.9 * vector)])
+    true = np.array([rng.uniform(4000, 9000), *middle, *vector])
+    lit(pixels, kernel, TRAIL, true)
+    assert_is_least_squares(TRAIL, pixels, kernel, start)

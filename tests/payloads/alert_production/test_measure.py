@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
@@ -16,6 +18,7 @@ from schemas.tables import Table, dtype_of
 from schemas.wcs import separation_arcsec
 from tests.payloads.alert_production.conftest import DETECTOR, PROCESSED, VISIT
 from tests.payloads.alert_production.pairs import Pair
+from tests.payloads.planes import generators, masks, shapes
 
 Floats = NDArray[np.float64]
 
@@ -185,20 +188,24 @@ def test_no_detections_make_no_rows(pair: Pair, subtraction: Subtraction) -> Non
     assert none.dtype == dtype_of("DiaSource")
 
 
-def test_gathered_bits_are_those_of_the_pixels_round_about() -> None:
-    rng = np.random.default_rng(3)
-    mask = rng.choice([0, 1, 2, 8], (40, 50), p=[0.9, 0.04, 0.03, 0.03]).astype(np.uint16)
-    xs, ys = np.array([10, 49]), np.array([20, 0])
-    members = [[(20, 10), (21, 13)], [(0, 49)]]
-    first = np.array([0, 2, 3])
-    pixels = np.array([y * 50 + x for group in members for y, x in group])
-    footprint, center, size = np.zeros(2, np.uint16), np.zeros(2, np.uint16), np.zeros(2, np.int32)
+def bits_within(mask: MaskPlane, y: int, x: int, reach: int) -> int:
+    box = mask[max(y - reach, 0) : max(y + reach + 1, 0), max(x - reach, 0) : max(x + reach + 1, 0)]
+    return int(np.bitwise_or.reduce(box.ravel(), initial=0))
+
+
+@given(data=st.data(), shape=shapes(1, 30), rng=generators(), count=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_gathered_bits_are_those_of_the_pixels_round_about(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator, count: int
+) -> None:
+    mask = data.draw(masks(shape, (Mask.BAD, Mask.CR, Mask.VIGNETTED)))
+    members = [rng.integers(0, shape, (rng.integers(1, 6), 2)) for _ in range(count)]
+    first = np.cumsum([0, *(len(m) for m in members)])
+    pixels = np.concatenate([np.empty(0, np.int64), *(m[:, 0] * shape[1] + m[:, 1] for m in members)]).astype(np.int64)
+    xs, ys = (rng.integers(-4, n + 4, count) for n in shape[::-1])  # a fit may leave the image
+    footprint, center, size = np.zeros(count, np.uint16), np.zeros(count, np.uint16), np.zeros(count, np.int32)
     module._gather(mask, xs, ys, first, pixels, footprint, center, size)
-
-    def bits(y: int, x: int, reach: int) -> np.uint16:
-        return np.bitwise_or.reduce(mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].ravel())
-
-    assert footprint[0] == bits(20, 10, 2) | bits(21, 13, 2)
-    assert center[0] == bits(20, 10, 1)
-    assert (footprint[1], center[1]) == (bits(0, 49, 2), bits(0, 49, 1))
-    assert list(size) == [4, 1]
+    for k, member in enumerate(members):
+        assert footprint[k] == np.bitwise_or.reduce([bits_within(mask, y, x, 2) for y, x in member])
+        assert center[k] == bits_within(mask, ys[k], xs[k], 1)
+        assert size[k] == np.ptp(member, axis=0).max() + 1

@@ -2,7 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from payloads.alert_production import subtract as module
 from payloads.alert_production.subtract import Subtraction, effective_sigma, subtract
@@ -10,8 +13,9 @@ from payloads.imaging.morphology import grown
 from payloads.imaging.photometry import fit_point_sources
 from payloads.imaging.psf_field import kernels_at
 from schemas.errors import BadData
-from schemas.image import Mask, MaskedImage
+from schemas.image import Mask, MaskedImage, MaskPlane
 from tests.payloads.alert_production.pairs import Pair, make_pair
+from tests.payloads.planes import masks, noise, shapes
 
 Floats = NDArray[np.float64]
 
@@ -82,18 +86,42 @@ def test_the_template_that_was_taken_away_is_the_science_image_of_the_constant_s
     assert subtraction.kernel_sum == pytest.approx(1.0, abs=0.02)
 
 
-def test_the_templates_bits_go_by_their_own_names_and_the_border_is_edge(subtraction: Subtraction) -> None:
-    science, template = np.zeros((2, 60, 60), np.uint16)
-    science[30, 30], science[5, 5] = Mask.SAT, Mask.CR
-    template[40, 40], template[41, 41] = Mask.SAT | Mask.CR, Mask.INJECTED | Mask.BAD
-    template[20, 50] = Mask.NO_DATA
-    mask = module._joint_mask(science, template)
-    assert mask[30, 30] == Mask.SAT
-    assert mask[5, 5] == Mask.CR
-    assert mask[40, 40] == Mask.SAT_TEMPLATE
-    assert mask[41, 41] == Mask.INJECTED_TEMPLATE | Mask.BAD
-    assert (mask[8:33, 38:] == Mask.NO_DATA).sum() == 25 * 22
-    assert (subtraction.difference.pixels.mask[:12] & Mask.EDGE).all()
+def reference_joint(science: MaskPlane, template: MaskPlane) -> MaskPlane:
+    renamed = {Mask.NO_DATA: Mask.NO_DATA, Mask.BAD: Mask.BAD, Mask.SAT: Mask.SAT_TEMPLATE}
+    joint = science.copy()
+    for theirs, ours in (renamed | {Mask.INJECTED: Mask.INJECTED_TEMPLATE}).items():
+        joint[template & theirs != 0] |= np.uint16(ours)
+    joint[binary_dilation(joint & Mask.NO_DATA != 0, np.ones((25, 25)))] |= np.uint16(Mask.NO_DATA)
+    return joint
+
+
+@given(data=st.data(), shape=shapes(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_the_templates_bits_go_by_their_own_names_and_missing_data_by_the_kernels_reach(
+    data: st.DataObject, shape: tuple[int, int]
+) -> None:
+    bits = (Mask.BAD, Mask.SAT, Mask.CR, Mask.INJECTED, Mask.DETECTED, Mask.SUSPECT)
+    science, template = data.draw(masks(shape, bits)), data.draw(masks(shape, bits))
+    science.flat[:: data.draw(st.integers(2, 2000))] |= np.uint16(Mask.NO_DATA)
+    template.flat[1 :: data.draw(st.integers(2, 2000))] |= np.uint16(Mask.NO_DATA)
+    np.testing.assert_array_equal(module._joint_mask(science, template), reference_joint(science, template))
+
+
+@given(data=st.data(), shape=shapes(1, 40), value=st.sampled_from([0.0, np.nan, np.inf]))
+@settings(max_examples=40, deadline=None)
+def test_what_is_punched_out_takes_the_value_and_nothing_else_does(
+    data: st.DataObject, shape: tuple[int, int], value: float
+) -> None:
+    plane, mask = data.draw(noise(shape)), data.draw(masks(shape, (Mask.SAT, Mask.BAD, Mask.CR)))
+    expected = np.where(mask & (Mask.SAT | Mask.BAD) != 0, np.float32(value), plane)
+    module._punch(plane, mask, np.uint16(Mask.SAT | Mask.BAD), np.float32(value))
+    np.testing.assert_array_equal(plane, expected)
+
+
+def test_the_border_that_no_kernel_reaches_is_edge(subtraction: Subtraction) -> None:
+    mask = subtraction.difference.pixels.mask
+    assert (mask[: subtraction.reach] & Mask.EDGE).all()
+    assert (mask[:, -subtraction.reach :] & Mask.EDGE).all()
 
 
 def test_where_the_template_ends_the_difference_has_no_data() -> None:

@@ -1,3 +1,5 @@
+from math import factorial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,24 @@ def test_energy_and_angular_momentum_are_kept(q: float, e: float, days: float) -
     kinetic, potential = (vx * vx + vy * vy) / 2.0, mu / np.hypot(x, y)
     assert kinetic - potential == pytest.approx(-mu * (1.0 - e) / (2.0 * q), abs=1e-9 * potential + 1e-14 * kinetic)
     assert x * vy - y * vx == pytest.approx(np.sqrt(mu * q * (1.0 + e)), rel=1e-9)
+
+
+@given(q=st.floats(0.005, 60.0), e=st.floats(0.0, 0.99) | st.floats(1.01, 4.0), days=st.floats(-2e4, 2e4))
+@settings(max_examples=200, deadline=None)
+def test_every_orbit_follows_keplers_equation(q: float, e: float, days: float) -> None:
+    expected = (_ellipse if e < 1.0 else _hyperbola)(q, e, days)
+    distance, speed = np.hypot(*expected[:2]), GAUSS_K * np.sqrt((1.0 + e) / q)
+    found = in_plane(q, e, days)
+    assert found[:2] == pytest.approx(expected[:2], abs=1e-8 * distance)
+    assert found[2:] == pytest.approx(expected[2:], abs=1e-8 * speed)
+
+
+@given(psi=st.floats(-40.0, 40.0))
+@settings(max_examples=200, deadline=None)
+def test_stumpffs_functions_are_their_power_series(psi: float) -> None:
+    powers = [(-psi) ** k for k in range(40)]
+    expected = tuple(sum(p / factorial(2 * k + n) for k, p in enumerate(powers)) for n in (2, 3))
+    assert stumpff(psi) == pytest.approx(expected, rel=1e-11, abs=1e-12)
 
 
 @pytest.mark.parametrize(("q", "e"), [(2.4, 0.1), (0.4, 0.95), (0.9, 1.0), (0.3, 1.5)])

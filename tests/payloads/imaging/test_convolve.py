@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
 from payloads.imaging.convolve import blocks_of, convolve_blocks, convolve_separable, separable
 from schemas.errors import BadData
 from schemas.image import Image
+from tests.payloads.planes import generators, noise, shapes
 
 Floats = NDArray[np.float64]
 
@@ -15,11 +18,12 @@ RNG = np.random.default_rng(7)
 
 def reference(image: Image, kernels: Image, block: int) -> Floats:
     """Block by block with SciPy, float64, the border 0."""
-    half, out = kernels.shape[2] // 2, np.zeros(image.shape)
+    half, whole = kernels.shape[2] // 2, np.zeros(image.shape)
     for (j, i), _ in np.ndenumerate(kernels[:, :, 0, 0]):
         box = np.s_[j * block : (j + 1) * block, i * block : (i + 1) * block]
-        out[box] = convolve2d(image.astype(float), kernels[j, i].astype(float), mode="same")[box]
-    out[:half], out[-half:], out[:, :half], out[:, -half:] = 0, 0, 0, 0
+        whole[box] = convolve2d(image.astype(float), kernels[j, i].astype(float), mode="same")[box]
+    out, inner = np.zeros(image.shape), tuple(slice(half, max(n - half, half)) for n in image.shape)
+    out[inner] = whole[inner]
     return out
 
 
@@ -31,12 +35,26 @@ def test_convolution_in_blocks_is_what_scipy_makes_of_each_block(width: int) -> 
     np.testing.assert_allclose(convolve_blocks(image, kernels, 51), expected, atol=2e-4)
 
 
-def test_a_separable_convolution_is_the_full_one_of_the_outer_products() -> None:
-    image = RNG.normal(size=(90, 140)).astype(np.float32)
-    columns, rows = RNG.normal(size=(2, 2, 3, 13)).astype(np.float32)
-    kernels = columns[..., :, None] * rows[..., None, :]
-    expected = reference(image, kernels, 50)
-    np.testing.assert_allclose(convolve_separable(image, columns, rows, 50), expected, atol=2e-4)
+@given(data=st.data(), shape=shapes(), width=st.sampled_from([1, 3, 7]), block=st.integers(2, 30), rng=generators())
+@settings(max_examples=60, deadline=None)
+def test_any_shape_is_convolved_in_any_blocks_and_nan_and_infinity_stay_what_they_are(
+    data: st.DataObject, shape: tuple[int, int], width: int, block: int, rng: np.random.Generator
+) -> None:
+    image = data.draw(noise(shape))
+    kernels = rng.normal(size=(*(-(-n // block) for n in shape), width, width)).astype(np.float32)
+    expected = reference(image, kernels, block)
+    np.testing.assert_allclose(convolve_blocks(image, kernels, block), expected, rtol=1e-4, atol=1e-4)
+
+
+@given(data=st.data(), shape=shapes(), width=st.sampled_from([1, 3, 13]), block=st.integers(2, 30), rng=generators())
+@settings(max_examples=60, deadline=None)
+def test_a_separable_convolution_is_the_full_one_of_the_outer_products(
+    data: st.DataObject, shape: tuple[int, int], width: int, block: int, rng: np.random.Generator
+) -> None:
+    image = data.draw(noise(shape))
+    columns, rows = rng.normal(size=(2, *(-(-n // block) for n in shape), width)).astype(np.float32)
+    expected = reference(image, columns[..., :, None] * rows[..., None, :], block)
+    np.testing.assert_allclose(convolve_separable(image, columns, rows, block), expected, rtol=1e-4, atol=2e-4)
 
 
 def test_the_nearest_outer_product_of_a_gaussian_is_the_gaussian() -> None:

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from payloads.imaging import background, cosmic_rays
@@ -7,6 +9,7 @@ from payloads.imaging.cosmic_rays import Others, Sky
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage
 from tests.payloads.imaging.star_field import StarField, star_field
+from tests.payloads.planes import generators, masked_images, shapes
 
 Bools = NDArray[np.bool_]
 BLIND = int(Mask.SAT | Mask.BAD)
@@ -43,44 +46,96 @@ def struck(image: MaskedImage, hit: Image) -> MaskedImage:
     return MaskedImage(image.image + hit, image.mask, image.variance + hit)
 
 
-def reference_seeds(image: Image, variance: Image, sky: float, fwhm: float) -> Bools:
-    """The test of one pixel, written on whole arrays; four shifts for the four directions."""
-    d = image.astype(np.float64) - sky
-    axis = np.exp(-0.5 * (2.354820045 / fwhm) ** 2)
-    limit = 0.6 * (d - 2.5 * np.sqrt(variance))
-    steep = np.zeros(image.shape, bool)
-    for dy, dx, ratio in ((0, 1, axis), (1, 0, axis), (1, 1, axis**2), (1, -1, axis**2)):
-        a, b = np.roll(d, (dy, dx), (0, 1)), np.roll(d, (-dy, -dx), (0, 1))
-        va, vb = np.roll(variance, (dy, dx), (0, 1)), np.roll(variance, (-dy, -dx), (0, 1))
-        steep |= 0.5 * (a + b) + 2.5 * 0.5 * np.sqrt(va + vb) < ratio * limit
-    steep &= d > 6 * np.sqrt(variance)
-    steep[[0, -1]], steep[:, [0, -1]] = False, False
-    return steep
+class Reference:
+    """The search in plain NumPy, a pixel at a time: first pixels, then eight rounds of neighbours."""
+
+    def __init__(self, pixels: MaskedImage, sky: Image, fwhm: float, others: Others | None) -> None:
+        ny, nx = pixels.shape
+        cells = np.arange(ny)[:, None] * sky.shape[0] // ny, np.arange(nx) * sky.shape[1] // nx
+        self.sky = sky[cells].astype(float)
+        self.bare, self.variance = pixels.image - self.sky, pixels.variance.astype(float)
+        axis = np.exp(-0.5 * (2.354820045 / fwhm) ** 2)
+        self.ways = (((0, 1), axis), ((1, 0), axis), ((1, 1), axis**2), ((1, -1), axis**2))
+        self.excess = np.full(pixels.shape, -np.inf)
+        if others is not None:
+            rest, rest_variance = others.total - pixels.image.astype(float), others.total_variance - self.variance
+            noise = np.sqrt(self.variance + rest_variance / (others.snaps - 1) ** 2)
+            excess = pixels.image - rest / (others.snaps - 1)
+            self.excess = np.where(excess > 0.5 * self.bare, excess / noise, -np.inf)
+        blind = np.pad((pixels.mask & BLIND) != 0, 1, constant_values=True)
+        windows = np.lib.stride_tricks.sliding_window_view(blind, (3, 3))
+        self.judged = ~windows.any((2, 3))
+        self.struck = np.zeros(pixels.shape, bool)
+
+    def steep(self, y: int, x: int, steeper: float, caution: float) -> bool:
+        limit = steeper * (self.bare[y, x] - caution * np.sqrt(self.variance[y, x]))
+        for (dy, dx), ratio in self.ways:
+            beside = [at for at in ((y - dy, x - dx), (y + dy, x + dx)) if not self.struck[at]]
+            if beside:
+                mean = np.mean([self.bare[at] for at in beside])
+                noise = 0.5 * np.sqrt(2.0 * np.mean([self.variance[at] for at in beside]))
+                if mean + caution * noise < ratio * limit:
+                    return True
+        return False
+
+    def seeds(self) -> list[tuple[int, int]]:
+        bright = self.judged & (self.bare > 6 * np.sqrt(self.variance))
+        return [
+            (y, x)
+            for y, x in np.argwhere(bright)
+            if self.steep(y, x, 0.6, 2.5) or (self.excess[y, x] > 5 and self.steep(y, x, 0.9, 1.0))
+        ]
+
+    def search(self) -> Bools:
+        found = self.seeds()
+        for at in found:
+            self.struck[at] = True
+        for _ in range(8):
+            found = [at for y, x in found for at in self.spread(y, x)]
+        return self.struck
+
+    def spread(self, y: int, x: int) -> list[tuple[int, int]]:
+        new = []
+        for at in ((y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
+            # The border is never judged; NaN compares false.
+            if not self.judged[at] or self.struck[at] or not self.bare[at] >= 3 * np.sqrt(self.variance[at]):
+                continue
+            if self.steep(*at, 0.6, 1.0) or self.excess[at] > 3:
+                self.struck[at] = True
+                new.append(at)
+        return new
 
 
-def test_first_pixels_are_those_too_steep_for_the_psf(stars: StarField) -> None:
-    image = struck(stars.observed, rays(stars.clean.shape, 1))
-    level, fwhm, hits = np.full((1, 1), 900.0, np.float32), 4.0, np.zeros(image.shape, np.uint8)
-    axis = np.exp(-0.5 * (2.354820045 / fwhm) ** 2)
-    ratios = np.array([axis, axis, axis**2, axis**2], np.float32)
-    pixels = np.empty((10_000, 2), np.int32)
-    count = cosmic_rays._seeds(
-        image.image,
-        image.variance,
-        level,
-        image.image,
-        image.variance,
-        1,
-        ratios,
-        image.mask,
-        0,
-        hits,
-        1,
-        pixels,
-    )
-    expected = reference_seeds(image.image, image.variance, 900.0, fwhm)
-    assert count == expected.sum() > 100
-    assert np.array_equal(hits == 1, expected)
+def scene(pixels: MaskedImage, rng: np.random.Generator) -> MaskedImage:
+    """Light through a PSF, and rays: single pixels, and steps of a walk."""
+    image, (ny, nx) = pixels.image + np.float32(100.0), pixels.shape
+    rows, columns = np.mgrid[:ny, :nx]
+    y, x = rng.uniform(0, ny), rng.uniform(0, nx)
+    image += (rng.uniform(0, 500) * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 6.0)).astype(np.float32)
+    for _ in range(rng.integers(0, 4)):
+        walk = np.cumsum(rng.integers(-1, 2, (rng.integers(1, 12), 2)), axis=0) + rng.integers(0, (ny, nx))
+        image[tuple(np.clip(walk, 0, (ny - 1, nx - 1)).T)] += rng.uniform(20, 400, len(walk)).astype(np.float32)
+    return MaskedImage(image, pixels.mask, pixels.variance)
+
+
+@given(data=st.data(), shape=shapes(1, 30), snaps=st.integers(1, 3), fwhm=st.floats(2.0, 8.0), rng=generators())
+@settings(max_examples=100, deadline=None)
+def test_rays_are_those_that_each_step_in_turn_finds(
+    data: st.DataObject, shape: tuple[int, int], snaps: int, fwhm: float, rng: np.random.Generator
+) -> None:
+    pixels = scene(data.draw(masked_images(shape, (Mask.SAT, Mask.CR), sigma=5.0, spoilt=(np.nan, np.inf))), rng)
+    sky = rng.normal(100.0, 2.0, rng.integers(1, 4, 2)).astype(np.float32)
+    others = None
+    if snaps > 1:
+        rest = rng.normal(100.0 * (snaps - 1), 5.0 * (snaps - 1) ** 0.5, shape).astype(np.float32)
+        others = Others(pixels.image + rest, pixels.variance * np.float32(snaps), snaps)
+    hits = rng.choice(np.array([0, 1], np.uint8), shape)  # another snap's
+    before = hits.copy()
+    found = cosmic_rays.find(pixels.image, pixels.variance, pixels.mask, BLIND, Sky(sky), fwhm, hits, 2, others)
+    with np.errstate(invalid="ignore"):
+        expected = Reference(pixels, sky, fwhm, others).search()
+    np.testing.assert_array_equal(hits, before | np.where(expected, 2, 0))
+    assert sorted(map(tuple, found)) == sorted(map(tuple, np.argwhere(expected)))
 
 
 def test_rays_are_found_and_stars_are_not(stars: StarField) -> None:

@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 from scipy.optimize import least_squares
 
 from payloads.imaging import photometry
@@ -14,9 +17,12 @@ from payloads.imaging.photometry import (
 )
 from payloads.imaging.warp import lanczos_table
 from schemas.image import Image, Mask, MaskedImage
+from tests.payloads.planes import generators, lanczos_moved, masked_images, shapes
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
+UNUSABLE = Mask.BAD | Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.SAT_TEMPLATE | Mask.UNMASKED_NAN
 
 SIGMA = 2.0
 
@@ -45,13 +51,14 @@ def fit(pixels: MaskedImage, x: float, y: float, move: bool = True) -> PointSour
     return fit_point_sources(pixels, np.repeat(psf()[None], x.size, 0), x, y, move=move)
 
 
-def test_a_moved_psf_is_the_psf_interpolated() -> None:
-    out = np.empty((21, 21))
-    shifted(psf(), 0.3, -0.7, lanczos_table(), out)
-    y, x = np.mgrid[:21, :21].astype(float)
-    spline = map_coordinates(psf().astype(float), [y + 0.7, x - 0.3], order=5)
-    np.testing.assert_allclose(out, spline, atol=0.003 * psf().max())
-    assert out.sum() == pytest.approx(1.0, abs=1e-3)
+@given(
+    size=st.integers(1, 25), dx=st.integers(-9000, 9000), dy=st.integers(-9000, 9000), rng=generators()
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_moved_psf_is_interpolated_as_lanczos_defines(size: int, dx: int, dy: int, rng: np.random.Generator) -> None:
+    kernel, out = rng.random((size, size)).astype(np.float32), np.empty((size, size))
+    shifted(kernel, dx / 1024, dy / 1024, lanczos_table(), out)  # moves are rounded to 1/1024 pixel
+    np.testing.assert_allclose(out, lanczos_moved(kernel.astype(float), dx / 1024, dy / 1024), atol=1e-5)
 
 
 def test_a_psf_moved_by_whole_pixels_is_exact() -> None:
@@ -60,24 +67,95 @@ def test_a_psf_moved_by_whole_pixels_is_exact() -> None:
     np.testing.assert_allclose(out[5:15, 7:17], psf()[6:16, 5:15], atol=1e-9)
 
 
-def test_a_point_source_fit_is_the_least_squares_solution() -> None:
-    pixels = field(40.3, 39.6, 400.0)
-    result = fit(pixels, 41, 39)
-    table, model = lanczos_table(), np.empty((21, 21))
-    data = pixels.image[29:50, 31:52].astype(float)  # 21 x 21 about (41, 39)
+def cut(pixels: MaskedImage, x: float, y: float, side: int) -> tuple[Floats, Floats, Bools, Bools]:
+    """About the pixel nearest (x, y): data, variance, which are usable, which are on the image; (side, side)."""
+    wide = side + 60
+    mask = np.pad(pixels.mask, wide, constant_values=Mask.NO_DATA)
+    image, variance = (np.pad(p.astype(float), wide, constant_values=np.nan) for p in (pixels.image, pixels.variance))
+    first = int(np.floor(y + 0.5)) - side // 2 + wide, int(np.floor(x + 0.5)) - side // 2 + wide
+    box = tuple(slice(start, start + side) for start in first)
+    on = np.pad(np.ones(pixels.shape, bool), wide)[box]
+    usable = ((mask[box] & UNUSABLE) == 0) & np.isfinite(image[box]) & np.isfinite(variance[box]) & (variance[box] > 0)
+    return np.where(usable, image[box], 0.0), np.where(usable, variance[box], 1.0), usable, on
 
-    def residual(p: Floats) -> Floats:
-        shifted(psf(), p[1] - 41, p[2] - 39, table, model)
-        return (data - p[0] * model).ravel()
 
-    best = least_squares(residual, [300.0, 41.0, 39.0], x_scale=[100, 1, 1], diff_step=1e-3)
-    # Positions are rounded to 1/1024 pixel when the PSF is moved.
-    assert result.flux[0] == pytest.approx(best.x[0], rel=1e-3)
-    assert (result.x[0], result.y[0]) == pytest.approx(tuple(best.x[1:]), abs=3e-3)
-    assert result.chi2[0] == pytest.approx((residual(best.x) ** 2).sum(), rel=1e-3)
-    assert result.n_pixels[0] == 441
-    normal = -0.5 * (result.chi2[0] + 441 * np.log(2 * np.pi))
-    assert result.log_likelihood[0] == pytest.approx(normal)
+def placed(kernel: Image, x: float, y: float, at_x: float, at_y: float) -> Floats:
+    """The PSF at (x, y) on the pixels about the one nearest (at_x, at_y)."""
+    return lanczos_moved(kernel.astype(float), x - np.floor(at_x + 0.5), y - np.floor(at_y + 0.5))
+
+
+def assert_is_the_fit_of(result: PointSources, model: Floats, data: Floats, noise: Floats, usable: Bools) -> None:
+    """Flux, error, chi2, likelihood and pixels are those of a linear fit in which each pixel weighs the same."""
+    m, d, v = model[usable], data[usable], noise[usable]
+    flux = (m @ d) / (m @ m)
+    chi2 = ((d - flux * m) ** 2 / v).sum()
+    assert result.flux[0] == pytest.approx(flux, rel=1e-4, abs=1e-4)
+    assert result.flux_err[0] == pytest.approx(np.sqrt(m**2 @ v) / (m @ m), rel=1e-4)
+    assert result.chi2[0] == pytest.approx(chi2, rel=1e-3)
+    assert result.log_likelihood[0] == pytest.approx(-0.5 * (chi2 + np.log(2 * np.pi * v).sum()), rel=1e-3)
+    assert result.n_pixels[0] == m.size
+
+
+@given(data=st.data(), shape=shapes(1, 40), half=st.integers(0, 7), rng=generators())
+@settings(max_examples=80, deadline=None)
+def test_a_forced_fit_is_the_linear_one_to_the_usable_pixels_wherever_it_is(
+    data: st.DataObject, shape: tuple[int, int], half: int, rng: np.random.Generator
+) -> None:
+    pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.SAT_TEMPLATE, Mask.CR)))
+    pixels.variance[rng.random(shape) < 0.05] = rng.choice([0.0, np.inf, np.nan])
+    kernel = psf(2 * half + 1)
+    x, y = (rng.integers(-6 * 1024, (n + 6) * 1024) / 1024 for n in shape[::-1])
+    result = fit_point_sources(pixels, kernel[None], np.array([x]), np.array([y]), move=False)
+    values, noise, usable, on = cut(pixels, x, y, 2 * half + 1)
+    model = placed(kernel, x, y, x, y)
+    share = (model[usable] ** 2).sum() / (model**2).sum()
+    assume(abs(share - 0.5) > 1e-4)
+    few = photometry.FAILED_NO_PIXELS if share < 0.5 else 0
+    assert result.failure[0] == few | (0 if on.all() else photometry.FAILED_EDGE)
+    assert (result.x[0], result.y[0], result.xx[0], result.yy[0], result.xy[0]) == (x, y, 0.0, 0.0, 0.0)
+    if few:
+        assert np.isnan([result.flux[0], result.flux_err[0], result.chi2[0], result.log_likelihood[0]]).all()
+        assert result.n_pixels[0] == 0
+    else:
+        assert_is_the_fit_of(result, model, values, noise, usable)
+
+
+def covariance(slopes: Floats, noise: Floats) -> Floats:
+    """Of unweighted least squares with derivatives (pixels, p), when the pixels' variances are `noise`."""
+    inverse = np.linalg.inv(slopes.T @ slopes)
+    return np.asarray(inverse @ (slopes.T * noise) @ slopes @ inverse)
+
+
+def slopes_of(model: Callable[[Floats], Floats], at: Floats, step: float = 0.01) -> Floats:
+    """Derivatives (pixels, p) of a model by its parameters."""
+    return np.stack([(model(at + step * e) - model(at - step * e)) / (2 * step) for e in np.eye(at.size)], axis=1)
+
+
+@given(data=st.data(), shape=shapes(14, 40), rng=generators(), sign=st.sampled_from([-1.0, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_point_source_fit_is_the_least_squares_solution(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator, sign: float
+) -> None:
+    pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.SAT)))
+    at = np.array([rng.integers(4, n - 4) for n in shape[::-1]], float)
+    true, kernel = at + rng.uniform(-0.6, 0.6, 2), psf(15)
+    light = gaussian(*true, max(shape))[: shape[0], : shape[1]]
+    pixels.image[...] += (sign * 1500 * light).astype(np.float32)
+    values, noise, usable, _ = cut(pixels, *at, 15)
+    assume(usable[6:9, 6:9].all())
+
+    def model(p: Floats) -> Floats:
+        return np.asarray(p[0] * placed(kernel, p[1], p[2], *at)[usable])
+
+    best = least_squares(lambda p: values[usable] - model(p), [sign * 1000.0, *at], x_scale=[1000, 1, 1])
+    result = fit_point_sources(pixels, kernel[None], *at[:, None], move=True)
+    assert (result.x[0], result.y[0]) == pytest.approx(tuple(best.x[1:]), abs=4e-3)
+    assert not result.failure[0] & (photometry.FAILED_CENTROID | photometry.FAILED_NO_PIXELS)
+    rounded = np.rint(1024 * np.array([result.x[0], result.y[0]])) / 1024  # as a PSF is when it is moved
+    assert_is_the_fit_of(result, placed(kernel, *rounded, *at), values, noise, usable)
+    expected = covariance(slopes_of(model, best.x), noise[usable])
+    found = [[result.xx[0], result.xy[0]], [result.xy[0], result.yy[0]]]
+    np.testing.assert_allclose(found, expected[1:, 1:], rtol=0.05, atol=0.03 * expected[1, 1])
 
 
 def test_fluxes_and_positions_scatter_as_their_errors_say() -> None:
@@ -141,6 +219,24 @@ def test_an_aperture_holds_the_light_within_its_radius() -> None:
     assert lost[0] == 0.0
 
 
+@given(data=st.data(), shape=shapes(1, 30), rng=generators(), radius=st.floats(0.3, 13.0))
+@settings(max_examples=60, deadline=None)
+def test_an_aperture_is_the_weighted_sum_of_what_is_usable_in_it(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator, radius: float
+) -> None:
+    pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.EDGE, Mask.CR), spoilt=()))
+    pixels.image[(pixels.mask & Mask.BAD) != 0] = np.nan
+    x, y = (rng.uniform(-8, n + 8, 3) for n in shape[::-1])
+    found = aperture_fluxes(pixels, x, y, radius)
+    for k in range(3):
+        values, noise, usable, _ = cut(pixels, x[k], y[k], 31)
+        rows, columns = np.mgrid[-15:16, -15:16]
+        distance = np.hypot(columns + np.floor(x[k] + 0.5) - x[k], rows + np.floor(y[k] + 0.5) - y[k])
+        part = np.clip(radius + 0.5 - distance, 0, 1)
+        expected = (part * values).sum(), np.sqrt((part**2 * noise)[usable].sum()), part[~usable].sum() / part.sum()
+        assert [column[k] for column in found] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
 def test_an_aperture_over_the_edge_says_how_much_it_lost() -> None:
     pixels = field(0.0, 40.0, 1000.0)
     assert aperture_fluxes(pixels, np.array([-0.5]), np.array([40.0]), 6.0)[2][0] == pytest.approx(0.5, abs=0.01)
@@ -167,3 +263,35 @@ def test_moments_of_a_hole_fail() -> None:
     pixels = field(40.0, 40.0, -1000.0)
     _, failed = adaptive_moments(pixels, np.array([40.0]), np.array([40.0]), np.ones(1), np.full(1, 2.0))
     assert failed[0]
+
+
+def weighted_moments(image: Floats, usable: Bools, at: Floats, weight: Floats) -> Floats:
+    """xx, yy, xy about `at` under a Gaussian weight of the covariance `weight` (2, 2)."""
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+    offset = np.stack([columns - at[0], rows - at[1]], axis=-1)[usable]
+    light = image[usable] * np.exp(-0.5 * np.einsum("ni,ij,nj->n", offset, np.linalg.inv(weight), offset))
+    xx, yy, xy = (light @ (offset[:, i] * offset[:, j]) / light.sum() for i, j in ((0, 0), (1, 1), (0, 1)))
+    return np.array([xx, yy, xy])
+
+
+@given(data=st.data(), shape=shapes(8, 50), rng=generators(), sign=st.sampled_from([-1.0, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_adaptive_moments_are_twice_those_under_a_weight_of_their_own_shape(
+    data: st.DataObject, shape: tuple[int, int], rng: np.random.Generator, sign: float
+) -> None:
+    pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.CR), spoilt=()))
+    at = np.array([rng.uniform(2, n - 3) for n in shape[::-1]])
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    a, b, angle = (*rng.uniform(1.5, 3.5, 2), rng.uniform(0, np.pi))
+    u, v = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ np.stack(
+        [(columns - at[0]).ravel(), (rows - at[1]).ravel()]
+    )
+    pixels.image[...] += (sign * 3000 * np.exp(-0.5 * (u**2 / a**2 + v**2 / b**2))).reshape(shape).astype(np.float32)
+    usable = (pixels.mask & UNUSABLE) == 0
+    pixels.image[~usable] = np.nan
+    (moments,), (failed,) = adaptive_moments(pixels, *at[:, None], np.array([sign]), np.array([2.0]))
+    weight = 4.0 * np.eye(2) if failed else np.array([[moments[0], moments[2]], [moments[2], moments[1]]])
+    if usable.any():
+        expected = 2 * weighted_moments(sign * pixels.image.astype(float), usable, at, weight)
+        # The weight ends at 4 of its sigmas; a step of a ten-thousandth ends the search.
+        np.testing.assert_allclose(moments, expected, rtol=5e-3, atol=0.01)

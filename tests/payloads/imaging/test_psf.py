@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from payloads.imaging import psf, psf_kernels
+from payloads.imaging import psf
 from payloads.imaging.psf import Field
 from schemas.errors import BadData
 from schemas.image import Image, Mask, Psf
@@ -43,40 +43,6 @@ def fitted(isolated: StarField) -> Psf:
     model, used = psf.fit(field_of(isolated), *start, np.full(n, SKY_VARIANCE), psf.nobody(n), 4.5, HALF)
     assert used.sum() > 0.9 * n
     return model
-
-
-def reference_move(kernel: Floats, dx: float, dy: float) -> Floats:
-    """The kernel moved by (dx, dy), by its definition: a sum over all pixels of Lanczos-4 weights."""
-
-    def weights(offset: float) -> Floats:
-        taps = offset + np.arange(-4, 5)
-        w = np.sinc(taps) * np.sinc(taps / 4) * (np.abs(taps) < 4)
-        return np.asarray(w / w.sum())
-
-    padded = np.pad(kernel, 4)
-    k = kernel.shape[0]
-    by_x = sum(w * padded[:, t : t + k] for t, w in enumerate(weights(dx)))
-    return np.asarray(sum(w * by_x[t : t + k] for t, w in enumerate(weights(dy))))
-
-
-def test_a_kernel_is_moved_as_lanczos_defines() -> None:
-    kernel = np.random.default_rng(3).random((11, 11))
-    padded, rows, out = np.pad(kernel, 4), np.empty((19, 11)), np.empty((11, 11))
-    wx, wy, slopes = np.empty(9), np.empty(9), np.empty(9)
-    psf_kernels.lanczos(0.3, wx, slopes)
-    psf_kernels.lanczos(-0.45, wy, slopes)
-    psf_kernels._convolve(padded, wx, wy, rows, out)
-    assert out == pytest.approx(reference_move(kernel, 0.3, -0.45), abs=1e-12)
-
-
-@pytest.mark.parametrize("offset", [-0.5, -0.2, 0.1, 0.49])
-def test_lanczos_slopes_are_derivatives(offset: float) -> None:
-    step, ahead, behind, slopes, unused = 1e-5, np.empty(9), np.empty(9), np.empty(9), np.empty(9)
-    psf_kernels.lanczos(offset + step, ahead, unused)
-    psf_kernels.lanczos(offset - step, behind, unused)
-    psf_kernels.lanczos(offset, unused, slopes)
-    inner = slice(1, 8)  # the outermost taps enter and leave the window
-    assert slopes[inner] == pytest.approx(((ahead - behind) / (2 * step))[inner], abs=1e-4)
 
 
 def test_the_kernel_is_the_true_one_everywhere(isolated: StarField, fitted: Psf) -> None:

@@ -2,15 +2,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from payloads.imaging.psf_field import fit_psf, kernels_at, warp_psf
 from payloads.imaging.warp import _source_grid, lanczos_table, warp
 from schemas.image import Mask, MaskedImage, Psf, Template
 from schemas.wcs import Wcs
+from tests.payloads.planes import masked_images, shapes
 
 Floats = NDArray[np.float64]
-
+Bools = NDArray[np.bool_]
 
 SCALE = 0.2 / 3600
 SHAPE = (150, 170)
@@ -38,27 +41,66 @@ def smooth_template(side: int = 300) -> tuple[Template, Callable[[Floats, Floats
     return Template(pixels, wcs, psf, "r"), value
 
 
-def reference(template: Template, wcs: Wcs, shape: tuple[int, int]) -> Floats:
-    """Lanczos-4 at exact positions, pixel by pixel, in NumPy."""
+def places(template: Template, wcs: Wcs, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Where each pixel lies in the template."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
-    sx, sy = template.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))
-    ix, iy = np.floor(sx).astype(int), np.floor(sy).astype(int)
-    t = np.arange(-3, 5)
+    return template.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))
+
+
+def reference(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
+    """Lanczos-4 at exact positions, pixel by pixel, in NumPy; what 8 x 8 pixels do not cover is no data."""
+    sx, sy = places(template, wcs, shape)
+    ix, iy, t = np.floor(sx).astype(int), np.floor(sy).astype(int), np.arange(-3, 5)
 
     def weights(fraction: Floats) -> Floats:
         d = t - fraction[..., None]
         w = np.sinc(d) * np.sinc(d / 4) * (np.abs(d) < 4)
         return w / w.sum(-1, keepdims=True)
 
-    pixels = template.pixels.image[(iy[..., None] + t)[..., :, None], (ix[..., None] + t)[..., None, :]]
-    return np.einsum("yxr,yxrc,yxc->yx", weights(sy - iy), pixels, weights(sx - ix))
+    source = template.pixels
+    ny, nx = source.shape
+    rows, columns = (np.clip(i[..., None] + t, 0, n - 1) for i, n in ((iy, ny), (ix, nx)))
+    image = np.einsum(
+        "yxr,yxrc,yxc->yx", weights(sy - iy), source.image[rows[..., :, None], columns[..., None, :]], weights(sx - ix)
+    )
+    image[(sx < 3) | (sy < 3) | (sx >= nx - 4) | (sy >= ny - 4)] = np.nan
+    nearest = np.clip(np.rint(sy).astype(int), 0, ny - 1), np.clip(np.rint(sx).astype(int), 0, nx - 1)
+    variance = np.where(np.isnan(image), np.inf, source.variance[nearest])
+    return MaskedImage(image, np.where(np.isnan(image), np.uint16(Mask.NO_DATA), source.mask[nearest]), variance)
+
+
+def clear_cut(template: Template, wcs: Wcs, shape: tuple[int, int]) -> Bools:
+    """Pixels that lie so far from a whole or a half pixel that rounding does not choose the nearest one."""
+    doubled = 2 * np.stack(places(template, wcs, shape))
+    result: Bools = (np.abs(doubled - np.rint(doubled)) > 1e-4).all(axis=0)
+    return result
 
 
 def test_a_warp_is_lanczos_interpolation_at_the_exact_positions() -> None:
     template, _ = smooth_template()
     wcs = turned_wcs(0.4)
     # Positions are rounded to 1/1024 pixel.
-    np.testing.assert_allclose(warp(template, wcs, SHAPE).image, reference(template, wcs, SHAPE), atol=5e-3)
+    np.testing.assert_allclose(warp(template, wcs, SHAPE).image, reference(template, wcs, SHAPE).image, atol=5e-3)
+
+
+@given(
+    data=st.data(), there=shapes(1, 60), here=shapes(1, 140), angle=st.floats(-3.1, 3.1),
+    middle=st.tuples(st.floats(-20.0, 80.0), st.floats(-20.0, 80.0)),
+)  # fmt: skip
+@settings(max_examples=50, deadline=None)
+def test_templates_of_any_shape_are_warped_to_their_edges_and_to_what_they_miss(
+    data: st.DataObject, there: tuple[int, int], here: tuple[int, int], angle: float, middle: tuple[float, float]
+) -> None:
+    pixels = data.draw(masked_images(there, (Mask.SAT, Mask.CR), spoilt=(np.nan,)))
+    source = Wcs((40.0, -20.0), (there[1] / 2, there[0] / 2), SCALE * np.diag([-1.0, 1.0]))
+    template, wcs = (
+        Template(pixels, source, Psf(np.ones((1, 5, 5), np.float32), 0, there), "r"),
+        turned_wcs(angle, middle),
+    )
+    made, expected, sure = warp(template, wcs, here), reference(template, wcs, here), clear_cut(template, wcs, here)
+    np.testing.assert_allclose(made.image[sure], expected.image[sure], atol=0.02)
+    np.testing.assert_allclose(made.variance[sure], expected.variance[sure], rtol=1e-5)
+    np.testing.assert_array_equal(made.mask[sure], expected.mask[sure])
 
 
 def test_a_warp_gives_the_sky_that_the_template_samples() -> None:
