@@ -100,10 +100,14 @@ class CcdWorker(Actor):
     async def _process(self, last: Observation, detector: int, times: StageTimes) -> DiaProducts:
         observations = [_snap_of(last, snap) for snap in range(last.n_snaps)]
         snaps = [await self._reduced(observation, detector, times) for observation in observations]
-        context = self._load(last.group, detector, last.ra, last.dec, last.rotation, last.physical_filter)
-        self._forget(last, detector)  # a failure reads them again: until then their memory is better used
         now = self._clock.now()
-        return pipeline.process_visit(snaps, observations, context, stage=times, processed=now)
+        return pipeline.process_visit(snaps, observations, self._taken(last, detector), stage=times, processed=now)
+
+    def _taken(self, last: Observation, detector: int) -> Context:
+        """What a visit-detector needs, held here no more: should it fail, all is read again."""
+        context = self._load(last.group, detector, last.ra, last.dec, last.rotation, last.physical_filter)
+        self._forget(last, detector)
+        return context
 
     async def _reduced(self, observation: Observation, detector: int, times: StageTimes) -> MaskedImage:
         """A snap without its instrument's signature: from memory, or from its raw again."""

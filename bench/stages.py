@@ -4,17 +4,17 @@
 
 Core-seconds, medians of five after one to warm up, in a process of its own; GB/s: what a stage has to read and write at
 the least, by what it took; against a plain copy of the same bytes on the same core, in the same run. Memory: resident
-in that process with the system's modules only, with its inputs, and at the most.
+in that process with the system's modules only, and at the most.
 """
 
 import multiprocessing
 import pickle
-import resource
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +30,15 @@ from simulators.ocs.schedule import load_schedule
 from simulators.sky.sky import Sky
 
 DETECTOR = 94
-REPEATS = 5
+REPEATS, SNAPS = 5, 2
 
 BYTES_PER_PIXEL = {
     "remove_signature": 2 * (4 + 14 + 10),
     "combine_snaps": 2 * 10 + 10,
     "characterize": 10 + 10,
     "calibrate": 10 + 10,
-    "subtract": 10 + 10 + 10 + 10 + 4,
+    "warp": 10 + 10,
+    "subtract": 10 + 10 + 10 + 4,
     "detect": 10 + 4 + 2,
 }
 """Read and written at the least: an image and its variance are 4 bytes each, its mask 2, a raw 4, a calibration 14."""
@@ -52,51 +53,53 @@ class Measured:
     pixels: int
     copy: float
     modules: float
-    inputs: float
     most: float
 
 
-def prepared(seed: int, folder: Path) -> Path:
-    """A file of the raws of one visit-detector and of what is known before it."""
+def prepared(seed: int, folder: Path) -> None:
+    """Write down the raws of one visit-detector and what is known before it, each in a file."""
     visit = load_schedule("own", n=1, seed=seed)[0]
     settings = Settings(output=folder, detectors=(DETECTOR,))
     prepare.make_and_put(prepare.missing(settings, [visit])[0], seed, settings)
     products = ButlerProducts(ButlerArchive.open(settings.butler), settings.instrument)
     plane = FocalPlane(seed, settings.instrument, Sky(seed))
     context = products.context_for(plane.camera[DETECTOR], visit.ra, visit.dec, visit.rotation, visit.physical_filter)
-    path = folder / "visit.pickle"
-    with path.open("wb") as out:
-        pickle.dump((prepare.raws_of(plane, visit, DETECTOR), context), out, protocol=5)
-    return path
+    things = [context, *prepare.raws_of(plane, visit, DETECTOR)]
+    for number, thing in enumerate(things):
+        (folder / f"{number}.pickle").write_bytes(pickle.dumps(thing, protocol=5))
 
 
-def measured(path: Path) -> Measured:
-    """Run it, here."""
-    keep_freed_memory()
-    modules = resident()
+def loaded(path: Path) -> Any:  # noqa: ANN401 (whatever was written)
+    """What `prepared` wrote."""
     with path.open("rb") as file:
-        raws, context = pickle.load(file)  # noqa: S301 (written by this program a moment ago)
-    inputs, seconds, products = resident(), [], None
+        return pickle.load(file)  # noqa: S301 (by this program, a moment ago)
+
+
+def measured(folder: Path) -> Measured:
+    """Run it, here; as a worker does, each raw is let go once reduced, the context once the template is warped."""
+    keep_freed_memory()
+    modules, seconds, products = memory("VmRSS"), [], None
     for _ in range(REPEATS + 1):
         del products
-        times = StageTimes()
-        snaps = []
-        for raw in raws:
+        times, seen, snaps = StageTimes(), [], []
+        contexts = [loaded(folder / "0.pickle")]
+        for snap in range(SNAPS):
+            raw = loaded(folder / f"{1 + snap}.pickle")
+            seen.append(raw.observation)
             with times("remove_signature"):
-                snaps.append(pipeline.reduce_snap(raw, context))
-        seen = [raw.observation for raw in raws]
-        products = pipeline.process_visit(snaps, seen, context, stage=times, processed=0.0)
-        del snaps
+                snaps.append(pipeline.reduce_snap(raw, contexts[0]))
+            del raw
+        products = pipeline.process_visit(snaps, seen, contexts.pop(), stage=times, processed=0.0)
         seconds.append(times.seconds)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    most = memory("VmHWM")
     plane = products.science.pixels.image
-    return Measured(seconds[1:], len(products.sources), plane.size, copy_seconds(plane), modules, inputs, most)
+    return Measured(seconds[1:], len(products.sources), plane.size, copy_seconds(plane), modules, most)
 
 
-def resident() -> float:
-    """MB of this process in memory now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 2**20
+def memory(what: str) -> float:
+    """MB of this process: VmRSS, in memory now, or VmHWM, at the most. (`ru_maxrss` begins with the parent's.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024.0
 
 
 def copy_seconds(plane: np.ndarray) -> float:
@@ -114,9 +117,9 @@ def main() -> None:
     """Measure in a new process, print the table."""
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     with tempfile.TemporaryDirectory() as folder:
-        path = prepared(seed, Path(folder))
+        prepared(seed, Path(folder))
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
-            told = own.submit(measured, path).result()
+            told = own.submit(measured, Path(folder)).result()
     rate = 8.0 * told.pixels / told.copy
     print(f"{'stage':18s} {'core-s':>7s} {'spread':>7s} {'GB/s':>6s} {'copies':>7s}")
     for name in told.seconds[0]:
@@ -128,7 +131,7 @@ def main() -> None:
     total = [sum(each.values()) for each in told.seconds]
     print(f"{'all':18s} {np.median(total):7.3f} {np.ptp(total):7.3f}, {told.n_sources} DIASources")
     print(f"a plain copy: {rate / 1e9:.1f} GB/s, read and written")
-    print(f"memory, MB: modules {told.modules:.0f}, with the inputs {told.inputs:.0f}, at the most {told.most:.0f}")
+    print(f"memory, MB: modules {told.modules:.0f}, at the most {told.most:.0f}")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,18 @@ from typing import Protocol
 import numpy as np
 
 from access.difference.header import band_of
-from access.difference.images import Picture, Source, read_picture
+from access.difference.images import About, Picture, Source, read_picture
 from access.difference.references import read_references
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import Characterized, characterize
 from payloads.alert_production.pipeline import difference
 from payloads.alert_production.registration import references_of
-from payloads.alert_production.subtract import Subtraction
+from payloads.alert_production.subtract import Subtraction, warp_template
 from schemas.errors import BadData
 from schemas.identity import exposure_id
 from schemas.image import DiaProducts, Template
 from schemas.tables import Table
-from schemas.wcs import separation_arcsec
+from schemas.wcs import Wcs, separation_arcsec
 
 _ANY_VISIT = exposure_id(20100101, 1)
 """The door's images belong to no visit; ids are numbered from 1."""
@@ -39,8 +39,8 @@ class Stages(Protocol):
 class Differenced:
     """All that the door makes. `reference`: what the science image was calibrated against."""
 
-    science: Picture
-    template: Picture
+    science: About
+    template: About
     products: DiaProducts
     subtraction: Subtraction
     reference: str
@@ -50,30 +50,38 @@ def difference_files(science: Source, template: Source, refcat: Path | None, sta
     """Read two images and difference them. Raises BadData, naming the file that cannot be used."""
     with stages("read"):
         one, other = read_picture(science), read_picture(template)
-        band = band_of(one.filter or other.filter)
+        told, before = one.about, other.about
+        band = band_of(told.filter or before.filter)
         references = None if refcat is None else read_references(refcat, band)
     with stages("characterize"):
-        seen, before = _characterized(one, science.image), _characterized(other, template.image)
+        seen, deep = _characterized(one, science.image), _characterized(other, template.image)
+    del one, other  # here and below: what is not needed any more makes room
     with stages("calibrate"), _of(science.image, refcat or template.image):
-        known = references_of(before, other.wcs, band) if references is None else references
-        visit, how = calibrate(seen, _near(known, one), one.wcs, band, one.midpoint, one.exposure_time)
-    deep = Template(before.pixels, other.wcs, before.psf, band)
+        known = references_of(deep, before.wcs, band) if references is None else references
+        known = _near(known, told.wcs, seen.pixels.shape)
+        visit, how = calibrate(seen, known, told.wcs, band, told.midpoint, told.exposure_time)
+    del seen
+    with stages("warp"), _of(science.image, template.image):
+        warped = warp_template(Template(deep.pixels, before.wcs, deep.psf, band), visit)
+    del deep
     with _of(science.image, template.image):
-        made, subtraction = difference(visit, deep, visit=_ANY_VISIT, detector=0, stage=stages, processed=one.midpoint)
+        made, subtraction = difference(
+            visit, warped, visit=_ANY_VISIT, detector=0, stage=stages, processed=told.midpoint
+        )
     products = replace(made, sources=_numbered(made.sources), summary=how.as_dict() | made.summary)
-    return Differenced(one, other, products, subtraction, "template" if references is None else "catalogue")
+    return Differenced(told, before, products, subtraction, "template" if references is None else "catalogue")
 
 
 def _characterized(picture: Picture, path: Path) -> Characterized:
     with _of(path):
         found = characterize(picture.pixels)
-    return found if picture.psf is None else replace(found, psf=picture.psf)
+    return found if picture.about.psf is None else replace(found, psf=picture.about.psf)
 
 
-def _near(references: Table, picture: Picture) -> Table:
-    """Those within twice the image's reach of its centre: what a fit of cubics says of others is anything."""
-    reach = np.hypot(*picture.pixels.shape) * picture.wcs.pixel_scale
-    centre = picture.wcs.pixel_to_sky(*picture.wcs.crpix)
+def _near(references: Table, wcs: Wcs, shape: tuple[int, int]) -> Table:
+    """Those within twice an image's reach of its centre: what a fit of cubics says of others is anything."""
+    reach = np.hypot(*shape) * wcs.pixel_scale
+    centre = wcs.pixel_to_sky(*wcs.crpix)
     result: Table = references[separation_arcsec(references["ra"], references["dec"], *centre) < reach]
     return result
 

@@ -37,13 +37,12 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """An image and what its header tells. `pixels`: its unit times `gain`; `filter`: as the header has it.
+class About:
+    """What is known of an image. `filter`: as the header has it; `noise`: what its variance was made of.
 
-    `noise`: what its variance was made of. `midpoint`: TAI s. `psf`: as given, or None.
+    `gain`: by what its unit was multiplied; `midpoint`: TAI s; `exposure_time`: s. `psf`: as given, or None.
     """
 
-    pixels: MaskedImage
     wcs: Wcs
     psf: Psf | None
     filter: str
@@ -53,6 +52,14 @@ class Picture:
     noise: str
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image, in its unit times its gain, and what is known of it."""
+
+    pixels: MaskedImage
+    about: About
+
+
 def read_picture(source: Source) -> Picture:
     """Read an image. Raises BadData, naming the file and what it lacks."""
     with refused_by_name(source.image), opened(source.image) as hdus:
@@ -60,7 +67,8 @@ def read_picture(source: Source) -> Picture:
         header = fits.Header(hdus[0].header, copy=True)
         header.update(hdu.header)
         with np.errstate(over="ignore"):
-            values = hdu.data.astype(np.float32) - np.float32(cards.number(header, cards.PEDESTAL) or 0.0)
+            values = hdu.data.astype(np.float32)
+            values -= np.float32(cards.number(header, cards.PEDESTAL) or 0.0)
         mask = _mask_of(hdus, source, values, header)
         image, mask = _finite(values, mask)
         variance = _variance_in(hdus, source, image.shape)
@@ -68,9 +76,8 @@ def read_picture(source: Source) -> Picture:
         pixels, gain, noise = _with_noise(image, mask, variance, told)
         wcs = cards.wcs_of(header, pixels.shape)
         psf = None if source.psf is None else _psf_in(source.psf, pixels.shape)
-        return Picture(
-            pixels, wcs, psf, cards.filter_of(header), cards.midpoint_of(header), cards.exposure_of(header), gain, noise
-        )
+        middle, seconds = cards.midpoint_of(header), cards.exposure_of(header)
+        return Picture(pixels, About(wcs, psf, cards.filter_of(header), middle, seconds, gain, noise))
 
 
 def _image_in(hdus: fits.HDUList) -> fits.ImageHDU:

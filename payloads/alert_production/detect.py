@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.alert_production.matched_filter import score_image
+from payloads.alert_production.matched_filter import robust_width, score_image
 from payloads.alert_production.subtract import Subtraction
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskPlane
@@ -32,8 +32,8 @@ class Detections:
     `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak
     pixel and score of the touching footprint of the other sign, merged as the weaker lobe of a possible
     dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
-    image. `mask`: the difference's, with DETECTED, DETECTED_NEGATIVE and STREAK. `width`: robust standard
-    deviation of the score image, 1 if the variances are true.
+    image. `mask`: the difference's, with DETECTED, DETECTED_NEGATIVE and STREAK. `noise_scale`: by what the noise of
+    its pixels is larger than their variances say; `width`: robust standard deviation of the score image, scaled so.
     """
 
     x: Indices
@@ -45,6 +45,7 @@ class Detections:
     first: Indices
     pixels: Indices
     mask: MaskPlane
+    noise_scale: float
     width: float
 
 
@@ -54,7 +55,7 @@ def detect(subtraction: Subtraction) -> Detections:
     Raises BadData if there are 20,000 or more.
     """
     pixels = subtraction.difference.pixels
-    score = score_image(subtraction)
+    score, scale = score_image(subtraction)
     found = _footprints(score, np.float32(THRESHOLD), _MOST)
     if found[0].size >= _MOST:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
@@ -62,13 +63,7 @@ def detect(subtraction: Subtraction) -> Detections:
     np.bitwise_or(mask, np.uint16(Mask.HALO), out=mask, where=score == 0.0)  # nothing is looked for: let it be seen
     _mark(mask, score, *found)
     _mark_streaks(mask, *found[1:])
-    return _merged(score, mask, *found, width=_robust_width(score))
-
-
-def _robust_width(score: Image) -> float:
-    sample = score[::7, ::7]
-    free = sample[sample != 0.0]
-    return float(1.4826 * np.median(np.abs(free))) if free.size else 0.0
+    return _merged(score, mask, *found, width=robust_width(score[::7, ::7]), noise_scale=scale)
 
 
 def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels: Indices) -> None:
@@ -99,7 +94,7 @@ def footprint_moments(first: Indices, pixels: Indices, nx: int) -> tuple[Floats,
 
 
 def _merged(
-    score: Image, mask: MaskPlane, peaks: Indices, first: Indices, pixels: Indices, *, width: float
+    score: Image, mask: MaskPlane, peaks: Indices, first: Indices, pixels: Indices, *, width: float, noise_scale: float
 ) -> Detections:
     """Footprints with the weaker lobes of possible dipoles taken into the stronger ones."""
     values = score.ravel()[peaks]
@@ -111,12 +106,14 @@ def _merged(
     ends = np.cumsum([0, *(part.size for part in parts)])
     merged = np.concatenate(parts) if parts else np.empty(0, np.int64)
     opposite = np.where(other >= 0, values[other], np.float32(0.0)) if keep.size else np.empty(0, np.float32)
-    return Detections(x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, width)
+    return Detections(
+        x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, noise_scale, width
+    )
 
 
 def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -> Indices:
     """For each footprint the strongest of the other sign within 3 pixels, if each is the other's; else -1."""
-    owner = np.full(mask.shape, -1, np.int32)
+    owner = np.full(mask.shape, -1, np.int16)  # of fewer than _MOST
     owner.reshape(-1)[pixels] = np.repeat(np.arange(values.size), np.diff(first))
     best = _strongest_neighbours(owner, values, first, pixels, _PAIR_DISTANCE)
     mutual = (best >= 0) & (best[best] == np.arange(best.size))
@@ -166,7 +163,7 @@ def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _strongest_neighbours(
-    owner: NDArray[np.int32], values: Image, first: Indices, pixels: Indices, distance: int
+    owner: NDArray[np.int16], values: Image, first: Indices, pixels: Indices, distance: int
 ) -> Indices:
     ny, nx = owner.shape
     best = np.full(values.size, -1)

@@ -16,6 +16,7 @@ from schemas.image import Image, Mask, MaskedImage
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 HALF_WIDTH = 12
 """Of the kernel, pixels."""
@@ -48,14 +49,15 @@ _DILUTION = 0.7
 class MatchingKernel:
     """`coefficients`: (n + 1, terms), the last row the background's; `basis`: (n, 25, 25).
 
-    `chi2`: median over the stamps kept, per pixel.
+    `x`, `y`: pixels (n,) about which the stamps that it was fitted to lie; `chi2`: their median, per pixel.
     """
 
     coefficients: Floats
     order: int
     basis: Floats
     shape: tuple[int, int]
-    n_stamps: int
+    x: Indices
+    y: Indices
     chi2: float
 
     def at(self, x: Floats, y: Floats) -> Image:
@@ -87,8 +89,8 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape, order)
     basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
     diluted = _DILUTION * noise[:, None, None] * _overlaps(basis)
-    coefficients, chi2 = _solve(matrices, diluted, (weight > 0).sum((1, 2)), terms)
-    return MatchingKernel(coefficients, order, basis, target.shape, int(chi2.size), float(np.median(chi2)))
+    coefficients, chi2, kept = _solve(matrices, diluted, (weight > 0).sum((1, 2)), terms)
+    return MatchingKernel(coefficients, order, basis, target.shape, xs[kept], ys[kept], float(np.median(chi2)))
 
 
 def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
@@ -156,8 +158,8 @@ def _overlaps(basis: Floats) -> Floats:
     return overlaps
 
 
-def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats]:
-    """Coefficients (m, terms), chi2 per pixel of the stamps kept: those up to 4 sigma above the median."""
+def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) -> tuple[Floats, Floats, Flags]:
+    """Coefficients (m, terms), chi2 per pixel of the stamps kept, and which: those up to 4 sigma above the median."""
     keep = np.ones(len(matrices), bool)
     for _ in range(5):
         coefficients = _least_squares(matrices[keep], diluted[keep], terms[keep])
@@ -168,7 +170,7 @@ def _solve(matrices: Floats, diluted: Floats, pixels: Indices, terms: Floats) ->
         if (good == keep).all() or good.sum() < _FEWEST:
             break
         keep = good
-    return coefficients, chi2[keep]
+    return coefficients, chi2[keep], keep
 
 
 def _least_squares(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:

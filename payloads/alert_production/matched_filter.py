@@ -13,27 +13,30 @@ from schemas.image import Image, Mask, Psf
 Flags = NDArray[np.bool_]
 
 _BLOCK = 512
-_ASTROMETRIC_PX, _PHOTOMETRIC = 0.03, 0.005
-_PER_SLOPE, _PER_LIGHT = np.float32(0.25 * _ASTROMETRIC_PX**2), np.float32(_PHOTOMETRIC**2)
 _HALO = 6e-3
 _HALO_BIN = 8
 _HALO_RADIUS = 3
 _HOLES = Mask.BAD | Mask.VIGNETTED | Mask.UNMASKED_NAN
 _GROW_HOLES = 2
+_SAMPLED = 7
+"""Every so many rows and columns the noise is looked at."""
+_LITTLE = np.float32(0.1)
+"""Part of the noise that light may add where it is looked at."""
 _AT_ONCE = 5
 """Rows that one pass over a line takes up: it is bound by the line's loads and stores."""
 
 
-def score_image(subtraction: Subtraction) -> Image:
-    """Signal to noise of a point source at every pixel, float32 (ny, nx).
+def score_image(subtraction: Subtraction) -> tuple[Image, float]:
+    """Signal to noise of a point source at every pixel, float32 (ny, nx), and by how much the noise was scaled.
 
     The filter is the nearest outer product to the difference's PSF: it costs a tenth of the whole and loses
     less than 1 % of signal to noise for a PSF no more elongated than 10 %, and its noise is known exactly.
 
-    The noise has, beside the pixels', terms for what the matched template's light does when it is misplaced
-    by 0.03 pixels (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) or mis-scaled by 0.5 %, and for the halos of
-    bright stars, which a kernel of 25 pixels does not match: 0.6 % of the mean brightness within 30 pixels.
-    It is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
+    The noise has, beside the pixels', terms for what the matched template's light does where it is misplaced or
+    mis-scaled as stars are (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27), and for the halos of bright stars, which a
+    kernel of 25 pixels does not match: 0.6 % of the mean brightness within 30 pixels. It is scaled so that the robust
+    width of the score is 1 where there is little light: variances tell of single pixels, and a resampled template's
+    covary. The score is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
     """
     pixels, light = subtraction.difference.pixels, subtraction.matched
     columns, rows = separable(_filters(subtraction.difference.psf, pixels.shape))
@@ -41,12 +44,24 @@ def score_image(subtraction: Subtraction) -> Image:
     padded = np.pad(columns, ((0, 0), (0, 0), (0, -columns.shape[2] % _AT_ONCE)))
     dark = _dark(subtraction)
     blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
-    score = np.zeros(pixels.shape, np.float32)
+    score, free = np.zeros(pixels.shape, np.float32), np.zeros([-(-n // _SAMPLED) for n in pixels.shape], np.float32)
+    off = subtraction.systematics
     _filter(
         pixels.image, pixels.variance, light, _halo_noise(light), dark, blocked, typical_variance(pixels.variance),
-        padded, rows, padded**2, rows**2, whole, score,
+        np.float32((0.5 * off.astrometric) ** 2), np.float32(off.photometric**2),
+        padded, rows, padded**2, rows**2, whole, score, free,
     )  # fmt: skip
-    return score
+    scale = robust_width(free)
+    if not scale > 0.0:
+        return score, 1.0
+    score /= np.float32(scale)
+    return score, scale
+
+
+def robust_width(score: Image) -> float:
+    """Of what is not 0; 0 if nothing is."""
+    free = score[score != 0.0]
+    return float(1.4826 * np.median(np.abs(free))) if free.size else 0.0
 
 
 def typical_variance(variance: Image) -> np.float32:
@@ -104,14 +119,19 @@ def _filter(
     dark: Flags,
     blocked: Flags,
     typical: np.float32,
+    per_slope: np.float32,
+    per_light: np.float32,
     columns: Image,
     rows: Image,
     columns_squared: Image,
     rows_squared: Image,
     whole: tuple[int, ...],
     score: Image,
+    free: Image,
 ) -> None:
     """Into `score`, zeros: image, variance and light filtered row by row, then signal over noise.
+
+    Into `free`, zeros: a sample of it where light adds little, over the pixels' own noise.
 
     Only as many rows as the filter is high are held, the dark pixels in them without signal. `whole` has the filter's
     length, which the compiled code so knows.
@@ -134,7 +154,12 @@ def _filter(
             if y == half or y % _HALO_BIN == 0:
                 for x in range(nx):
                     glare[x] = glow[y // _HALO_BIN, x // _HALO_BIN] ** 2
-            _normalize(signal, noise, lights, y, glare, blocked[y], score[y])
+            _normalize(signal, noise, lights, y, glare, blocked[y], per_slope, per_light, score[y])
+            if y % _SAMPLED == 0:
+                for x in range(0, nx, _SAMPLED):
+                    alone = signal[x] / np.sqrt(noise[x])
+                    if abs(score[y, x]) > (np.float32(1.0) - _LITTLE / 2) * abs(alone):
+                        free[y // _SAMPLED, x // _SAMPLED] = alone
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -180,11 +205,21 @@ def _down_columns(image: Image, last: int, x0: int, x1: int, taps: Image, line: 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _normalize(signal: Image, noise: Image, lights: Image, y: int, glare: Image, blocked: Flags, score: Image) -> None:
+def _normalize(
+    signal: Image,
+    noise: Image,
+    lights: Image,
+    y: int,
+    glare: Image,
+    blocked: Flags,
+    per_slope: np.float32,
+    per_light: np.float32,
+    score: Image,
+) -> None:
     """Row `y` of the score; `lights` holds the filtered light of this row and its neighbours, counted round."""
     above, here, below = lights[(y + 1) % 3], lights[y % 3], lights[(y - 1) % 3]
     for x in range(1, score.size - 1):
         dx, dy = here[x + 1] - here[x - 1], above[x] - below[x]
-        extra = _PER_SLOPE * (dx * dx + dy * dy) + _PER_LIGHT * here[x] * here[x]
+        extra = per_slope * (dx * dx + dy * dy) + per_light * here[x] * here[x]
         value = signal[x] / np.sqrt(noise[x] + extra + glare[x])
         score[x] = np.float32(0.0) if blocked[x] else value

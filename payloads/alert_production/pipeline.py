@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import characterize
 from payloads.alert_production.detect import Detections, detect
@@ -12,7 +14,7 @@ from payloads.alert_production.measure import measure
 from payloads.alert_production.score import MIN_RELIABILITY, score
 from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
-from payloads.alert_production.subtract import Subtraction, subtract
+from payloads.alert_production.subtract import Subtraction, subtract, warp_template
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template, VisitImage
 from schemas.instrument import Detector
@@ -48,7 +50,8 @@ def process_visit(
 ) -> DiaProducts:
     """Everything from the reduced snaps on.
 
-    `snaps`: emptied as soon as they are one image, for they are its size each. `observations`: one a snap, in order. `processed`: TAI s, when this runs, for the rows.
+    `snaps`: emptied as soon as they are one image, for they are its size each. `observations`: one a snap, in order.
+    `processed`: TAI s, when this runs, for the rows.
     Each stage runs inside `stage(name)`, which times it. Raises BadData, naming what cannot be used.
     """
     if not snaps or len(snaps) != len(observations):
@@ -71,33 +74,36 @@ def process_visit(
             exposure_time(observations),
         )
     del characterized
-    products, _ = difference(
-        science, context.template, visit=first.visit, detector=detector.id, stage=stage, processed=processed
-    )
+    with stage("warp"):
+        warped = warp_template(context.template, science)
+    del context  # the caller's last, perhaps: a template is as large as what is now made of it
+    products, _ = difference(science, warped, visit=first.visit, detector=detector.id, stage=stage, processed=processed)
     return replace(products, summary=calibration.as_dict() | products.summary)
 
 
 def difference(
     science: VisitImage,
-    template: Template,
+    warped: Template,
     *,
     visit: int,
     detector: int,
     stage: Callable[[str], AbstractContextManager[None]],
     processed: float,
 ) -> tuple[DiaProducts, Subtraction]:
-    """From a calibrated image and a template to scored DIASources; the subtraction that they were found in.
+    """From a calibrated image and a template warped onto it to scored DIASources; the subtraction they were found in.
 
     See `process_visit`, of which this is the second half.
     """
     with stage("subtract"):
-        subtraction = subtract(science, template)
+        subtraction = subtract(science, warped)
     with stage("detect"):
         detections = detect(subtraction)
+        pixels = subtraction.difference.pixels
+        found = replace(pixels, mask=detections.mask, variance=pixels.variance * np.float32(detections.noise_scale**2))
+        image = replace(subtraction.difference, pixels=found)
+        subtraction = replace(subtraction, difference=image)
     with stage("measure"):
         sources = measure(detections, subtraction, science, visit=visit, detector=detector, processed=processed)
-        found = replace(subtraction.difference.pixels, mask=detections.mask)
-        image = replace(subtraction.difference, pixels=found)
         stamps = make_stamps(sources, science, subtraction.warped, image)
     with stage("score"):
         sources = score(sources, stamps)
@@ -107,9 +113,12 @@ def difference(
 
 def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -> dict[str, float]:
     return {
-        "n_kernel_stamps": float(subtraction.kernel.n_stamps),
+        "n_kernel_stamps": float(subtraction.kernel.x.size),
         "kernel_chi2": subtraction.kernel.chi2,
         "kernel_sum": subtraction.kernel_sum,
+        "astrometric_scatter_px": subtraction.systematics.astrometric,
+        "photometric_scatter": subtraction.systematics.photometric,
+        "noise_scale": detections.noise_scale,
         "convolved_template": float(subtraction.convolved == "template"),
         "score_width": detections.width,
         "n_sources": float(sources.size),

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 
 from payloads.alert_production.kernel import HALF_WIDTH, MatchingKernel, fit_kernel
+from payloads.alert_production.systematics import Systematics, measure_systematics
 from payloads.imaging import background
 from payloads.imaging.convolve import blocks_of, convolve_blocks
 from payloads.imaging.morphology import grown
@@ -35,7 +36,8 @@ class Subtraction:
     `difference`: nJy, its noise white (see `_whitener`), its `psf` a point source's. `warped`: the template
     resampled, with its PSF as it is there. `matched`: the template as subtracted, nJy. `convolved`: which
     image the kernel was applied to, "template" or "science". `kernel_sum`: target / source in flux, at the
-    centre. `reach`: how far (pixels) matching and whitening carry what is in a pixel.
+    centre. `reach`: how far (pixels) matching and whitening carry what is in a pixel. `systematics`: how far its stars
+    are off.
     """
 
     difference: Difference
@@ -45,13 +47,13 @@ class Subtraction:
     convolved: str
     kernel_sum: float
     reach: int
+    systematics: Systematics
 
 
-def subtract(science: VisitImage, template: Template) -> Subtraction:
-    """Science less template after Alard & Lupton 1998; whichever is sharper is convolved.
+def warp_template(template: Template, science: VisitImage) -> Template:
+    """The template on the science image's grid, with its PSF as it is there.
 
-    The difference has the zero point of the science image. Raises BadData if the bands differ, the template
-    does not reach the image, or too few stars are clean.
+    Raises BadData if the bands differ or the template does not reach the image.
     """
     if science.band != template.band:
         raise BadData(f"a template in {template.band} cannot be taken from an image in {science.band}")
@@ -59,7 +61,15 @@ def subtract(science: VisitImage, template: Template) -> Subtraction:
     pixels = warp(template, science.wcs, shape)
     if (pixels.mask & _NO_DATA).all():
         raise BadData("the template does not overlap the image")
-    warped = Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
+    return Template(pixels, science.wcs, warp_psf(template.psf, template.wcs, science.wcs, shape), template.band)
+
+
+def subtract(science: VisitImage, warped: Template) -> Subtraction:
+    """Science less template after Alard & Lupton 1998; whichever is sharper is convolved.
+
+    `warped`: see `warp_template`. The difference has the zero point of the science image. Raises BadData if too few
+    stars are clean.
+    """
     sharp, wide = effective_sigma(warped.psf), effective_sigma(science.psf)
     sigma = float(np.sqrt(abs(wide**2 - sharp**2)))
     if wide >= sharp:
@@ -133,7 +143,8 @@ def _whitened(
         science.band, science.midpoint, science.exposure_time,
     )  # fmt: skip
     side = "template" if forward else "science"
-    return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()), reach)
+    systematics = measure_systematics(difference, matched, kernel.x, kernel.y)
+    return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()), reach, systematics)
 
 
 def _whitener(kernel: Image, convolved: float, other: float) -> Image:

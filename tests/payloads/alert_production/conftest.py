@@ -18,7 +18,7 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="session")
 def subtraction(pair: Pair) -> Subtraction:
-    return subtract(pair.science, pair.template)
+    return subtract(pair.science, warp_template(pair.template, pair.science))
 
 
 @pytest.fixture(scope="session")

@@ -121,9 +121,8 @@ def assert_is_least_squares(kind: int, pixels: MaskedImage, kernel: Image, start
     covariance = np.linalg.inv(best.jac.T @ best.jac)
     error = np.sqrt(np.diagonal(covariance))
     # Positions are rounded to 1/1024 pixel when the PSF is moved.
-    np.testing.assert_allclose(fit.parameters[0], best.x, atol=0.1 * error.min() + 3e-3 * np.abs(best.x).max())
-    assert (np.abs(fit.parameters[0] - best.x) < 0.15 * error).all()
-    np.testing.assert_allclose(fit.covariance[0], covariance, atol=0.05 * np.outer(error, error))
+    np.testing.assert_allclose((fit.parameters[0] - best.x) / error, 0.0, atol=0.3)
+    np.testing.assert_allclose((fit.covariance[0] - covariance) / np.outer(error, error), 0.0, atol=0.15)
     assert fit.chi2[0] == pytest.approx((pulls(best.x) ** 2).sum(), rel=1e-3, abs=0.1)
     assert fit.n_pixels[0] == usable.sum()
 
@@ -153,9 +152,9 @@ def test_a_dipole_is_the_least_squares_solution_at_edges_and_beside_holes(
     angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(2.0, 3.5)
     plus, minus = (middle + sign * apart * np.array([np.cos(angle), np.sin(angle)]) for sign in (1, -1))
     pixels = scene(data, np.stack([plus, minus]), shape)
-    fluxes = rng.uniform(1500, 4000, 2)
+    fluxes = rng.uniform(300, 800, 2)
     lit(pixels, kernel, DIPOLE, np.array([fluxes[0], *plus, fluxes[1], *minus]))
-    assert_is_least_squares(DIPOLE, pixels, kernel, np.array([1500.0, *np.rint(plus), 1500.0, *np.rint(minus)]))
+    assert_is_least_squares(DIPOLE, pixels, kernel, np.array([400.0, *np.rint(plus), 400.0, *np.rint(minus)]))
 
 
 @given(data=st.data(), shape=shapes(26, 50), rng=generators())
@@ -167,7 +166,7 @@ def test_a_trail_is_the_least_squares_solution_at_edges_and_beside_holes(
     angle, length = rng.uniform(0, np.pi), rng.uniform(7.0, 15.0)
     vector = length * np.array([np.cos(angle), np.sin(angle)])
     pixels = scene(data, middle + np.linspace(-0.5, 0.5, 7)[:, None] * vector, shape)
-    start = np.array([4000.0, *np.rint(middle), *(0.9 * vector)])
-    true = np.array([rng.uniform(4000, 9000), *middle, *vector])
+    start = np.array([800.0, *np.rint(middle), *(0.9 * vector)])
+    true = np.array([rng.uniform(700, 1500), *middle, *vector])
     lit(pixels, kernel, TRAIL, true)
     assert_is_least_squares(TRAIL, pixels, kernel, start)

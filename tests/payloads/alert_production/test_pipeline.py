@@ -15,7 +15,7 @@ from schemas.wcs import separation_arcsec
 from tests.payloads.alert_production.pairs import NJY_PER_ELECTRON, READ_NOISE, SKY_ELECTRONS, Pair, make_pair
 
 SIDE = 1024
-STAGES = ["combine_snaps", "characterize", "calibrate", "subtract", "detect", "measure", "score"]
+STAGES = ["combine_snaps", "characterize", "calibrate", "warp", "subtract", "detect", "measure", "score"]
 
 
 def observation(snap: int) -> Observation:

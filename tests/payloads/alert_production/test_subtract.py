@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from payloads.alert_production import subtract as module
-from payloads.alert_production.subtract import Subtraction, effective_sigma, subtract
+from payloads.alert_production.subtract import Subtraction, effective_sigma, subtract, warp_template
 from payloads.imaging.morphology import grown
 from payloads.imaging.photometry import fit_point_sources
 from payloads.imaging.psf_field import kernels_at
@@ -60,7 +60,7 @@ def test_new_and_faded_sources_keep_their_fluxes(pair: Pair, subtraction: Subtra
 
 def test_the_sharper_image_is_convolved_and_the_flux_stays_the_sciences() -> None:
     pair = make_pair(1024, 12, science_fwhm=3.8, template_fwhm=5.0, injected=60, snr=(10, 60), density=1.5)
-    reverse = subtract(pair.science, pair.template)
+    reverse = subtract(pair.science, warp_template(pair.template, pair.science))
     assert reverse.convolved == "science"
     pulls, ratios = forced_pulls(pair, reverse)
     assert 1.4826 * np.median(np.abs(pulls - np.median(pulls))) == pytest.approx(1.0, abs=0.3)
@@ -70,7 +70,7 @@ def test_the_sharper_image_is_convolved_and_the_flux_stays_the_sciences() -> Non
 
 def test_neighbouring_pixels_noise_is_uncorrelated_even_where_the_science_image_was_smoothed() -> None:
     pair = make_pair(1024, 13, science_fwhm=3.8, template_fwhm=5.0, injected=0, density=1.5)
-    reverse = subtract(pair.science, pair.template)
+    reverse = subtract(pair.science, warp_template(pair.template, pair.science))
     pixels, sky = reverse.difference.pixels, clean(reverse)
     z = np.where(sky, pixels.image / np.sqrt(pixels.variance), 0.0).clip(-4, 4)
     both = sky[:, 1:] & sky[:, :-1]
@@ -129,7 +129,7 @@ def test_where_the_template_ends_the_difference_has_no_data() -> None:
     pixels = pair.template.pixels
     half = pixels.image.shape[0] // 2
     short = replace(pair.template, pixels=MaskedImage(pixels.image[:half], pixels.mask[:half], pixels.variance[:half]))
-    difference = subtract(pair.science, short).difference.pixels
+    difference = subtract(pair.science, warp_template(short, pair.science)).difference.pixels
     nothing = (difference.mask & Mask.NO_DATA) != 0
     assert 0.3 < nothing.mean() < 0.7
     assert np.isnan(difference.image[nothing]).all()
@@ -142,18 +142,18 @@ def test_inputs_are_left_as_they_were_and_may_be_read_only() -> None:
     for pixels in (pair.science.pixels, pair.template.pixels):
         for plane in (pixels.image, pixels.mask, pixels.variance):
             plane.flags.writeable = False
-    assert np.isfinite(subtract(pair.science, pair.template).difference.pixels.image).all()
+    assert np.isfinite(subtract(pair.science, warp_template(pair.template, pair.science)).difference.pixels.image).all()
 
 
 def test_a_template_of_another_band_is_refused(pair: Pair) -> None:
     with pytest.raises(BadData, match="a template in i cannot be taken from an image in r"):
-        subtract(pair.science, replace(pair.template, band="i"))
+        warp_template(replace(pair.template, band="i"), pair.science)
 
 
 def test_a_template_elsewhere_is_refused(pair: Pair) -> None:
     wcs = replace(pair.template.wcs, crval=(151.0, 2.2))
     with pytest.raises(BadData, match="does not overlap"):
-        subtract(pair.science, replace(pair.template, wcs=wcs))
+        warp_template(replace(pair.template, wcs=wcs), pair.science)
 
 
 def test_the_effective_sigma_of_a_gaussian_is_its_own() -> None:

@@ -53,7 +53,8 @@ class Reference:
         ny, nx = pixels.shape
         cells = np.arange(ny)[:, None] * sky.shape[0] // ny, np.arange(nx) * sky.shape[1] // nx
         self.sky = sky[cells].astype(float)
-        self.bare, self.variance = pixels.image - self.sky, pixels.variance.astype(float)
+        self.image, self.variance = pixels.image.astype(float), pixels.variance.astype(float)
+        self.bare = self.image - self.sky
         axis = np.exp(-0.5 * (2.354820045 / fwhm) ** 2)
         self.ways = (((0, 1), axis), ((1, 0), axis), ((1, 1), axis**2), ((1, -1), axis**2))
         self.excess = np.full(pixels.shape, -np.inf)
@@ -72,7 +73,7 @@ class Reference:
         for (dy, dx), ratio in self.ways:
             beside = [at for at in ((y - dy, x - dx), (y + dy, x + dx)) if not self.struck[at]]
             if beside:
-                mean = np.mean([self.bare[at] for at in beside])
+                mean = np.mean([self.image[at] for at in beside]) - self.sky[y, x]
                 noise = 0.5 * np.sqrt(2.0 * np.mean([self.variance[at] for at in beside]))
                 if mean + caution * noise < ratio * limit:
                     return True
@@ -128,6 +129,7 @@ def test_rays_are_those_that_each_step_in_turn_finds(
     others = None
     if snaps > 1:
         rest = rng.normal(100.0 * (snaps - 1), 5.0 * (snaps - 1) ** 0.5, shape).astype(np.float32)
+        rest += (rng.uniform(0, 1, shape) * (snaps - 1) * (pixels.image - 100.0)).astype(np.float32)  # a part of it all
         others = Others(pixels.image + rest, pixels.variance * np.float32(snaps), snaps)
     hits = rng.choice(np.array([0, 1], np.uint8), shape)  # another snap's
     before = hits.copy()
