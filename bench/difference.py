@@ -1,31 +1,32 @@
-"""How good and how fast the door is, on pairs of images of which everything is known.
+"""How good and how fast the door is, and what others make of the same pixels: pairs of which everything is known.
 
-    python -m bench.difference [SEED ...]
+    python -m bench.difference [--hotpants BINARY] [SEED ...]
 
-For each kind of pair and each seed: what is found of the transients on usable pixels, by S/N; false detections (more
-than 3.5 pixels from any transient) before the score, and what the score keeps of them and loses of the real; robust
-width of the score image; flux bias and pulls, position bias and pulls, of S/N over 8; CPU seconds by stage.
+For each kind of pair and each seed, ours and every peer that is installed (see `bench.peers`), judged by the same code
+(see `bench.judge`): what is found of the transients on usable pixels, by S/N; false footprints, and those not within
+20 pixels of a star brighter than 16.5; how wide flux / error really is; flux bias and pulls of S/N over 8 at their true
+places; usable part; CPU seconds and memory of the whole commands, the warp of the template included. A second table
+has what only ours tells: the door's own detections held against the truth.
 """
 
-import sys
+import argparse
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from access.difference.door import Differenced, difference_files
 from access.difference.images import Source
 from access.difference.products import UNUSABLE
 from actors.stage_times import StageTimes
+from bench import judge, peers
+from bench.child import FailedError
+from bench.peers import Outcome
 from cluster.allocator import keep_freed_memory
 from payloads.alert_production.score import MIN_RELIABILITY
 from simulators.pairs import SCIENCE, TEMPLATE, Pair, Recipe, make_pair, write_pair
-
-BINS = (5.0, 6.0, 8.0, np.inf)
-FOUND_PX, FALSE_PX = 2.5, 3.5
 
 KINDS = {
     "plain": {},
@@ -34,12 +35,12 @@ KINDS = {
     "crowded": {"stars": 60_000},
 }
 
-Floats = NDArray[np.float64]
+OURS = "pachon"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one pair. `found`: (found, there) by bin of S/N; pulls: robust widths."""
+    """Of the door's detections on one pair. `found`: (found, there) by bin of S/N; pulls: robust widths."""
 
     found: list[tuple[int, int]]
     false: int
@@ -50,8 +51,20 @@ class Figures:
     flux_pull: float
     position_mas: tuple[float, float]
     position_pull: tuple[float, float]
-    usable: float
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row of the table of all. `verdict`: None for a peer that failed, of which `note` tells."""
+
+    kind: str
+    seed: int
+    name: str
+    verdict: judge.Verdict | None
+    seconds: float = np.nan
+    megabytes: float = np.nan
+    note: str = ""
 
 
 def measured(pair: Pair, made: Differenced, seconds: dict[str, float]) -> Figures:
@@ -59,68 +72,138 @@ def measured(pair: Pair, made: Differenced, seconds: dict[str, float]) -> Figure
     sources, truth, mask = made.products.sources, pair.truth, made.products.difference.pixels.mask
     x, y, snr = (np.asarray(truth[name], np.float64) for name in ("x", "y", "snr"))
     usable = mask[np.rint(y).astype(int), np.rint(x).astype(int)] & UNUSABLE == 0
-    distance = np.hypot(sources["x"][:, None] - x, sources["y"][:, None] - y)
-    false = distance.min(axis=1, initial=np.inf) > FALSE_PX
-    found = distance.min(axis=0, initial=np.inf) < FOUND_PX
-    bins = [usable & (np.abs(snr) >= low) & (np.abs(snr) < high) for low, high in pairwise(BINS)]
+    places = np.stack([sources["x"], sources["y"]], axis=1)
+    distance = judge.distances(places, np.stack([x, y], axis=1))
+    false = distance.min(axis=1, initial=np.inf) > judge.FALSE_PX
+    found = distance.min(axis=0, initial=np.inf) < judge.FOUND_PX
     good = found & usable & (np.abs(snr) > 8.0)
     match = sources[distance.argmin(axis=0)[good]]
-    scale = 10.0 ** (0.4 * (pair.recipe.template.zero_point - pair.recipe.science.zero_point))
-    flux = np.asarray(truth["flux"], np.float64)[good] * scale
+    flux = np.asarray(truth["flux"], np.float64)[good] * peers.ratio(pair)
     off = np.stack([match["x"] - x[good], match["y"] - y[good]])
     pulls = off / np.stack([match["xErr"], match["yErr"]])
     believed = sources["reliability"] >= MIN_RELIABILITY
     return Figures(
-        found=[(int((found & chosen).sum()), int(chosen.sum())) for chosen in bins],
+        found=[(int((found & chosen).sum()), int(chosen.sum())) for chosen in judge.binned(snr, usable)],
         false=int(false.sum()), false_kept=int((false & believed).sum()), real_lost=int((~false & ~believed).sum()),
         width=made.products.summary["score_width"],
         flux_bias=100.0 * float(np.median(match["psfFlux"] / flux - 1.0)),
-        flux_pull=_width((match["psfFlux"] - flux) / match["psfFluxErr"]),
+        flux_pull=judge.robust_width((match["psfFlux"] - flux) / match["psfFluxErr"]),
         position_mas=tuple(1000.0 * pair.recipe.pixel_arcsec * np.median(off, axis=1)),
-        position_pull=(_width(pulls[0]), _width(pulls[1])),
-        usable=float((mask & UNUSABLE == 0).mean()), seconds=seconds,
+        position_pull=(judge.robust_width(pulls[0]), judge.robust_width(pulls[1])),
+        seconds=seconds,
     )  # fmt: skip
 
 
-def _width(values: Floats) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+def ours(pair: Pair, folder: Path) -> tuple[Outcome, Figures]:
+    """Difference a written pair here, for its products, and as a user would, for what it costs."""
+    times = StageTimes()
+    made = difference_files(Source(folder / "science.fits"), Source(folder / "template.fits"), None, times)
+    figures, difference = measured(pair, made, times.seconds), made.products.difference
+    ratio, mask = peers.ratio(pair), difference.pixels.mask
+    # Whitened: a point in it is no more the science image's PSF, but the one that it tells.
+    psf = difference.psf.at(*((n - 1) / 2.0 for n in mask.shape[::-1])).astype(np.float64)
+    filtered = judge.filtered(
+        difference.pixels.image / ratio, difference.pixels.variance / ratio**2, mask & UNUSABLE == 0, psf
+    )
+    try:
+        return Outcome(OURS, filtered, peers.pachon(folder)), figures
+    except FailedError as error:
+        return Outcome(OURS, None, None, str(error)), figures
 
 
-def one(recipe: Recipe) -> Figures:
-    """Make a pair, difference it as a user would."""
-    pair, times = make_pair(recipe), StageTimes()
+def one(kind: str, seed: int, others: dict[str, peers.Peer]) -> tuple[list[Judged], Figures]:
+    """Make a pair; ours and the others on it."""
+    pair = make_pair(Recipe(seed, **KINDS[kind]))  # type: ignore[arg-type]
+    bright = judge.bright_stars(pair)
     with tempfile.TemporaryDirectory() as folder:
         write_pair(pair, Path(folder))
-        science, template = (Source(Path(folder) / f"{name}.fits") for name in ("science", "template"))
-        made = difference_files(science, template, None, times)
-    return measured(pair, made, times.seconds)
+        first, figures = ours(pair, Path(folder))
+        rows = [_judged(kind, seed, first, pair, bright)]
+        rows += [_judged(kind, seed, made, pair, bright) for made in peers.outcomes(others, pair, Path(folder))]
+    return rows, figures
 
 
-def row(name: str, figures: Figures) -> str:
-    """A line of the table."""
+def _judged(kind: str, seed: int, outcome: Outcome, pair: Pair, bright: judge.Floats) -> Judged:
+    if outcome.made is None or outcome.spent is None:
+        return Judged(kind, seed, outcome.name, None, note=outcome.note)
+    verdict = judge.judged(outcome.made, pair, bright)
+    return Judged(kind, seed, outcome.name, verdict, outcome.spent.seconds, outcome.spent.megabytes)
+
+
+HEADING = (
+    f"{'pair':26s} {'program':18s} {'5-6':>8s} {'6-8':>8s} {'>8':>9s} false   far  width  flux %  pull usable"
+    "  CPU s     MB"
+)
+
+
+def row(label: str, name: str, verdict: judge.Verdict, seconds: float, megabytes: float) -> str:
+    """A line of the table of all."""
+    found = " ".join(f"{f'{n}/{there}':>{width}s}" for (n, there), width in zip(verdict.found, (8, 8, 9), strict=True))
+    return (
+        f"{label:26s} {name:18s} {found} {verdict.false:5.0f} {verdict.far:5.0f}  {verdict.width:5.2f}  "
+        f"{verdict.bias:+6.2f}  {verdict.pull:4.2f}  {verdict.usable:5.3f}  {seconds:5.1f} {megabytes:6.0f}"
+    )
+
+
+def print_rows(rows: list[Judged]) -> None:
+    """Of one pair."""
+    for each in rows:
+        label = f"{each.kind}, seed {each.seed}"
+        if each.verdict is None:
+            print(f"{label:26s} {each.name:18s} failed: {each.note}", flush=True)
+        else:
+            print(row(label, each.name, each.verdict, each.seconds, each.megabytes), flush=True)
+
+
+def summed(rows: list[Judged]) -> Iterator[str]:
+    """A line for each kind of pair and program: what was found in all, medians of the rest, over the seeds."""
+    for kind, name in dict.fromkeys((each.kind, each.name) for each in rows):
+        chosen = [each for each in rows if (each.kind, each.name) == (kind, name) and each.verdict is not None]
+        verdicts = [each.verdict for each in chosen if each.verdict is not None]
+        if verdicts:
+            label = f"{kind}, {len(verdicts)} seeds"
+            seconds, memory = (float(np.median([getattr(e, w) for e in chosen])) for w in ("seconds", "megabytes"))
+            yield row(label, name, judge.together(verdicts), seconds, memory)
+
+
+OWN_HEADING = (
+    f"{'detections of ours':26s} {'5-6':>7s}  {'6-8':>7s}  {'>8':>7s}  FP kept lost  width  flux % pull"
+    "  x mas y mas pulls       CPU s: subtract+detect, all"
+)
+
+
+def own_row(name: str, figures: Figures) -> str:
+    """A line of the table of ours."""
     found = "  ".join(f"{n:3d}/{there:<3d}" for n, there in figures.found)
     dx, dy = figures.position_mas
     spent = figures.seconds
     return (
-        f"{name:22s} {found}  {figures.false:3d} {figures.false_kept:3d} {figures.real_lost:3d}  {figures.width:.3f}  "
+        f"{name:26s} {found}  {figures.false:3d} {figures.false_kept:3d} {figures.real_lost:3d}  {figures.width:.3f}  "
         f"{figures.flux_bias:+5.2f} {figures.flux_pull:.2f}  {dx:+5.1f} {dy:+5.1f} {figures.position_pull[0]:.2f} "
-        f"{figures.position_pull[1]:.2f}  {figures.usable:.3f}  "
-        f"{spent['subtract'] + spent['detect']:.2f} {sum(spent.values()) - spent['read']:.2f}"
+        f"{figures.position_pull[1]:.2f}  {spent['subtract'] + spent['detect']:.2f} "
+        f"{sum(spent.values()) - spent['read']:.2f}"
     )
 
 
 def main() -> None:
-    """Print the table. The first pair is made twice: kernels are compiled in the first."""
+    """Print the tables. The first pair is made twice: kernels are compiled in the first."""
+    parser = argparse.ArgumentParser(prog="bench.difference", description="Ours and others on pairs of known truth.")
+    parser.add_argument("--hotpants", type=Path, help="its binary")
+    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="default: 1 2 3")
+    options = parser.parse_args()
     keep_freed_memory()
-    seeds = [int(text) for text in sys.argv[1:]] or [1, 2, 3]
-    one(Recipe(seeds[0]))
-    print(
-        f"{'pair':22s} {'5-6':>7s}  {'6-8':>7s}  {'>8':>7s}  FP kept lost  width  flux % pull  x mas y mas pulls"
-        "      usable  CPU s: subtract+detect, all"
-    )
-    for name, changes in KINDS.items():
+    others, absent = peers.available(options.hotpants and options.hotpants.absolute())
+    seeds, rows, own = options.seeds or [1, 2, 3], [], []
+    one("plain", seeds[0], {})
+    print("\n".join([*absent, HEADING]), flush=True)
+    for kind in KINDS:
         for seed in seeds:
-            print(row(f"{name}, seed {seed}", one(Recipe(seed, **changes))), flush=True)  # type: ignore[arg-type]
+            made, figures = one(kind, seed, others)
+            print_rows(made)
+            rows += made
+            own.append(own_row(f"{kind}, seed {seed}", figures))
+    print("\n".join(["", "over the seeds: found in all, medians of the rest", HEADING, *summed(rows)]))
+    print("\n".join(["", OWN_HEADING, *own]))
 
 
 if __name__ == "__main__":

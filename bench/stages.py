@@ -97,7 +97,7 @@ def measured(folder: Path) -> Measured:
 
 
 def memory(what: str) -> float:
-    """MB of this process: VmRSS, in memory now, or VmHWM, at the most. (`ru_maxrss` begins with the parent's.)"""
+    """MB of this process: VmRSS, in memory now, or VmHWM, at the most (`ru_maxrss` begins with the parent's)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024.0
 
