@@ -13,12 +13,13 @@ from access.difference.images import About, Picture, Source, read_picture
 from access.difference.references import read_references
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import Characterized, characterize
-from payloads.alert_production.pipeline import difference
+from payloads.alert_production.pipeline import EXPECTED_FWHM, difference
 from payloads.alert_production.registration import references_of
+from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.subtract import Subtraction, warp_template
 from schemas.errors import BadData
 from schemas.identity import exposure_id
-from schemas.image import DiaProducts, Template
+from schemas.image import DiaProducts, Mask, MaskedImage, Template
 from schemas.tables import Table
 from schemas.wcs import Wcs, separation_arcsec
 
@@ -74,8 +75,14 @@ def difference_files(science: Source, template: Source, refcat: Path | None, sta
 
 def _characterized(picture: Picture, path: Path) -> Characterized:
     with _of(path):
-        found = characterize(picture.pixels)
+        found = characterize(_without_rays(picture.pixels))
     return found if picture.about.psf is None else replace(found, psf=picture.about.psf)
+
+
+def _without_rays(pixels: MaskedImage) -> MaskedImage:
+    """Cosmic rays found and bridged, where the mask tells of none."""
+    told = (pixels.mask & np.uint16(Mask.CR)).any()
+    return pixels if told else combine_snaps([pixels], EXPECTED_FWHM)
 
 
 def _near(references: Table, wcs: Wcs, shape: tuple[int, int]) -> Table:

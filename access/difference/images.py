@@ -167,8 +167,9 @@ def _by_its_sky(image: Image, mask: MaskPlane, gain: float | None) -> tuple[Mask
     low, middle = np.percentile(image[(mask & _SPOILT) == 0][::16], [16.0, 50.0])
     if middle - low < _LEAST_NOISE:
         raise BadData(f"its sky has no noise: {middle - low:.2g} lies between its median and its 16th percentile")
-    if gain is None and sky <= noise:
-        raise BadData("neither a variance plane nor a gain, and no sky level to tell it by: give its gain")
+    if gain is None and sky <= noise:  # its sky is taken away already, as a coadd's is
+        alone: Image = background.render(sigma, image.shape) ** 2
+        return MaskedImage(image, mask, alone), 1.0, "sky noise alone: no gain is known"
     told = "sky noise and gain" if gain is not None else "sky noise; gain taken from the sky's level"
     known = gain if gain is not None else sky / noise**2
     above = np.maximum(background.subtract(image, level), 0.0)

@@ -26,16 +26,16 @@ UNFIT = int(StarFlag.MASKED | StarFlag.CROWDED | StarFlag.NOT_STELLAR | StarFlag
 _EPOCH_MJD = 57388.5
 """J2016.0, the reference catalogue's epoch."""
 
-_SEARCH_PX = 75.0
-"""How far off the pointing may be: 15 arcsec; the telescope's is good to 10."""
+_SEARCH_ARCSEC, _SEARCH_PX = 40.0, (75.0, 250.0)
+"""How far off the pointing may be, and that in pixels at the least and at the most."""
 
 _BIN_PX = 2.0
-_BRIGHTEST = 400
+_BRIGHTEST = 2000
 _FEWEST = 5
 _RADII_PX = (5.0, 2.0, 1.5)
 """Matching radius of each round: the first must span half an arcminute of rotation over a detector."""
 
-_MATCHES_OF_ORDER = ((16, 3), (10, 2), (_FEWEST, 1))
+_MATCHES_OF_ORDER = ((40, 3), (20, 2), (_FEWEST, 1))
 """Fewest matches for a polynomial order."""
 
 _DISTORTION_PX = (2.0, 0.5)
@@ -47,6 +47,8 @@ _POSITION_FLOOR_PX = 0.01
 
 _SNR_ASTROMETRY, _SNR_PHOTOMETRY, _SNR_BRIGHT = 10.0, 50.0, 100.0
 _SCALE_TOLERANCE = 0.01
+_LEAST_PART = 0.1
+"""Of the stars, or of the references on the image where they are fewer, that a true match brings together."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def calibrate(
     """The image in nJy with its WCS, and how the calibration went.
 
     `refcat`: rows of `REFCAT_DTYPE`, moved to `midpoint` (TAI s) by their proper motions; `guess`: the
-    pointing's WCS, off by up to 15 arcsec and about 30 arcsec of rotation; `exposure_time` (s) of all snaps.
+    pointing's WCS, off by up to 40 arcsec and about 30 arcsec of rotation; `exposure_time` (s) of all snaps.
     The WCS is TAN about the detector's centre with SIP of order 3, 2 or 1, as many as the matches bear.
     Fluxes are those within the PSF's kernel. Raises BadData for a catalogue of the wrong type, an unknown
     band or fewer than 5 matches.
@@ -148,7 +150,14 @@ def _solve(
         raise BadData(
             f"a false match {tried}: its pixels are {wcs.pixel_scale:.4f} arcsec, not {guess.pixel_scale:.4f}"
         )
+    there = int(_inside(*wcs.sky_to_pixel(ra, dec), shape, 0.0)[flux > 0].sum())
+    if len(matches.star) < _LEAST_PART * min(len(stars), there):
+        raise BadData(f"a false match {tried}: {len(matches.star)} of {len(stars)} stars and {there} references there")
     return wcs, matches, order
+
+
+def _inside(x: Floats, y: Floats, shape: tuple[int, int], margin: float) -> Bools:
+    return (x > -margin) & (x < shape[1] + margin) & (y > -margin) & (y < shape[0] + margin)
 
 
 def _order_for(matches: int) -> int:
@@ -160,25 +169,24 @@ def _offset(
 ) -> tuple[float, float, int]:
     """The shift (pixels) that brings most references upon stars, and how many pairs say so."""
     x, y = guess.sky_to_pixel(ra, dec)
-    margin = _SEARCH_PX
-    near = (x > -margin) & (x < shape[1] + margin) & (y > -margin) & (y < shape[0] + margin) & (flux > 0)
-    chosen = np.flatnonzero(near)
+    search = float(np.clip(_SEARCH_ARCSEC / guess.pixel_scale, *_SEARCH_PX))
+    chosen = np.flatnonzero(_inside(x, y, shape, search) & (flux > 0))
     chosen = chosen[np.argsort(-flux[chosen], kind="stable")][:_BRIGHTEST]
     bright = stars[:_BRIGHTEST]
     if len(chosen) == 0 or len(bright) == 0:
         raise BadData(
             f"{len(bright)} stars and {len(chosen)} of the reference catalogue on the detector: none to match"
         )
-    dx = (bright["x"][:, None] - x[chosen]).ravel()
-    dy = (bright["y"][:, None] - y[chosen]).ravel()
-    bins = int(2 * _SEARCH_PX / _BIN_PX)
-    extent = [[-_SEARCH_PX, _SEARCH_PX]] * 2
+    seen, known = np.column_stack([bright["x"], bright["y"]]), np.column_stack([x[chosen], y[chosen]])
+    pairs = cKDTree(seen).sparse_distance_matrix(cKDTree(known), search, p=np.inf, output_type="ndarray")
+    dx, dy = (seen[pairs["i"]] - known[pairs["j"]]).T
+    bins, extent = int(2 * search / _BIN_PX), [[-search, search]] * 2
     votes = uniform_filter(np.histogram2d(dy, dx, bins, extent)[0] * 9.0, 3, mode="constant")
     row, column = np.unravel_index(int(votes.argmax()), votes.shape)
-    peak_x, peak_y = ((k + 0.5) * _BIN_PX - _SEARCH_PX for k in (column, row))
+    peak_x, peak_y = ((k + 0.5) * 2.0 * search / bins - search for k in (column, row))
     close = (np.abs(dx - peak_x) < 1.5 * _BIN_PX) & (np.abs(dy - peak_y) < 1.5 * _BIN_PX)
     if not close.any():
-        raise BadData(f"no pair of {len(bright)} stars and {len(chosen)} references within {_SEARCH_PX:.0f} pixels")
+        raise BadData(f"no pair of {len(bright)} stars and {len(chosen)} references within {search:.0f} pixels")
     return float(np.median(dx[close])), float(np.median(dy[close])), int(close.sum())
 
 

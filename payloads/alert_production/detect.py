@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.matched_filter import robust_width, score_image
-from payloads.alert_production.subtract import Subtraction
+from payloads.alert_production.subtract import Subtraction, effective_sigma
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskPlane
 
@@ -15,7 +15,8 @@ Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 THRESHOLD = 5.0
-_PAIR_DISTANCE = 3
+_PAIR_DISTANCE, _APART = 3, 4.0
+"""Pixels between the footprints, and sigmas of the PSF between the peaks, of what may be one dipole, at the most."""
 LONGEST_TRAIL = 70.0
 """Pixels: 10 deg/day in 30 s, and the PSF. What is longer, and narrow, is a satellite's streak."""
 
@@ -63,7 +64,10 @@ def detect(subtraction: Subtraction) -> Detections:
     np.bitwise_or(mask, np.uint16(Mask.HALO), out=mask, where=score == 0.0)  # nothing is looked for: let it be seen
     _mark(mask, score, *found)
     _mark_streaks(mask, *found[1:])
-    return _merged(score, mask, *found, width=robust_width(score[::7, ::7]), noise_scale=scale)
+    return _merged(
+        score, mask, *found, apart=_APART * effective_sigma(subtraction.difference.psf),
+        width=robust_width(score[::7, ::7]), noise_scale=scale,
+    )  # fmt: skip
 
 
 def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels: Indices) -> None:
@@ -94,14 +98,23 @@ def footprint_moments(first: Indices, pixels: Indices, nx: int) -> tuple[Floats,
 
 
 def _merged(
-    score: Image, mask: MaskPlane, peaks: Indices, first: Indices, pixels: Indices, *, width: float, noise_scale: float
+    score: Image,
+    mask: MaskPlane,
+    peaks: Indices,
+    first: Indices,
+    pixels: Indices,
+    *,
+    apart: float,
+    width: float,
+    noise_scale: float,
 ) -> Detections:
     """Footprints with the weaker lobes of possible dipoles taken into the stronger ones."""
     values = score.ravel()[peaks]
+    y, x = np.divmod(peaks, score.shape[1])
     partner = _partners(mask, values, first, pixels)
+    partner = np.where(np.hypot(x - x[partner], y - y[partner]) > apart, -1, partner)
     keep = np.flatnonzero((partner < 0) | (np.abs(values) >= np.abs(values[partner])))
     parts = [np.concatenate([pixels[first[k] : first[k + 1]] for k in (i, partner[i]) if k >= 0]) for i in keep]
-    y, x = np.divmod(peaks, score.shape[1])
     other = partner[keep]
     ends = np.cumsum([0, *(part.size for part in parts)])
     merged = np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -137,7 +150,7 @@ def _footprints(score: Image, threshold: np.float32, most: int) -> tuple[Indices
     peaks, first, pixels = [0], [0], [0]
     for y in range(ny):
         for x in range(nx):
-            if abs(score[y, x]) <= threshold or seen[y, x]:
+            if not abs(score[y, x]) > threshold or seen[y, x]:
                 continue
             if len(peaks) > most:
                 break

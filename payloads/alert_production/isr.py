@@ -68,6 +68,9 @@ def _check(raw: Raw, calibration: Calibration, detector: Detector) -> None:
         shape = getattr(calibration, plane).shape
         if shape != expected:
             raise BadData(f"{name}: calibration {plane} has shape {shape}, expected {expected}")
+    for plane in ("gain", "read_noise", "saturation", "crosstalk"):
+        if not np.isfinite(getattr(calibration, plane)).all():
+            raise BadData(f"{name}: calibration {plane} has a value that is not finite")
 
 
 def _expected(form: Format) -> dict[str, tuple[int, ...]]:
@@ -200,7 +203,7 @@ def _correct_row(
         charge = signal[x] - bias[x]
         value = charge - exposure_time * dark[x]
         # False for NaN as well; infinities have no place in a calibration.
-        good = flat[x] > zero and abs(value) < np.float32(1e30)
+        good = flat[x] > zero and flat[x] < np.float32(1e30) and abs(value) < np.float32(1e30)
         inverse = one / flat[x] if good else one
         photons = charge if good and charge > zero else zero
         image[x] = value * inverse if good else zero

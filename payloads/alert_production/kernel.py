@@ -18,10 +18,13 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-HALF_WIDTH = 12
-"""Of the kernel, pixels."""
+_HALF_WIDTHS = (12, 17, 22)
+"""Of the kernel, pixels: few, for convolutions are compiled for each."""
+_SIGMAS = 4.5
+"""That a kernel reaches, in sigmas by which the PSF is widened."""
+_MARGIN = 3
+"""By which a stamp is larger than the kernel."""
 
-_HALF_STAMP = 15
 _ORDERS = ((60, 2), (25, 1), (0, 0))
 """The order of the variation over the image by the fewest stamps that bear it."""
 
@@ -33,7 +36,6 @@ _PER_CELL = 2
 _STAR_SIGMA = 15.0
 _LEAST_PEAK = 0.5
 _FEWEST = 5
-_REACH = HALF_WIDTH + _HALF_STAMP + 1
 _UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
 _UNUSABLE_SOURCE = _UNUSABLE | np.uint16(Mask.BAD)
 _UNWEIGHTED = np.uint16(Mask.BAD | Mask.CR | Mask.INTRP | Mask.STREAK | Mask.UNMASKED_NAN)
@@ -41,13 +43,17 @@ _SYSTEMATIC = 0.005
 _SMOOTHED = 0.1
 """Part of the source's variance that is left after a typical kernel."""
 
-_DILUTION = 0.7
-"""Part of the noise in the vectors' products that is taken away; the rest keeps them positive definite."""
+_MOST_NOISE = 0.3
+"""Of the power of any combination of the vectors: what is taken away for white noise. In that reckoning fine structure
+may be all noise, where interpolation has smoothed the noise: without a limit the solution would be anything."""
+_DEGENERATE = 1e-8
+"""Of the largest power of a combination of the vectors, what any has at the least: of solutions that are all but equal
+a small one is picked."""
 
 
 @dataclass(frozen=True, eq=False)
 class MatchingKernel:
-    """`coefficients`: (n + 1, terms), the last row the background's; `basis`: (n, 25, 25).
+    """`coefficients`: (n + 1, terms), the last row the background's; `basis`: (n, k, k).
 
     `x`, `y`: pixels (n,) about which the stamps that it was fitted to lie; `chi2`: their median, per pixel.
     """
@@ -61,7 +67,7 @@ class MatchingKernel:
     chi2: float
 
     def at(self, x: Floats, y: Floats) -> Image:
-        """Kernels (..., 25, 25) at pixels x, y (...)."""
+        """Kernels (..., k, k) at pixels x, y (...)."""
         weights = _polynomials(x, y, self.shape, self.order) @ self.coefficients[:-1].T
         result: Image = np.tensordot(weights, self.basis, 1).astype(np.float32)
         return result
@@ -78,9 +84,10 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     `sigma`: how much wider the target's PSF is, in quadrature, pixels. Raises BadData if too few stars are
     clean.
     """
-    xs, ys = choose_stamps(source, target)
-    first, second, lines = _basis_lines(max(sigma, _NARROWEST))
-    image, weight, noise = _cut(source, target, xs, ys)
+    half = next((half for half in _HALF_WIDTHS if half >= _SIGMAS * sigma), _HALF_WIDTHS[-1])
+    xs, ys = choose_stamps(source, target, half)
+    first, second, lines = _basis_lines(max(sigma, _NARROWEST), half)
+    image, weight, noise = _cut(source, target, xs, ys, half + _MARGIN)
     vectors = np.empty((xs.size, first.size + 2, *image.shape[1:]), np.float32)
     vectors[:, -1] = image
     _stamp_vectors(source.image, xs, ys, lines, first, second, vectors)
@@ -88,17 +95,18 @@ def fit_kernel(source: MaskedImage, target: MaskedImage, sigma: float) -> Matchi
     order = next(order for fewest, order in _ORDERS if xs.size >= fewest)
     terms = _polynomials(xs.astype(np.float64), ys.astype(np.float64), target.shape, order)
     basis = np.einsum("iy,ix->iyx", lines[second], lines[first]).astype(np.float64)
-    diluted = _DILUTION * noise[:, None, None] * _overlaps(basis)
+    diluted = noise[:, None, None] * _overlaps(basis)
     coefficients, chi2, kept = _solve(matrices, diluted, (weight > 0).sum((1, 2)), terms)
     return MatchingKernel(coefficients, order, basis, target.shape, xs[kept], ys[kept], float(np.median(chi2)))
 
 
-def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, Indices]:
+def choose_stamps(source: MaskedImage, target: MaskedImage, half: int) -> tuple[Indices, Indices]:
     """Pixels x, y of the target's brightest clean maxima, at most two in each of 14 x 14 cells.
 
-    Raises BadData if there are fewer than 5.
+    `half`: of the kernel's width; as far as it reaches from a stamp all must be clean. Raises BadData for fewer than 5.
     """
-    y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), _REACH)
+    reach = 2 * half + _MARGIN + 1
+    y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), reach)
     # The sharper image shows every constant star higher: what it does not is a cosmic ray, or new.
     there = source.image[y, x] > np.maximum(_LEAST_PEAK * peak, _STAR_SIGMA * np.sqrt(source.variance[y, x]))
     y, x, peak = y[there], x[there], peak[there]
@@ -106,7 +114,7 @@ def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, In
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
     taken, chosen = np.zeros(_CELLS * _CELLS, int), []
     for k in np.argsort(-peak):
-        if taken[cell[k]] < _PER_CELL and _is_clean(source, target, int(x[k]), int(y[k])):
+        if taken[cell[k]] < _PER_CELL and _is_clean(source, target, int(x[k]), int(y[k]), reach):
             taken[cell[k]] += 1
             chosen.append(k)
     if len(chosen) < _FEWEST:
@@ -114,14 +122,15 @@ def choose_stamps(source: MaskedImage, target: MaskedImage) -> tuple[Indices, In
     return x[chosen], y[chosen]
 
 
-def _is_clean(source: MaskedImage, target: MaskedImage, x: int, y: int) -> bool:
-    box = np.s_[y - _REACH : y + _REACH + 1, x - _REACH : x + _REACH + 1]
-    return not ((target.mask[box] & _UNUSABLE) | (source.mask[box] & _UNUSABLE_SOURCE)).any()
+def _is_clean(source: MaskedImage, target: MaskedImage, x: int, y: int, reach: int) -> bool:
+    box = np.s_[y - reach : y + reach + 1, x - reach : x + reach + 1]
+    masked = ((target.mask[box] & _UNUSABLE) | (source.mask[box] & _UNUSABLE_SOURCE)).any()
+    return not masked and bool(np.isfinite(source.image[box]).all())
 
 
-def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
-    """1-D profiles (n, 25), and which of them basis i has along x and along y."""
-    t = np.arange(-HALF_WIDTH, HALF_WIDTH + 1.0)
+def _basis_lines(sigma: float, half: int) -> tuple[Indices, Indices, Image]:
+    """1-D profiles (n, k), and which of them basis i has along x and along y."""
+    t = np.arange(-half, half + 1.0)
     lines: list[Floats] = []
     first: list[int] = []
     second: list[int] = []
@@ -135,12 +144,12 @@ def _basis_lines(sigma: float) -> tuple[Indices, Indices, Image]:
     return np.array(first), np.array(second), np.array(lines, np.float32)
 
 
-def _cut(source: MaskedImage, target: MaskedImage, xs: Indices, ys: Indices) -> tuple[Image, Image, Floats]:
-    """The target's stamps and weights (n, 31, 31), and the source's noise in each, weighted (n,).
+def _cut(source: MaskedImage, target: MaskedImage, xs: Indices, ys: Indices, half: int) -> tuple[Image, Image, Floats]:
+    """The target's stamps and weights (n, k, k), k = 2 half + 1, and the source's noise in each, weighted (n,).
 
     Weights are inverse variances, of both images, with a floor for errors of the PSF.
     """
-    offset = np.arange(-_HALF_STAMP, _HALF_STAMP + 1)
+    offset = np.arange(-half, half + 1)
     at = ys[:, None, None] + offset[:, None], xs[:, None, None] + offset
     image, noise = target.image[at], source.variance[at]
     weight = 1.0 / (target.variance[at] + _SMOOTHED * noise + (_SYSTEMATIC * image) ** 2)
@@ -178,12 +187,19 @@ def _least_squares(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:
     m = matrices.shape[1] - 1
     size = m * terms.shape[1]
     products = terms[:, :, None] * terms[:, None, :]
-    blocks = np.tensordot(matrices[:, :m, :m] - diluted, products, (0, 0))
-    normal: Floats = blocks.transpose(0, 2, 1, 3).reshape(size, size)
+    power, noise = (
+        np.tensordot(part[:, :m, :m], products, (0, 0)).transpose(0, 2, 1, 3).reshape(size, size)
+        for part in (matrices, diluted)
+    )
     right = np.tensordot(matrices[:, :m, m], terms, (0, 0)).reshape(size)
-    # The basis is nearly degenerate: of all solutions this picks a small one.
-    normal[np.diag_indices_from(normal)] *= 1.0 + 1e-8
-    return np.linalg.solve(normal, right).reshape(m, -1).astype(np.float64)
+    scale = 1.0 / np.sqrt(np.diag(power))
+    powers, axes = np.linalg.eigh(power * scale * scale[:, None])
+    axes /= np.sqrt(np.maximum(powers, _DEGENERATE * powers[-1]))
+    # In axes in which the vectors' products are 1, what the noise adds is its part.
+    part, turn = np.linalg.eigh(axes.T @ (noise * scale * scale[:, None]) @ axes)
+    axes = axes @ turn
+    solution: Floats = scale * (axes @ ((axes.T @ (right * scale)) / (1.0 - np.clip(part, 0.0, _MOST_NOISE))))
+    return solution.reshape(m, -1)
 
 
 def _polynomials(x: Floats, y: Floats, shape: tuple[int, int], order: int) -> Floats:
@@ -224,12 +240,12 @@ def _stamp_vectors(
     second: Indices,
     vectors: Image,
 ) -> None:
-    """Into `vectors` (n, basis + 2, 31, 31): each stamp convolved with each basis kernel, then a constant."""
-    side, width = 2 * _HALF_STAMP + 1, 2 * HALF_WIDTH + 1
-    tall = side + 2 * HALF_WIDTH
+    """Into `vectors` (n, basis + 2, k, k): each stamp convolved with each basis kernel, then a constant."""
+    side, width = vectors.shape[2], lines.shape[1]
+    tall = side + width - 1
     along = np.empty((lines.shape[0], tall, side), np.float32)
     for q in range(xs.size):
-        top, left = ys[q] - _HALF_STAMP - HALF_WIDTH, xs[q] - _HALF_STAMP - HALF_WIDTH
+        top, left = ys[q] - tall // 2, xs[q] - tall // 2
         along[:] = 0.0
         for a in range(lines.shape[0]):
             for r in range(tall):

@@ -26,8 +26,9 @@ APERTURE_RADIUS = 12.0
 _ARCSEC = 3600.0
 _GROW_SIGMAS = 2.4
 _FLAG_REACH = 2
-_LONG = 2.0
-_LONG_PIXELS = 12
+_LONG, _LONG_PIXELS = (1.3, 2.0), 12
+"""Ratio of second moments from which a footprint may be a trail, if bright and if faint; and its fewest pixels."""
+_BRIGHT = 10.0
 _DIPOLE_LOBE = 3.0
 _DIPOLE_BALANCE = 0.65
 _EXTENDED = 1.2
@@ -153,7 +154,8 @@ def _dipole_start(table: Table, detections: Detections, at: Indices) -> Floats:
 def _put_trails(table: Table, detections: Detections, field: _Field) -> None:
     middle, spread = footprint_moments(detections.first, detections.pixels, field.pixels.shape[1])
     values, vectors = np.linalg.eigh(spread)
-    long = (values[:, 1] > _LONG * values[:, 0]) & (np.diff(detections.first) >= _LONG_PIXELS)
+    ratio = np.where(table["snr"] > _BRIGHT, *_LONG)
+    long = (values[:, 1] > ratio * values[:, 0]) & (np.diff(detections.first) >= _LONG_PIXELS)
     streak = (detections.mask[detections.y, detections.x] & np.uint16(Mask.STREAK)) != 0
     table["trail_flag"] = long & streak
     at = np.flatnonzero(long & ~streak & ~table["isDipole"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from payloads.alert_production.kernel import HALF_WIDTH, MatchingKernel, fit_kernel
+from payloads.alert_production.kernel import MatchingKernel, fit_kernel
 from payloads.alert_production.systematics import Systematics, measure_systematics
 from payloads.imaging import background
 from payloads.imaging.convolve import blocks_of, convolve_blocks
@@ -121,7 +121,7 @@ def _whitened(
 ) -> Subtraction:
     """From the raw difference `image`, which is consumed, to a white one with variance and mask."""
     forward = psf is science.psf
-    mask = _joint_mask(science.pixels.mask, warped.pixels.mask)
+    mask = _joint_mask(science.pixels.mask, warped.pixels.mask, kernel.basis.shape[1] // 2)
     middle = template_scale.shape[0] // 2, template_scale.shape[1] // 2
     noise = _typical(science.pixels), _typical(warped.pixels) * float(template_scale[middle]) ** 2
     ny, nx = science.pixels.shape
@@ -129,10 +129,11 @@ def _whitened(
     white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
     _punch(image, mask, _HOLES, np.float32(0.0))
     image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
-    reach = HALF_WIDTH + white.shape[0] // 2
+    reach = taps.shape[0] // 2 + white.shape[0] // 2
     _mark_border(mask, reach)
     np.bitwise_or(mask, _EDGE, out=mask, where=grown(mask, Mask.NO_DATA, white.shape[0] // 2))
-    image = background.subtract(image, background.mesh(image, mask, int(_HOLES | _EDGE), _MESH)[0])
+    level, _ = background.mesh(image, mask, int(_HOLES | _EDGE), _MESH, believe_all=True)  # stars and galaxies are gone
+    image = background.subtract(image, level)
     variance = science.pixels.variance.copy()
     for box, scale in _blocks(template_scale):
         variance[box] += warped.pixels.variance[box] * scale**2
@@ -170,11 +171,11 @@ def _whitener(kernel: Image, convolved: float, other: float) -> Image:
     return result
 
 
-def _joint_mask(science: MaskPlane, template: MaskPlane) -> MaskPlane:
+def _joint_mask(science: MaskPlane, template: MaskPlane, reach: int) -> MaskPlane:
     """The science's bits, the template's under their own names, NO_DATA as far as the kernel reaches."""
     mask = np.empty_like(science)
     _join(science, template, mask)
-    np.bitwise_or(mask, _NO_DATA, out=mask, where=grown(mask, Mask.NO_DATA, HALF_WIDTH))
+    np.bitwise_or(mask, _NO_DATA, out=mask, where=grown(mask, Mask.NO_DATA, reach))
     return mask
 
 

@@ -23,11 +23,14 @@ _SAMPLE = 512
 _LEAST_GOOD = 0.1
 
 
-def mesh(image: Image, mask: MaskPlane, excluded: int, cell: int, row_step: int = 2) -> tuple[Image, Image]:
+def mesh(
+    image: Image, mask: MaskPlane, excluded: int, cell: int, row_step: int = 2, *, believe_all: bool = False
+) -> tuple[Image, Image]:
     """Level and standard deviation of the sky in cells of about `cell` pixels: two float32 (rows, columns).
 
     `image` (ny, nx) in any unit; pixels with a bit of `excluded` in `mask` do not count, and only every
-    `row_step`-th row does: with 2, a 256-pixel cell's level has an error of under a hundredth of the noise.
+    `row_step`-th row does: with 2, a 256-pixel cell's level has an error of under a hundredth of the noise. A cell that
+    stands out of its neighbours takes their level, unless `believe_all`.
     Raises BadData when no cell has a tenth of its pixels left.
     """
     rows, columns = (max(1, round(n / cell)) for n in image.shape)
@@ -36,7 +39,7 @@ def mesh(image: Image, mask: MaskPlane, excluded: int, cell: int, row_step: int 
     if not np.isfinite(level).any():
         raise BadData(f"no sky: under {_LEAST_GOOD:.0%} of the pixels are usable in every {cell}-pixel cell")
     level, sigma = _filled(level), _filled(sigma)
-    return _without_outliers(level, sigma), sigma
+    return level if believe_all else _without_outliers(level, sigma), sigma
 
 
 def subtract(image: Image, level: Image) -> Image:

@@ -32,14 +32,6 @@ def convolve_blocks(image: Image, kernels: Image, block: int) -> Image:
     return out
 
 
-def convolve_separable(image: Image, columns: Image, rows: Image, block: int) -> Image:
-    """The same for kernels that are outer products: K[j, i] = columns[j, i] (k,) by rows[j, i] (k,)."""
-    _check_cover(image, columns.shape[:2], block)
-    out = np.zeros(image.shape, np.float32)
-    _separable_kernel(columns.shape[2])(np.ascontiguousarray(image), columns, rows, block, out)
-    return out
-
-
 def separable(kernels: Image) -> tuple[Image, Image]:
     """Columns and rows (..., k) of the outer products nearest `kernels` (..., k, k) in least squares."""
     u, s, vt = np.linalg.svd(np.asarray(kernels, np.float64))
@@ -85,33 +77,5 @@ def _full_kernel(width: int) -> Callable[..., Any]:
                             total[x] += s
                     for x in range(n):
                         out[y, x0 + x] = total[x]
-
-    return convolve
-
-
-@cache
-def _separable_kernel(width: int) -> Callable[..., Any]:
-    half = width // 2
-
-    @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-    def convolve(image, columns, rows, block, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-        ny, nx = image.shape
-        line = np.empty(block + 2 * half, np.float32)
-        for y in range(half, ny - half):
-            j = y // block
-            for i in range(columns.shape[1]):
-                x0, x1 = max(i * block, half), min((i + 1) * block, nx - half)
-                line[:] = 0.0
-                for r in range(width):
-                    tap = columns[j, i, r]
-                    pixels = image[y + half - r, x0 - half : x1 + half]
-                    for x in range(pixels.size):
-                        line[x] += tap * pixels[x]
-                taps = rows[j, i]
-                for x in range(x1 - x0):
-                    s = np.float32(0.0)
-                    for c in range(width):
-                        s += taps[c] * line[x + width - 1 - c]
-                    out[y, x0 + x] = s
 
     return convolve

@@ -196,7 +196,7 @@ def _reach(image: Image, xs: Floats, ys: Floats, level: Floats, longest: float) 
             for step in range(values.size):
                 angle = 2.0 * np.pi * (step + 0.5) / values.size
                 x, y = round(xs[k] + r * np.cos(angle)), round(ys[k] + r * np.sin(angle))
-                if x >= 0 and y >= 0 and x < nx and y < ny:
+                if x >= 0 and y >= 0 and x < nx and y < ny and np.isfinite(image[y, x]):
                     values[n] = image[y, x]
                     n += 1
             # A quarter of the circle on the image is enough to judge by.

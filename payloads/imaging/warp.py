@@ -134,6 +134,8 @@ def _resample_tile(
 ) -> None:
     rows, columns = source_mask.shape
     area = np.float32(_area(corners_x, corners_y))
+    # Smaller pixels covary: a sum over a PSF keeps the source's noise. Larger ones are picked, not averaged.
+    spread = area * max(area, np.float32(1.0))
     for y in range(image.shape[0]):
         f = y / _GRID
         left_x = corners_x[0, 0] * (1 - f) + corners_x[1, 0] * f
@@ -152,7 +154,7 @@ def _resample_tile(
             if np.isnan(value):
                 variance[y, x], mask[y, x] = np.inf, _NO_DATA
             else:
-                variance[y, x] = area * area * source_variance[int(sy + 0.5), int(sx + 0.5)]
+                variance[y, x] = spread * source_variance[int(sy + 0.5), int(sx + 0.5)]
                 mask[y, x] = source_mask[int(sy + 0.5), int(sx + 0.5)]
 
 

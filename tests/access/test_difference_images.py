@@ -24,13 +24,13 @@ def noise_of(variance: NDArray[np.float32]) -> float:
 def test_a_header_with_a_gain_makes_electrons_and_the_sky_their_noise(tmp_path: Path) -> None:
     path = written(tmp_path / "a.fits", sky(), GAIN=GAIN, FILTER="g", EXPTIME="53.9")
     picture = read_picture(Source(path))
-    assert (picture.gain, picture.noise) == (GAIN, "sky noise and gain")
-    assert (picture.filter, picture.exposure_time, picture.psf) == ("g", 53.9, None)
+    assert (picture.about.gain, picture.about.noise) == (GAIN, "sky noise and gain")
+    assert (picture.about.filter, picture.about.exposure_time, picture.about.psf) == ("g", 53.9, None)
     np.testing.assert_allclose(picture.pixels.image, sky() * GAIN, rtol=1e-6)
     assert noise_of(picture.pixels.variance) == pytest.approx(NOISE_E, rel=0.02)
     assert not picture.pixels.mask.any()
     assert {plane.dtype for plane in (picture.pixels.image, picture.pixels.variance)} == {np.dtype(np.float32)}
-    assert picture.wcs.pixel_scale == pytest.approx(0.36)
+    assert picture.about.wcs.pixel_scale == pytest.approx(0.36)
 
 
 def test_a_source_over_the_sky_has_its_photons_noise_too(tmp_path: Path) -> None:
@@ -42,19 +42,19 @@ def test_a_source_over_the_sky_has_its_photons_noise_too(tmp_path: Path) -> None
 
 def test_a_gain_that_is_told_goes_before_the_headers(tmp_path: Path) -> None:
     picture = read_picture(Source(written(tmp_path / "a.fits", sky(), GAIN=7.0), gain=GAIN))
-    assert picture.gain == GAIN
+    assert picture.about.gain == GAIN
     assert noise_of(picture.pixels.variance) == pytest.approx(NOISE_E, rel=0.02)
 
 
 @pytest.mark.parametrize("keyword", ["EGAIN", "CCDGAIN", "GAINEFF"])
 def test_a_gain_has_many_names(keyword: str, tmp_path: Path) -> None:
-    assert read_picture(Source(written(tmp_path / "a.fits", sky(), **{keyword: str(GAIN)}))).gain == GAIN
+    assert read_picture(Source(written(tmp_path / "a.fits", sky(), **{keyword: str(GAIN)}))).about.gain == GAIN
 
 
 def test_without_a_gain_the_skys_level_over_its_variance_tells_it(tmp_path: Path) -> None:
     picture = read_picture(Source(written(tmp_path / "a.fits", sky())))
-    assert picture.gain == pytest.approx(GAIN, rel=0.03)
-    assert "gain taken from the sky's level" in picture.noise
+    assert picture.about.gain == pytest.approx(GAIN, rel=0.03)
+    assert "gain taken from the sky's level" in picture.about.noise
     assert noise_of(picture.pixels.variance) == pytest.approx(NOISE_E, rel=0.03)
 
 
@@ -62,7 +62,7 @@ def test_a_soft_bias_is_no_light(tmp_path: Path) -> None:
     biased = (np.rint(sky()) + 1000).astype(np.int16)
     picture = read_picture(Source(written(tmp_path / "a.fits", biased, SOFTBIAS=1000, SATURATE=1520.0)))
     # Whole ADU add a twelfth of one to the variance of 192.
-    assert picture.gain == pytest.approx(GAIN, rel=0.03)
+    assert picture.about.gain == pytest.approx(GAIN, rel=0.03)
     assert np.median(picture.pixels.image) == pytest.approx(SKY_E, rel=0.03)
     saturated = (picture.pixels.mask & Mask.SAT) != 0
     assert saturated.any()
@@ -75,7 +75,7 @@ def test_a_variance_plane_of_the_same_file_is_the_noise(name: str, gain: float |
     variance = np.random.default_rng(2).uniform(100.0, 300.0, SHAPE).astype(np.float32)
     picture = read_picture(Source(written(tmp_path / "a.fits", sky(), fits.ImageHDU(variance, name=name)), gain=gain))
     unit = gain or 1.0
-    assert (picture.noise, picture.gain) == ("variance plane", unit)
+    assert (picture.about.noise, picture.about.gain) == ("variance plane", unit)
     np.testing.assert_allclose(picture.pixels.variance, variance * unit**2, rtol=1e-6)
     np.testing.assert_allclose(picture.pixels.image, sky() * unit, rtol=1e-6)
 
@@ -157,7 +157,7 @@ def test_an_image_in_an_extension_has_the_primary_headers_cards(tmp_path: Path) 
     image = fits.ImageHDU(sky(), fits.Header(TAN | {"GAIN": GAIN}), name="SCI")
     fits.HDUList([primary, image]).writeto(tmp_path / "a.fits")
     picture = read_picture(Source(tmp_path / "a.fits"))
-    assert (picture.filter, picture.gain) == ("z", GAIN)
+    assert (picture.about.filter, picture.about.gain) == ("z", GAIN)
 
 
 def test_the_mask_of_the_same_file_or_of_another_is_taken(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_a_psf_is_one_kernel_of_sum_one(tmp_path: Path) -> None:
     kernel = np.random.default_rng(3).uniform(0.0, 5.0, (11, 11))
     psf = written(tmp_path / "p.fits", kernel)
     picture = read_picture(Source(written(tmp_path / "a.fits", sky()), psf=psf))
-    assert picture.psf is not None
-    np.testing.assert_allclose(picture.psf.at(100.0, 20.0), kernel / kernel.sum(), rtol=1e-5)
+    assert picture.about.psf is not None
+    np.testing.assert_allclose(picture.about.psf.at(100.0, 20.0), kernel / kernel.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from payloads.alert_production.detect import Detections, detect
 from payloads.alert_production.measure import measure
-from payloads.alert_production.subtract import Subtraction, subtract
+from payloads.alert_production.subtract import Subtraction, subtract, warp_template
 from schemas.tables import Table
 from tests.payloads.alert_production.pairs import Pair, make_pair
 

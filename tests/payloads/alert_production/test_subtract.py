@@ -86,25 +86,28 @@ def test_the_template_that_was_taken_away_is_the_science_image_of_the_constant_s
     assert subtraction.kernel_sum == pytest.approx(1.0, abs=0.02)
 
 
-def reference_joint(science: MaskPlane, template: MaskPlane) -> MaskPlane:
+def reference_joint(science: MaskPlane, template: MaskPlane, reach: int) -> MaskPlane:
     renamed = {Mask.NO_DATA: Mask.NO_DATA, Mask.BAD: Mask.BAD, Mask.SAT: Mask.SAT_TEMPLATE}
     joint = science.copy()
     for theirs, ours in (renamed | {Mask.INJECTED: Mask.INJECTED_TEMPLATE}).items():
         joint[template & theirs != 0] |= np.uint16(ours)
-    joint[binary_dilation(joint & Mask.NO_DATA != 0, np.ones((25, 25)))] |= np.uint16(Mask.NO_DATA)
+    joint[binary_dilation(joint & Mask.NO_DATA != 0, np.ones((2 * reach + 1, 2 * reach + 1)))] |= np.uint16(
+        Mask.NO_DATA
+    )
     return joint
 
 
-@given(data=st.data(), shape=shapes(1, 40))
+@given(data=st.data(), shape=shapes(1, 40), reach=st.sampled_from([12, 17, 22]))
 @settings(max_examples=60, deadline=None)
 def test_the_templates_bits_go_by_their_own_names_and_missing_data_by_the_kernels_reach(
-    data: st.DataObject, shape: tuple[int, int]
+    data: st.DataObject, shape: tuple[int, int], reach: int
 ) -> None:
     bits = (Mask.BAD, Mask.SAT, Mask.CR, Mask.INJECTED, Mask.DETECTED, Mask.SUSPECT)
     science, template = data.draw(masks(shape, bits)), data.draw(masks(shape, bits))
     science.flat[:: data.draw(st.integers(2, 2000))] |= np.uint16(Mask.NO_DATA)
     template.flat[1 :: data.draw(st.integers(2, 2000))] |= np.uint16(Mask.NO_DATA)
-    np.testing.assert_array_equal(module._joint_mask(science, template), reference_joint(science, template))
+    joint = module._joint_mask(science, template, reach)
+    np.testing.assert_array_equal(joint, reference_joint(science, template, reach))
 
 
 @given(data=st.data(), shape=shapes(1, 40), value=st.sampled_from([0.0, np.nan, np.inf]))

@@ -12,16 +12,20 @@ from tests.payloads.planes import generators
 BAD = int(Mask.BAD)
 
 
-def reference_cell(image: Image, mask: MaskPlane, row_step: int = 2) -> tuple[float, float]:
-    """Mean and sigma after clipping at 3 sigma about the median, until it stands still; a crowd's median."""
+def reference_cell(image: Image, mask: MaskPlane, row_step: int = 2, ranks: int = 0) -> tuple[float, float, float]:
+    """Mean after clipping at 3 sigma about the median, until it stands still, a crowd's median; and sigma's limits.
+
+    They are one value, unless sigma is taken `ranks` pixels to either side of the sixth part.
+    """
     values = image[::row_step][mask[::row_step] & BAD == 0].astype(np.float64)
     kept = values = values[np.isfinite(values)]
     for _ in range(5):
         median = np.median(kept)
         sigma = median - np.quantile(kept, 0.1587)
-        kept = values[np.abs(values - median) < 3 * sigma]
+        last, kept = kept, values[np.abs(values - median) < 3 * sigma]
     crowded = abs(kept.mean() - median) > 0.3 * sigma
-    return float(median if crowded else kept.mean()), float(sigma)
+    low, high = (median - np.quantile(last, np.clip(0.1587 + r / last.size, 0, 1)) for r in (ranks, -ranks))
+    return float(median if crowded else kept.mean()), float(low), float(high)
 
 
 def test_cells_are_clipped_means() -> None:
@@ -60,10 +64,10 @@ def test_cells_of_any_size_are_clipped_means_of_what_is_good_in_them(
     rows, columns = (np.linspace(0, n, k + 1).round().astype(int) for n, k in zip(shape, level.shape, strict=True))
     for (j, i), value in np.ndenumerate(level):
         box = np.s_[rows[j] : rows[j + 1], columns[i] : columns[i + 1]]
-        expected, spread = reference_cell(image[box], mask[box], row_step)
+        expected, low, high = reference_cell(image[box], mask[box], row_step, ranks=2)
         # A pixel more or less at the clip, and the bins' width.
         assert value == pytest.approx(expected, abs=0.6)
-        assert sigma[j, i] == pytest.approx(spread, abs=1.0)
+        assert low - 0.4 < sigma[j, i] < high + 0.4
 
 
 def test_the_level_of_a_crowded_cell_is_its_median() -> None:
@@ -111,6 +115,18 @@ def test_pixels_beyond_a_source_are_not_drawn_up_by_it() -> None:
     field.image[(x - 640) ** 2 + (y - 384) ** 2 < 110**2] += 20_000.0  # hides most of a cell
     level, _ = background.mesh(field.image, field.mask, 0, 256)
     assert np.abs(background.render(level, true.shape) - true).max() < 15.0
+
+
+def test_a_cell_that_stands_out_is_believed_where_all_are() -> None:
+    field = observe(np.full((1024, 1024), 500.0, np.float32), 3)
+    field.image[256:512, 512:768] += 60.0
+    believed, sigma = background.mesh(field.image, field.mask, 0, 256, believe_all=True)
+    doubted, same = background.mesh(field.image, field.mask, 0, 256)
+    assert believed[1, 2] == pytest.approx(560.0, abs=1.0)
+    assert doubted[1, 2] == pytest.approx(500.0, abs=1.0)
+    np.testing.assert_array_equal(sigma, same)
+    believed[1, 2] = doubted[1, 2]
+    np.testing.assert_array_equal(believed, doubted)
 
 
 def test_masked_cells_take_their_neighbours_level() -> None:

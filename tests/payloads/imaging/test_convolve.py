@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
-from payloads.imaging.convolve import blocks_of, convolve_blocks, convolve_separable, separable
+from payloads.imaging.convolve import blocks_of, convolve_blocks, separable
 from schemas.errors import BadData
 from schemas.image import Image
 from tests.payloads.planes import generators, noise, shapes
@@ -44,17 +44,6 @@ def test_any_shape_is_convolved_in_any_blocks_and_nan_and_infinity_stay_what_the
     kernels = rng.normal(size=(*(-(-n // block) for n in shape), width, width)).astype(np.float32)
     expected = reference(image, kernels, block)
     np.testing.assert_allclose(convolve_blocks(image, kernels, block), expected, rtol=1e-4, atol=1e-4)
-
-
-@given(data=st.data(), shape=shapes(), width=st.sampled_from([1, 3, 13]), block=st.integers(2, 30), rng=generators())
-@settings(max_examples=60, deadline=None)
-def test_a_separable_convolution_is_the_full_one_of_the_outer_products(
-    data: st.DataObject, shape: tuple[int, int], width: int, block: int, rng: np.random.Generator
-) -> None:
-    image = data.draw(noise(shape))
-    columns, rows = rng.normal(size=(2, *(-(-n // block) for n in shape), width)).astype(np.float32)
-    expected = reference(image, columns[..., :, None] * rows[..., None, :], block)
-    np.testing.assert_allclose(convolve_separable(image, columns, rows, block), expected, rtol=1e-4, atol=2e-4)
 
 
 def test_the_nearest_outer_product_of_a_gaussian_is_the_gaussian() -> None:
