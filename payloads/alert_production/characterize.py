@@ -29,8 +29,9 @@ _PSF_FROM = (25.0, 8.0)
 """Peaks, in the sky's noise, that the PSF is made of (S/N 90, 30): the second where the first gives too
 few."""
 
-_PSF_HALVES = (12, 15, 19, 24)
-"""Half-widths of the PSF's stamp (pixels): few, for kernels are compiled for each."""
+_PSF_HALVES, _LARGEST_HALF = ((4.3, 12), (6.4, 15), (8.0, 19)), 24
+"""Half-width of the PSF's stamp below a FWHM (pixels), and beyond: few, for kernels are compiled for each; none much
+larger than the matching kernel, which leaves the light beyond itself."""
 _PSF_STARS_PER_CELL = 12
 _PSF_GRID = 5
 _ENOUGH_PSF_STARS = 40
@@ -145,8 +146,7 @@ def _psf_of(field: Field, sources: _Sources) -> Psf:
     """The PSF; the sources' flags say which it was made of, which are too wide, which crowded."""
     table = sources.table
     width = _typical_width(table)
-    wanted = max(min(3.0 * width, _PSF_HALVES[1]), 2.5 * width)
-    half = next((h for h in _PSF_HALVES if h >= wanted), _PSF_HALVES[-1])
+    half = next((half for widest, half in _PSF_HALVES if width < widest), _LARGEST_HALF)
     near, crowded = _neighbours(sources, half + 4, 1.5 * width)
     table["flags"][crowded] |= np.uint16(StarFlag.CROWDED)
     table["flags"][~_on_locus(table, sources.noise, field.image.shape)] |= np.uint16(StarFlag.NOT_STELLAR)

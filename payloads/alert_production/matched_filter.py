@@ -24,10 +24,10 @@ _SAMPLED = 7
 """Every so many rows and columns the noise is looked at."""
 _LITTLE = np.float32(0.1)
 """Part of the noise that light may add where it is looked at."""
-_MUCH = np.float32(np.sqrt(0.5))
-"""Part of the score that is left where light adds as much to the noise as there is."""
+_MUCH = np.float32(1.0 / 3.0)
+"""Part of the score that is left where light adds eight times as much to the variance as there is: stars' cores."""
 _QUANTILE = 1.96
-_FEWEST_LIT = 200
+_FEWEST_LIT = 50
 _ENOUGH_TO_SWELL = 1.1
 _AT_ONCE = 5
 """Rows that one pass over a line takes up: it is bound by the line's loads and stores."""
@@ -154,8 +154,8 @@ def _filter(
 ) -> None:
     """Into `score`, zeros: image, variance and light filtered row by row, then signal over noise.
 
-    Into `free`, zeros: a sample of it where light adds little, over the pixels' own noise; into `lit`, where light adds
-    more than there is.
+    Into `free`, zeros: a sample of it where light adds little, over the pixels' own noise; into `lit`, where light
+    rules it.
 
     Only as many rows as the filter is high are held, the dark pixels in them without signal. `whole` has the filter's
     length, which the compiled code so knows.
