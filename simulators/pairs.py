@@ -3,13 +3,14 @@
     python -m simulators.pairs --seed 1 --out DIR
 
 Everything is written down before a pixel is made: stars and galaxies with positions and magnitudes, a WCS and a
-Moffat PSF for each image, transients and variables with the flux that they have in each. A galaxy is a cloud of
-points drawn from an exponential disc, so that it is the same at any seeing, shift and rotation. Pixels are the PSF
-at their centres, which is then the PSF of the image; photons and read noise are drawn for each.
+Moffat PSF for each image, and what changed, with the flux that it has in each: transients, stars that vary, bodies that
+leave a trail, stars that moved. A galaxy is a cloud of points drawn from an exponential disc, so that it is the same at
+any seeing, shift and rotation; a trail is a row of points. Pixels are the PSF at their centres, which is then the PSF
+of the image; photons and read noise are drawn for each, cosmic rays for the science image alone.
 
-FITS: the image (ADU) with a TAN WCS, GAIN, RDNOISE, SATURATE, MJD-OBS, EXPTIME and FILTER; `truth.ecsv`: ra, dec
+FITS: the image (ADU) with a TAN WCS, GAIN, RDNOISE, SATURATE, MJD-OBS, EXPTIME and FILTER; `truth.ecsv`: kind, ra, dec
 (deg), flux difference (electrons of the science image), S/N of a PSF fit that knows everything, in which the
-template's noise counts as it is after matching.
+template's noise counts as it is after matching; a trail's, or a moved star's, length (arcsec) and position angle (deg).
 """
 
 import argparse
@@ -19,17 +20,17 @@ from pathlib import Path
 import numba
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from schemas.image import Image
-from schemas.wcs import Wcs, from_tangent
+from schemas.wcs import Wcs, from_tangent, to_tangent
 
 Floats = NDArray[np.float64]
 
-_BETA = 3.0
-"""Of the Moffat profile."""
 _KNOTS = 24
+_MARGIN = 30.0
+_TRAIL_POINTS = 64
 _GALAXY_RADIUS_ARCSEC = (0.3, 1.2)
 _CENTER = (150.0, 2.0)
 _STAR_SLOPE, _GALAXY_SLOPE = 0.25, 0.40
@@ -43,7 +44,9 @@ _LEAST_WING = 0.02
 class View:
     """How one image was taken. `zero_point`: magnitude of one electron. `shift`: pixels, `rotation`: degrees.
 
-    `sky`: electrons per pixel. `misplaced`: mas by which its WCS is wrong, in x and in y.
+    `sky`: electrons per pixel. `misplaced`: mas by which its WCS is wrong, in x and in y; `jitter`: mas by which each
+    star is, at random. `beta`: index of the Moffat profile; `ellipticity`: (a - b) / (a + b) of it, and the direction
+    of its longer axis, degrees from x.
     """
 
     fwhm_arcsec: float
@@ -53,6 +56,9 @@ class View:
     shift: tuple[float, float] = (0.0, 0.0)
     rotation: float = 0.0
     misplaced: float = 0.0
+    jitter: float = 0.0
+    beta: float = 3.0
+    ellipticity: tuple[float, float] = (0.0, 0.0)
     gain: float = 1.6
     saturation: float = 140_000.0
 
@@ -65,7 +71,7 @@ TEMPLATE = View(fwhm_arcsec=0.8, zero_point=34.9, sky=14_000.0, read_noise=25.0,
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the sky holds and how it is seen."""
+    """What the sky holds and how it is seen. `trail_px`, `moved_px`: how long and how far, at the most."""
 
     seed: int
     shape: tuple[int, int] = (4096, 4096)
@@ -74,6 +80,12 @@ class Recipe:
     galaxies: int = 8_000
     transients: int = 200
     on_galaxies: float = 0.5
+    variables: int = 0
+    trails: int = 0
+    trail_px: float = 16.0
+    moved: int = 0
+    moved_px: float = 5.0
+    rays: int = 0
     brightest: float = 14.0
     faintest: float = 26.0
     snr: tuple[float, float] = (5.0, 50.0)
@@ -99,12 +111,18 @@ def make_pair(recipe: Recipe) -> Pair:
     ra, dec, mag = _sky(recipe, draw)
     places = [_wcs(recipe, view) for view in (recipe.science, recipe.template)]
     truth = _transients(recipe, draw, places[0], ra, dec)
+    truth = vstack([truth, *_other_changes(recipe, draw, places[0], ra[: recipe.stars], dec[: recipe.stars], mag)])
     images = []
     for number, (view, wcs) in enumerate(zip((recipe.science, recipe.template), places, strict=True)):
-        flux = 10.0 ** (0.4 * (view.zero_point - mag))
-        changed = np.asarray(truth["flux_science" if number == 0 else "flux_template"])
-        x, y = wcs.sky_to_pixel(np.append(ra, truth["ra"]), np.append(dec, truth["dec"]))
-        images.append(_exposed(recipe, view, x, y, np.append(flux, changed), draw))
+        x, y = wcs.sky_to_pixel(ra, dec)
+        if view.jitter:
+            off = draw.normal(0.0, view.jitter / 1000.0 / recipe.pixel_arcsec, (2, recipe.stars))
+            x[: recipe.stars], y[: recipe.stars] = x[: recipe.stars] + off[0], y[: recipe.stars] + off[1]
+        more = _points(truth, number)
+        more_x, more_y = wcs.sky_to_pixel(*places[0].pixel_to_sky(more[0], more[1]))
+        flux = np.append(10.0 ** (0.4 * (view.zero_point - mag)), more[2])
+        images.append(_exposed(recipe, view, np.append(x, more_x), np.append(y, more_y), flux, draw))
+    images[0] = _struck(recipe, images[0], draw)
     told = [_told(wcs, view, recipe) for wcs, view in zip(places, (recipe.science, recipe.template), strict=True)]
     return Pair(recipe, images[0], images[1], told[0], told[1], truth)
 
@@ -152,21 +170,101 @@ def _told(wcs: Wcs, view: View, recipe: Recipe) -> Wcs:
 
 def _transients(recipe: Recipe, draw: np.random.Generator, wcs: Wcs, ra: Floats, dec: Floats) -> Table:
     """Half of them new in the science image, half gone from it (seen in the template only), anywhere or on galaxies."""
-    n, margin = recipe.transients, 30.0
-    ny, nx = recipe.shape
-    x, y = draw.uniform(margin, nx - margin, n), draw.uniform(margin, ny - margin, n)
-    hosts = _hosts_inside(recipe, wcs, ra, dec, margin)
-    moved = np.flatnonzero(draw.uniform(size=n) < recipe.on_galaxies) if len(hosts) else np.zeros(0, np.int64)
+    x, y = _anywhere(recipe, draw, recipe.transients)
+    hosts = _hosts_inside(recipe, wcs, ra, dec, _MARGIN)
+    moved = np.flatnonzero(draw.uniform(size=len(x)) < recipe.on_galaxies) if len(hosts) else np.zeros(0, np.int64)
     x[moved], y[moved] = hosts[draw.integers(len(hosts), size=len(moved))].T if len(moved) else (x[:0], y[:0])
-    snr = 10.0 ** draw.uniform(np.log10(recipe.snr[0]), np.log10(recipe.snr[1]), n)
-    noise = _noise_of_point(recipe)
-    gone = draw.uniform(size=n) < 0.5
-    flux = snr * noise * np.where(gone, -1.0, 1.0)
+    snr = _significances(recipe, draw, len(x))
+    gone = draw.uniform(size=len(x)) < 0.5
+    flux = snr * _noise_of_point(recipe)
+    return _told_of("transient", recipe, wcs, x, y, np.where(gone, 0.0, flux), np.where(gone, flux, 0.0))
+
+
+def _other_changes(
+    recipe: Recipe, draw: np.random.Generator, wcs: Wcs, ra: Floats, dec: Floats, mag: Floats
+) -> list[Table]:
+    """Stars that vary, bodies with a trail, stars that moved: a table of each kind that the recipe has."""
+    tables, noise = [], _noise_of_point(recipe)
+    if recipe.variables:
+        x, y = wcs.sky_to_pixel(ra, dec)
+        bright = 10.0 ** (0.4 * (recipe.science.zero_point - mag[: len(x)])) > 2.0 * recipe.snr[1] * noise
+        inside = (np.abs(2.0 * x / recipe.shape[1] - 1.0) < 0.95) & (np.abs(2.0 * y / recipe.shape[0] - 1.0) < 0.95)
+        chosen = draw.choice(np.flatnonzero(bright & inside), recipe.variables)
+        more = _significances(recipe, draw, recipe.variables) * noise * draw.choice([-1.0, 1.0], recipe.variables)
+        tables.append(_told_of("variable", recipe, wcs, x[chosen], y[chosen], more, np.zeros(len(more))))
+    for kind, n, far in (
+        ("trail", recipe.trails, (0.0, recipe.trail_px)),
+        ("moved", recipe.moved, (1.0, recipe.moved_px)),
+    ):
+        if n:
+            flux = _significances(recipe, draw, n) * noise
+            length, angle = draw.uniform(*far, n), draw.uniform(0.0, 2.0 * np.pi, n)
+            before = flux if kind == "moved" else np.zeros(n)
+            tables.append(_told_of(kind, recipe, wcs, *_anywhere(recipe, draw, n), flux, before, length, angle))
+    return tables
+
+
+def _anywhere(recipe: Recipe, draw: np.random.Generator, n: int) -> tuple[Floats, Floats]:
+    ny, nx = recipe.shape
+    return draw.uniform(_MARGIN, nx - _MARGIN, n), draw.uniform(_MARGIN, ny - _MARGIN, n)
+
+
+def _significances(recipe: Recipe, draw: np.random.Generator, n: int) -> Floats:
+    return 10.0 ** draw.uniform(np.log10(recipe.snr[0]), np.log10(recipe.snr[1]), n)
+
+
+def _told_of(
+    kind: str,
+    recipe: Recipe,
+    wcs: Wcs,
+    x: Floats,
+    y: Floats,
+    now: Floats,
+    before: Floats,
+    length: Floats | None = None,
+    angle: Floats | None = None,
+) -> Table:
+    """The truth of one kind: fluxes in electrons of the science image, lengths in pixels, angles from x, radians."""
     ratio = 10.0 ** (0.4 * (recipe.template.zero_point - recipe.science.zero_point))
-    places = wcs.pixel_to_sky(x, y)
-    columns = {"ra": places[0], "dec": places[1], "x": x, "y": y, "flux": flux, "snr": np.where(gone, -snr, snr)}
-    columns |= {"flux_science": np.where(gone, 0.0, flux), "flux_template": np.where(gone, -flux * ratio, 0.0)}
-    return Table(columns)
+    length, angle = (np.zeros(len(x)) if values is None else values for values in (length, angle))
+    dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
+    ra, dec = wcs.pixel_to_sky(x, y)
+    east, north = to_tangent(*wcs.pixel_to_sky(x + dx, y + dy), _CENTER)
+    east0, north0 = to_tangent(*wcs.pixel_to_sky(x - dx, y - dy), _CENTER)
+    # Of two lobes that overlap, as much is to be seen as lies apart.
+    lobes = np.minimum(length * recipe.pixel_arcsec / max(recipe.science.fwhm_arcsec, recipe.template.fwhm_arcsec), 1.0)
+    seen = np.where((now != 0) & (before != 0), lobes * now, now - before)
+    return Table({
+        "kind": np.full(len(x), kind, "U9"), "ra": ra, "dec": dec, "x": x, "y": y, "flux": now - before,
+        "snr": seen / _noise_of_point(recipe), "flux_science": now, "flux_template": before * ratio,
+        "length": length * recipe.pixel_arcsec,
+        "angle": np.mod(np.degrees(np.arctan2(east - east0, north - north0)), 360.0),
+        "dx": dx, "dy": dy,
+    })  # fmt: skip
+
+
+def _points(truth: Table, number: int) -> Floats:
+    """x, y (the science image's) and flux (electrons of image `number`), (3, n): what changed, as points of light."""
+    flux = np.asarray(truth["flux_science" if number == 0 else "flux_template"], np.float64)
+    x, y, dx, dy = (np.asarray(truth[name], np.float64) for name in ("x", "y", "dx", "dy"))
+    trail = np.asarray(truth["kind"]) == "trail"
+    side = np.where(trail, 0.0, 1.0 if number == 0 else -1.0)
+    still = np.stack([x + side * dx, y + side * dy, flux])[:, ~trail]
+    steps = (np.arange(_TRAIL_POINTS) + 0.5) / _TRAIL_POINTS * 2.0 - 1.0
+    spread = [(x[trail, None] + dx[trail, None] * steps).ravel(), (y[trail, None] + dy[trail, None] * steps).ravel()]
+    return np.concatenate([still, [*spread, np.repeat(flux[trail] / _TRAIL_POINTS, _TRAIL_POINTS)]], axis=1)
+
+
+def _struck(recipe: Recipe, image: Image, draw: np.random.Generator) -> Image:
+    """Cosmic rays: straight tracks one pixel wide, of 500 to 5000 electrons a pixel."""
+    ny, nx = recipe.shape
+    for _ in range(recipe.rays):
+        x, y, angle = draw.uniform(0.0, nx), draw.uniform(0.0, ny), draw.uniform(0.0, 2.0 * np.pi)
+        steps = np.arange(draw.integers(2, 25))
+        column, row = np.rint(x + steps * np.cos(angle)).astype(int), np.rint(y + steps * np.sin(angle)).astype(int)
+        inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
+        image[row[inside], column[inside]] += draw.uniform(500.0, 5000.0) / recipe.science.gain
+    return image
 
 
 def _hosts_inside(recipe: Recipe, wcs: Wcs, ra: Floats, dec: Floats, margin: float) -> Floats:
@@ -183,44 +281,58 @@ def _noise_of_point(recipe: Recipe) -> float:
     ratio = 10.0 ** (0.4 * (template.zero_point - science.zero_point))
     per_pixel = science.sky + science.read_noise**2 + (template.sky + template.read_noise**2) / ratio**2
     wide = max(science.fwhm_arcsec, template.fwhm_arcsec) / recipe.pixel_arcsec
-    return float(np.sqrt(per_pixel * _noise_area(wide)))
+    beta = (science if science.fwhm_arcsec > template.fwhm_arcsec else template).beta
+    return float(np.sqrt(per_pixel * _noise_area(wide, beta)))
 
 
-def _noise_area(fwhm_px: float) -> float:
+def _noise_area(fwhm_px: float, beta: float) -> float:
     """1 / sum p**2 of a Moffat profile, pixels."""
-    core = _core(fwhm_px)
-    return float(np.pi * core**2 * (2.0 * _BETA - 1.0) / (_BETA - 1.0) ** 2)
+    core = _core(fwhm_px, beta)
+    return float(np.pi * core**2 * (2.0 * beta - 1.0) / (beta - 1.0) ** 2)
 
 
-def _core(fwhm_px: float) -> float:
-    return fwhm_px / 2.0 / float(np.sqrt(2.0 ** (1.0 / _BETA) - 1.0))
+def _core(fwhm_px: float, beta: float) -> float:
+    return fwhm_px / 2.0 / float(np.sqrt(2.0 ** (1.0 / beta) - 1.0))
 
 
 def _exposed(recipe: Recipe, view: View, x: Floats, y: Floats, flux: Floats, draw: np.random.Generator) -> Image:
     """ADU: light, photon noise, read noise, a ceiling."""
     light = np.full(recipe.shape, view.sky, np.float64)
-    core = _core(view.fwhm_arcsec / recipe.pixel_arcsec)
+    core = _core(view.fwhm_arcsec / recipe.pixel_arcsec, view.beta)
     level = _LEAST_WING * np.sqrt(view.sky + view.read_noise**2)
-    peak = np.maximum(flux * (_BETA - 1.0) / (np.pi * core**2), level)
-    radius = np.clip(core * np.sqrt((peak / level) ** (1.0 / _BETA) - 1.0), 3.0, 600.0)
-    _add_moffats(light, x, y, flux, core, radius.astype(np.int64) + 1)
-    electrons = draw.poisson(light) + draw.normal(0.0, view.read_noise, recipe.shape)
+    peak = np.maximum(np.abs(flux) * (view.beta - 1.0) / (np.pi * core**2), level)
+    radius = np.clip(core * np.sqrt((peak / level) ** (1.0 / view.beta) - 1.0), 3.0, 600.0)
+    _add_moffats(light, x, y, flux, _shape_matrix(core, view.ellipticity), view.beta, radius.astype(np.int64) + 1)
+    electrons = draw.poisson(np.maximum(light, 0.0)) + draw.normal(0.0, view.read_noise, recipe.shape)
     result: Image = (np.minimum(electrons, view.saturation) / view.gain).astype(np.float32)
     return result
 
 
+def _shape_matrix(core: float, ellipticity: tuple[float, float]) -> Floats:
+    """(3,) of the quadratic form xx, xy, yy that is 1 at the core's radius, of the area of the round one."""
+    e, turn = ellipticity[0], np.radians(ellipticity[1])
+    stretch = np.sqrt((1.0 + e) / (1.0 - e))
+    long, short = 1.0 / (core**2 * stretch), stretch / core**2
+    c, s = np.cos(turn), np.sin(turn)
+    return np.array([long * c * c + short * s * s, (long - short) * c * s, long * s * s + short * c * c])
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_moffats(light: Floats, x: Floats, y: Floats, flux: Floats, core: float, radius: NDArray[np.int64]) -> None:
-    """Moffat profiles of index 3 at the pixels' centres."""
+def _add_moffats(
+    light: Floats, x: Floats, y: Floats, flux: Floats, form: Floats, beta: float, radius: NDArray[np.int64]
+) -> None:
+    """Moffat profiles of index `beta` at the pixels' centres."""
     ny, nx = light.shape
-    inverse = 1.0 / core**2
+    area = np.sqrt(form[0] * form[2] - form[1] * form[1])
     for k in range(x.size):
         column, row = int(np.rint(x[k])), int(np.rint(y[k]))
-        scale = flux[k] * 2.0 / np.pi * inverse
+        scale = flux[k] * (beta - 1.0) / np.pi * area
         for j in range(max(0, row - radius[k]), min(ny, row + radius[k] + 1)):
+            dy = j - y[k]
             for i in range(max(0, column - radius[k]), min(nx, column + radius[k] + 1)):
-                shape = 1.0 + ((i - x[k]) ** 2 + (j - y[k]) ** 2) * inverse
-                light[j, i] += scale / (shape * shape * shape)
+                dx = i - x[k]
+                shape = 1.0 + form[0] * dx * dx + 2.0 * form[1] * dx * dy + form[2] * dy * dy
+                light[j, i] += scale / (shape * shape * shape) if beta == 3.0 else scale * shape**-beta
 
 
 def write_pair(pair: Pair, out: Path) -> None:

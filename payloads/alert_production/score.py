@@ -31,8 +31,8 @@ FEATURES = (
 MIN_RELIABILITY = 0.5
 """What is less probable is not alerted: Rubin's threshold of 2026 (prompt-products.lsst.io)."""
 
-_CORE, _RING = 2.0, (7.0, 11.0)
-_INSIDE = 6.0
+_CORE, _INSIDE, _RING = 1.0, 3.0, (3.5, 5.5)
+"""Radii, in sigmas of the difference's PSF."""
 _NEVER = 1e300
 _ROUNDS = 150
 _FEWEST = 20
@@ -177,7 +177,7 @@ def _of_stamp(stamp: Stamp, sign: float) -> tuple[float, ...]:
     """In units of the noise, with the source's own sign made positive."""
     size = stamp.difference.image.shape[0]
     dy, dx = np.mgrid[:size, :size] - size // 2
-    radius = np.hypot(dx, dy)
+    radius = np.hypot(dx, dy) * np.sqrt(4.0 * np.pi * (stamp.psf_difference.astype(np.float64) ** 2).sum())
     noise = np.sqrt(stamp.difference.variance)
     z = np.nan_to_num(sign * stamp.difference.image / noise)
     below = np.nan_to_num(stamp.template.image / noise)
