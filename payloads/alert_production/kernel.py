@@ -153,9 +153,9 @@ def _cut(source: MaskedImage, target: MaskedImage, xs: Indices, ys: Indices, hal
     at = ys[:, None, None] + offset[:, None], xs[:, None, None] + offset
     image, noise = target.image[at], source.variance[at]
     weight = 1.0 / (target.variance[at] + _SMOOTHED * noise + (_SYSTEMATIC * image) ** 2)
-    usable = ((target.mask[at] & _UNWEIGHTED) == 0) & np.isfinite(image) & np.isfinite(weight)
-    weight = np.where(usable, weight, 0.0).astype(np.float32)
-    return np.where(usable, image, 0.0).astype(np.float32), weight, (weight * noise).sum((1, 2), np.float64)
+    usable = ((target.mask[at] & _UNWEIGHTED) == 0) & np.isfinite(image) & np.isfinite(weight) & np.isfinite(noise)
+    image, weight, noise = (np.where(usable, plane, 0.0).astype(np.float32) for plane in (image, weight, noise))
+    return image, weight, (weight * noise).sum((1, 2), np.float64)
 
 
 def _overlaps(basis: Floats) -> Floats:

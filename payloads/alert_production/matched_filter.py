@@ -4,6 +4,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.alert_production.near_stars import temper
 from payloads.alert_production.subtract import Subtraction
 from payloads.imaging.convolve import FAST, blocks_of, separable
 from payloads.imaging.morphology import grown
@@ -24,11 +25,6 @@ _SAMPLED = 7
 """Every so many rows and columns the noise is looked at."""
 _LITTLE = np.float32(0.1)
 """Part of the noise that light may add where it is looked at."""
-_MUCH = np.float32(1.0 / 3.0)
-"""Part of the score that is left where light adds eight times as much to the variance as there is: stars' cores."""
-_QUANTILE = 1.96
-_FEWEST_LIT = 50
-_ENOUGH_TO_SWELL = 1.1
 _AT_ONCE = 5
 """Rows that one pass over a line takes up: it is bound by the line's loads and stores."""
 
@@ -41,10 +37,10 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
 
     The noise has, beside the pixels', terms for what the matched template's light does where it is misplaced or
     mis-scaled as stars are (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27), and for the halos of bright stars, which a
-    kernel does not match: 0.6 % of the mean brightness within 30 pixels. Where they do not account for what is left of
-    bright stars (the kernel is at fault too), they are enlarged until they do. All is scaled so that the robust width
-    of the score is 1 where there is little light: variances tell of single pixels, and a resampled template's covary.
-    The score is 0 where no source can be trusted to be one: as near a saturated pixel as `reach`, and by holes.
+    kernel does not match: 0.6 % of the mean brightness within 30 pixels. It is scaled so that the robust width of the
+    score is 1 where there is little light: variances tell of single pixels, and a resampled template's covary. Near
+    stars the score is tempered by what is left of their like. It is 0 where no source can be trusted to be one: as near
+    a saturated pixel as `reach`, and by holes.
 
     Raises BadData if the scale is 5 or more, or as much too small.
     """
@@ -54,23 +50,21 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
     padded = np.pad(columns, ((0, 0), (0, 0), (0, -columns.shape[2] % _AT_ONCE)))
     dark = _dark(subtraction)
     blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
-    score, off, swollen = np.zeros(pixels.shape, np.float32), subtraction.systematics, 1.0
-    for _ in range(2):
-        free, lit = np.zeros((2, *(-(-n // _SAMPLED) for n in pixels.shape)), np.float32)
-        _filter(
-            pixels.image, pixels.variance, light, np.float32(swollen) * _halo_noise(light), dark, blocked,
-            typical_variance(pixels.variance), np.float32((0.5 * swollen * off.astrometric) ** 2),
-            np.float32((swollen * off.photometric) ** 2), padded, rows, padded**2, rows**2, whole, score, free, lit,
-        )  # fmt: skip
-        swollen = _swelling(lit)
-        if swollen < _ENOUGH_TO_SWELL:
-            break
+    score, free = np.zeros(pixels.shape, np.float32), np.zeros([-(-n // _SAMPLED) for n in pixels.shape], np.float32)
+    off = subtraction.systematics
+    _filter(
+        pixels.image, pixels.variance, light, _halo_noise(light), dark, blocked, typical_variance(pixels.variance),
+        np.float32((0.5 * off.astrometric) ** 2), np.float32(off.photometric**2),
+        padded, rows, padded**2, rows**2, whole, score, free,
+    )  # fmt: skip
     scale = robust_width(free)
     if not scale > 0.0:
         return score, 1.0
     if not 1.0 / _MOST_SCALE < scale < _MOST_SCALE:
-        raise BadData(f"the difference's noise is {scale:.2g} times what its variances say: they are in another unit")
+        why = "the images share their noise" if scale < 1.0 else "these are in another unit"
+        raise BadData(f"the difference's noise is {scale:.2g} times what the variances say: {why}")
     score /= np.float32(scale)
+    temper(score, light, pixels.variance)
     return score, scale
 
 
@@ -78,12 +72,6 @@ def robust_width(score: Image) -> float:
     """Of what is not 0; 0 if nothing is."""
     free = score[score != 0.0]
     return float(1.4826 * np.median(np.abs(free))) if free.size else 0.0
-
-
-def _swelling(lit: Image) -> float:
-    """How much wider the score is where light rules its noise than it should be: the 95 % of its sizes, over 1.96."""
-    sizes = np.abs(lit[lit != 0.0])
-    return float(np.quantile(sizes, 0.95) / _QUANTILE) if sizes.size > _FEWEST_LIT else 1.0
 
 
 def typical_variance(variance: Image) -> np.float32:
@@ -150,12 +138,10 @@ def _filter(
     whole: tuple[int, ...],
     score: Image,
     free: Image,
-    lit: Image,
 ) -> None:
     """Into `score`, zeros: image, variance and light filtered row by row, then signal over noise.
 
-    Into `free`, zeros: a sample of it where light adds little, over the pixels' own noise; into `lit`, where light
-    rules it.
+    Into `free`, zeros: a sample of it where light adds little, over the pixels' own noise.
 
     Only as many rows as the filter is high are held, the dark pixels in them without signal. `whole` has the filter's
     length, which the compiled code so knows.
@@ -180,17 +166,15 @@ def _filter(
                     glare[x] = glow[y // _HALO_BIN, x // _HALO_BIN] ** 2
             _normalize(signal, noise, lights, y, glare, blocked[y], per_slope, per_light, score[y])
             if y % _SAMPLED == 0:
-                _sample(signal, noise, score[y], free[y // _SAMPLED], lit[y // _SAMPLED])
+                _sample(signal, noise, score[y], free[y // _SAMPLED])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _sample(signal: Image, noise: Image, score: Image, free: Image, lit: Image) -> None:
+def _sample(signal: Image, noise: Image, score: Image, free: Image) -> None:
     for k in range(free.size):
         alone, value = signal[k * _SAMPLED] / np.sqrt(noise[k * _SAMPLED]), score[k * _SAMPLED]
         if abs(value) > (np.float32(1.0) - _LITTLE / 2) * abs(alone):
             free[k] = alone
-        elif abs(value) < _MUCH * abs(alone):
-            lit[k] = value
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

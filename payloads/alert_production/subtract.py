@@ -144,7 +144,7 @@ def _whitened(
         science.band, science.midpoint, science.exposure_time,
     )  # fmt: skip
     side = "template" if forward else "science"
-    systematics = measure_systematics(difference, matched, kernel.x, kernel.y)
+    systematics = measure_systematics(difference, matched, psf, kernel.x, kernel.y)
     return Subtraction(difference, warped, matched, kernel, side, float(taps.sum()), reach, systematics)
 
 

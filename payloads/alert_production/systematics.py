@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from payloads.imaging.photometry import UNUSABLE
 from payloads.imaging.psf_field import kernels_at
-from schemas.image import Difference, Image
+from schemas.image import Difference, Image, Psf
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -32,18 +32,23 @@ MOST = Systematics(0.1, 0.03)
 """What is worse than this is no scatter, but a wrong match; errors so large would hide every source on a galaxy."""
 
 
-def measure_systematics(difference: Difference, matched: Image, x: Indices, y: Indices) -> Systematics:
-    """From the stars at pixels x, y (n,) of a difference, and the light (nJy) that was taken from it there.
+def measure_systematics(difference: Difference, matched: Image, psf: Psf, x: Indices, y: Indices) -> Systematics:
+    """From the stars at pixels x, y (n,) of a difference, and the light (nJy, of `psf`) that was taken from it there.
 
     A star misplaced by d leaves d times its PSF's slope, one mis-scaled a part of its PSF: both are fitted to each, and
     their scatter less its noise's is the subtraction's.
     """
     pixels = difference.pixels
-    psfs = kernels_at(difference.psf, x.astype(np.float64), y.astype(np.float64)).astype(np.float64)
+    half = max(difference.psf.components.shape[1], psf.components.shape[1]) // 2
+    ny, nx = pixels.shape
+    inside = (np.minimum(x, y) >= half) & (x < nx - half) & (y < ny - half)  # a PSF that is given may be of any width
+    x, y = x[inside], y[inside]
+    psfs, profiles = (kernels_at(p, x.astype(float), y.astype(float)).astype(np.float64) for p in (difference.psf, psf))
     at = _stamps(x, y, psfs.shape[1] // 2)
     image, variance = pixels.image[at].astype(np.float64), pixels.variance[at].astype(np.float64)
     clean = ((pixels.mask[at] & UNUSABLE) == 0).all((1, 2)) & np.isfinite(image).all((1, 2))
-    flux = (psfs * matched[at]).sum((1, 2)) / (psfs**2).sum((1, 2))
+    light = matched[_stamps(x, y, profiles.shape[1] // 2)]
+    flux = (profiles * light).sum((1, 2)) / (profiles**2).sum((1, 2))
     snr = flux / np.sqrt((psfs**2 * variance).sum((1, 2))) * (psfs**2).sum((1, 2))
     chosen = clean & (snr > _LEAST_SNR)
     if chosen.sum() < _FEWEST:

@@ -58,6 +58,21 @@ def test_without_a_gain_the_skys_level_over_its_variance_tells_it(tmp_path: Path
     assert noise_of(picture.pixels.variance) == pytest.approx(NOISE_E, rel=0.03)
 
 
+@pytest.mark.parametrize("level", [SKY_E / GAIN, 9e3])
+def test_without_a_gain_and_a_sky_the_skys_noise_is_all_there_is(level: float, tmp_path: Path) -> None:
+    """As a coadd's, which has its sky taken away: what stands above it adds none that is known."""
+    image = sky() - np.float32(level)
+    image[150, 200] += 40_000.0
+    picture = read_picture(Source(written(tmp_path / "a.fits", image)))
+    assert (picture.about.gain, picture.about.noise) == (1.0, "sky noise alone: no gain is known")
+    np.testing.assert_array_equal(picture.pixels.image, image)
+    assert picture.pixels.variance.dtype == np.float32
+    np.testing.assert_allclose(np.sqrt(picture.pixels.variance), NOISE_E / GAIN, rtol=0.1)
+    told = read_picture(Source(tmp_path / "a.fits", gain=GAIN))
+    assert (told.about.gain, told.about.noise) == (GAIN, "sky noise and gain")
+    assert told.pixels.variance[150, 200] > 40_000.0 * GAIN
+
+
 def test_a_soft_bias_is_no_light(tmp_path: Path) -> None:
     biased = (np.rint(sky()) + 1000).astype(np.int16)
     picture = read_picture(Source(written(tmp_path / "a.fits", biased, SOFTBIAS=1000, SATURATE=1520.0)))
@@ -199,8 +214,6 @@ def test_a_psf_that_is_none_is_refused_by_name(kernel: NDArray[Any], tmp_path: P
         pytest.param(np.full(SHAPE, 37.5, np.float32), "no noise", id="constant"),
         pytest.param(np.zeros(SHAPE, np.int16), "no noise", id="zero"),
         pytest.param(sky() * np.float32(1e-16), "no noise", id="of W / m2 / nm"),
-        pytest.param(sky() - np.float32(SKY_E / GAIN), "give its gain", id="no gain and no sky"),
-        pytest.param(sky() - np.float32(9e3), "give its gain", id="a sky below zero"),
     ],
 )
 def test_pixels_that_measure_nothing_are_refused_by_name(

@@ -66,16 +66,23 @@ class Shelves:
 
 @dataclass
 class Processing:
-    """In the place of `process_visit`: keeps what it is given; makes a catalogue of three. `bad`: refuses."""
+    """In the place of `process_visit`: keeps what it is given, empties the list of snaps, makes a catalogue of three.
+
+    `bad`: refuses. `look`: is called before that, and what it says kept.
+    """
 
     given: list[tuple[Sequence[MaskedImage], Sequence[Observation], Context, float]] = field(default_factory=list)
     bad: bool = False
+    look: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    seen: list[tuple[int, int]] = field(default_factory=list)
 
     def __call__(
-        self, snaps: Sequence[MaskedImage], observations: Sequence[Observation], context: Context, *,
+        self, snaps: list[MaskedImage], observations: Sequence[Observation], context: Context, *,
         stage: Callable[[str], AbstractContextManager[None]], processed: float,
     ) -> DiaProducts:  # fmt: skip
-        self.given.append((snaps, observations, context, processed))
+        self.given.append((tuple(snaps), observations, context, processed))
+        snaps.clear()
+        self.seen.append(self.look())
         if self.bad:
             raise BadData(f"{observations[0].image_name}: no stars")
         with stage("subtract"):
@@ -240,6 +247,25 @@ async def test_a_processed_visit_detector_is_forgotten_and_its_neighbour_is_not(
     await worker.react(ready(0))
     await worker.react(ready(1))
     assert held(worker) == (1, 1)
+
+
+async def test_what_is_being_processed_the_worker_holds_no_more_and_reads_again_should_it_fail(
+    place: Place, assigned: Assigned, ready: Callable[..., RawReady]
+) -> None:
+    worker = place.worker()
+    place.processing.look, place.processing.bad = lambda: held(worker), True
+    await worker.react(assigned())
+    await worker.react(ready(0))
+    with pytest.raises(BadData, match="no stars"):
+        await worker.react(ready(1))
+    assert place.processing.seen == [(0, 0)]
+    assert held(worker) == (0, 0)
+    place.processing.bad = False
+    place.daq.reads.clear()
+    assert [e.kind for e in await worker.react(ready(1))] == ["DiaSourcesReady"]
+    assert sorted(place.daq.reads) == [(VISIT, 94), (VISIT + 1, 94)]
+    first, second = (snaps for snaps, *_ in place.processing.given)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
 
 
 async def test_visits_that_are_given_up_do_not_fill_the_memory(place: Place, ready: Callable[..., RawReady]) -> None:

@@ -1,9 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from payloads.alert_production import calibrate as module
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import Characterized, characterize
+from payloads.imaging.stars import STAR_DTYPE
 from schemas.clock import tai_from_mjd
 from schemas.errors import BadData
 from schemas.tables import REFCAT_DTYPE, Table
@@ -70,7 +74,7 @@ def map_error_mas(wcs: Wcs) -> NDArray[np.float64]:
     return 1000 * separation_arcsec(*TRUE.pixel_to_sky(x, y), *wcs.pixel_to_sky(x, y))
 
 
-@pytest.mark.parametrize(("off", "direction"), [(0.0, 0.0), (9.0, 30.0), (10.0, 200.0)])
+@pytest.mark.parametrize(("off", "direction"), [(0.0, 0.0), (9.0, 30.0), (30.0, 200.0), (39.0, 320.0)])
 def test_the_map_is_found_to_milliarcseconds(
     field: StarField, known: Characterized, off: float, direction: float
 ) -> None:
@@ -110,7 +114,7 @@ def test_proper_motions_count(field: StarField, known: Characterized) -> None:
     assert np.median(map_error_mas(visit.wcs)) == pytest.approx(500.0, rel=0.02)
 
 
-@pytest.mark.parametrize(("stars", "order"), [(8, 1), (13, 2), (25, 3)])
+@pytest.mark.parametrize(("stars", "order"), [(8, 1), (17, 1), (25, 2), (39, 2), (40, 3)])
 def test_few_matches_make_a_stiffer_map(known: Characterized, stars: int, order: int) -> None:
     isolated = known.stars[(known.stars["flags"] & ~np.uint16(16)) == 0][:stars]
     ra, dec = TRUE.pixel_to_sky(isolated["x"], isolated["y"])
@@ -119,6 +123,53 @@ def test_few_matches_make_a_stiffer_map(known: Characterized, stars: int, order:
     visit, summary = calibrate(known, table, off_by(4.0, 70.0), "r", TEN_YEARS_ON, 30.0)
     assert summary.wcs_order == order
     assert np.median(map_error_mas(visit.wcs)) < 200
+
+
+def shifted_stars(arcsec_per_pixel: float, shift: float, unrelated: int) -> tuple[Wcs, tuple[Any, ...]]:
+    """What `_offset` is given: 60 stars `shift` pixels off in x, among brighter ones that are in no catalogue."""
+    rng = np.random.default_rng(8)
+    wcs = Wcs((150.0, 2.0), (511.5, 511.5), arcsec_per_pixel / 3600 * np.diag([-1.0, 1.0]))
+    x, y = rng.uniform(0, 1024, (2, 60 + unrelated))
+    stars = np.zeros(x.size, STAR_DTYPE)
+    stars["x"], stars["y"], stars["flux"] = x + shift, y, np.arange(x.size)
+    return wcs, (stars[::-1], *wcs.pixel_to_sky(x[:60], y[:60]), np.ones(60))
+
+
+@pytest.mark.parametrize(("scale", "most"), [(0.08, 250), (0.2, 200), (0.4, 100), (1.0, 75), (3.0, 75)])
+def test_the_pointing_is_looked_for_within_40_arcsec_and_75_to_250_pixels(scale: float, most: int) -> None:
+    for shift in (most - 3.0, 3.0 - most):
+        wcs, given = shifted_stars(scale, shift, 0)
+        dx, dy, votes = module._offset(*given, wcs, SHAPE)
+        assert (dx, dy) == pytest.approx((shift, 0.0), abs=0.1)
+        assert votes >= 60
+    wcs, given = shifted_stars(scale, most + 3.0, 0)
+    assert abs(module._offset(*given, wcs, SHAPE)[0]) < most
+
+
+def test_stars_and_references_out_of_one_anothers_reach_are_no_pair() -> None:
+    wcs, (stars, ra, dec, flux) = shifted_stars(0.2, 205.0, 0)
+    with pytest.raises(BadData, match="no pair of 1 stars and 1 references within 200 pixels"):
+        module._offset(stars[-1:], ra[:1], dec[:1], flux[:1], wcs, SHAPE)
+
+
+def test_stars_that_are_in_no_catalogue_do_not_outvote_those_that_are() -> None:
+    wcs, given = shifted_stars(0.2, -150.0, 1900)
+    assert module._offset(*given, wcs, SHAPE)[:2] == pytest.approx((-150.0, 0.0), abs=1.0)
+
+
+def test_a_pointing_further_off_is_refused(field: StarField, known: Characterized) -> None:
+    with pytest.raises(BadData, match=r"a false match|stars match"):
+        calibrate(known, catalogue(field), off_by(60.0, 30.0), "r", TEN_YEARS_ON, 30.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_so_few_matches_as_chance_makes_are_refused_and_counted(known: Characterized, seed: int) -> None:
+    x, y = np.random.default_rng(seed).uniform(0, 1024, (2, 2000))
+    table = np.zeros(x.size, REFCAT_DTYPE)
+    table["ra"], table["dec"] = TRUE.pixel_to_sky(x, y)
+    table["r_flux"] = 1.0
+    with pytest.raises(BadData, match=r"a false match at an offset of .*: \d+ of \d+ stars and \d+ references there"):
+        calibrate(known, table, off_by(0.0, 0.0), "r", TEN_YEARS_ON, 30.0)
 
 
 def test_a_wrong_sky_is_refused_with_what_was_tried(field: StarField, known: Characterized) -> None:

@@ -47,6 +47,14 @@ def test_the_width_is_that_of_the_stars(field: StarField, known: Characterized) 
     assert known.fwhm_px == pytest.approx(field.profile.fwhm * 1.02, rel=0.02)
 
 
+@pytest.mark.parametrize(("fwhm", "half"), [(3.0, 12), (4.6, 15), (4.9, 15), (6.3, 19), (8.5, 24), (11.0, 24)])
+def test_the_psfs_stamp_is_as_large_as_the_seeing_asks(fwhm: float, half: int) -> None:
+    seen = star_field(44, stars=90, shape=(640, 640), fwhm=fwhm, log_flux=(4.3, 5.7))
+    found = characterize(seen.observed)
+    assert found.psf.components.shape[1:] == (2 * half + 1, 2 * half + 1)
+    assert found.fwhm_px == pytest.approx(fwhm, rel=0.05)
+
+
 def test_most_psf_stars_are_alone(known: Characterized) -> None:
     used = known.stars["flags"] & StarFlag.PSF_USED != 0
     assert 40 < used.sum() < 300

@@ -76,7 +76,7 @@ def reference(raw: Raw, calibration: Calibration, detector: Detector) -> MaskedI
     charge = image - calibration.bias
     with np.errstate(invalid="ignore"):
         value = charge - calibration.dark * raw.observation.exposure_time
-    good = np.isfinite(value) & (calibration.flat > 0)
+    good = np.isfinite(value) & (calibration.flat > 0) & (calibration.flat < np.inf)
     flat = np.where(good, calibration.flat, 1.0)
     signal, variance = np.where(good, value / flat, 0.0), (np.where(good, np.maximum(charge, 0), 0.0) + noise) / flat**2
     mask = calibration.defects | np.where(good, 0, Mask.BAD | Mask.UNMASKED_NAN).astype(np.uint16)
@@ -108,7 +108,7 @@ def spoil(calibration: Calibration, raw: Raw, rng: np.random.Generator) -> None:
         plane[rng.random(plane.shape) < 0.03] = np.nan
     calibration.bias[rng.random(calibration.bias.shape) < 0.03] = rng.choice([np.inf, -np.inf])
     calibration.dark[rng.random(calibration.dark.shape) < 0.03] = np.inf
-    calibration.flat[rng.random(calibration.flat.shape) < 0.03] = rng.choice([0.0, -0.5])
+    calibration.flat[rng.random(calibration.flat.shape) < 0.03] = rng.choice([0.0, -0.5, np.inf])
     calibration.defects[rng.random(calibration.defects.shape) < 0.1] |= np.uint16(Mask.VIGNETTED)
     raw.segments[rng.random(raw.segments.shape) < 0.01] = PEDESTAL + 150_000
 
@@ -155,13 +155,14 @@ def test_a_calibration_without_value_is_masked_not_spread() -> None:
     calibration.flat[11, 20] = np.nan
     calibration.bias[12, 20] = np.nan
     calibration.dark[13, 20] = np.inf
+    calibration.flat[14, 20] = np.inf
     made = remove_signature(raw, calibration, detector)
-    assert np.all(made.mask[10:14, 20] & (Mask.BAD | Mask.UNMASKED_NAN) == Mask.BAD | Mask.UNMASKED_NAN)
-    assert np.all(made.image[10:14, 20] == 0.0)
+    assert np.all(made.mask[10:15, 20] & (Mask.BAD | Mask.UNMASKED_NAN) == Mask.BAD | Mask.UNMASKED_NAN)
+    assert np.all(made.image[10:15, 20] == 0.0)
     assert np.isfinite(made.image).all()
     assert np.isfinite(made.variance).all()
     assert np.all(made.variance > 0)
-    assert not made.mask[14, 20] & Mask.UNMASKED_NAN
+    assert not made.mask[15, 20] & Mask.UNMASKED_NAN
 
 
 def frozen(image: Image) -> Image:
@@ -195,6 +196,15 @@ def test_a_short_or_strange_raw_is_refused_by_name(segments: NDArray[np.int32], 
 def test_a_calibration_of_another_format_is_refused_by_name() -> None:
     with pytest.raises(BadData, match="detector 7: calibration bias has shape"):
         remove_signature(raw_of(SMALL), calibration_of(ITL), ccd(SMALL))
+
+
+@pytest.mark.parametrize("plane", ["gain", "read_noise", "saturation", "crosstalk"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_amplifiers_calibration_that_is_no_number_is_refused_by_name(plane: str, value: float) -> None:
+    calibration = calibration_of(SMALL)
+    getattr(calibration, plane).flat[3] = value
+    with pytest.raises(BadData, match=f"exposure 2026010100012 .* detector 7: calibration {plane} .* not finite"):
+        remove_signature(raw_of(SMALL), calibration, ccd(SMALL))
 
 
 def test_a_raw_of_another_detector_is_refused() -> None:

@@ -92,6 +92,18 @@ def test_stamps_avoid_saturated_stars_and_holes_and_what_is_nan_in_the_source() 
         assert ((x[k], y[k]) in fewer) == kept
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_pixel_whose_variance_is_unknown_has_no_weight(side: str, value: float) -> None:
+    source, target = masked(stars(), 0.01), masked(stars(sigma=2.4), seed=1)
+    x, y = choose_stamps(source, target, 12)
+    spoilt = source if side == "source" else target
+    spoilt.variance[y[:5] + 3, x[:5]] = value
+    found = fit_kernel(source, target, 1.8)
+    assert found.chi2 == pytest.approx(1.0, abs=0.1)
+    assert found.at(np.array(200.0), np.array(200.0)).sum() == pytest.approx(1.0, abs=3e-3)
+
+
 @pytest.mark.parametrize("half", [12, 17, 22])
 def test_stamps_lie_as_far_from_the_edge_as_the_kernel_asks(half: int) -> None:
     image = masked(stars(count=120))

@@ -68,6 +68,28 @@ def test_a_fit_that_leaves_its_source_fails_with_nan() -> None:
     assert np.isnan(fit.parameters).all()
 
 
+@pytest.mark.parametrize("kind", [DIPOLE, TRAIL])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_start_that_is_no_number_ends_in_nan_and_its_neighbours_do_not(kind: int, value: float) -> None:
+    good = np.array([500.0, 41, 40, 500.0, 38, 40]) if kind == DIPOLE else np.array([500.0, 40, 40, 5, 1])
+    pixels = field(41.0, 40.0, 600.0)
+    pixels.image[...] -= (500.0 * gaussian(37.5, 40.0, 81) if kind == DIPOLE else 0.0 * pixels.image).astype(np.float32)
+    starts = np.stack([good, *np.where(np.eye(kind, dtype=bool), value, good), good])
+    found = fit_lobes(kind, pixels, np.repeat(psf()[None], len(starts), 0), starts)
+    assert np.isfinite(found.parameters[[0, -1]]).all()
+    for each in (found.parameters, found.covariance, found.chi2):
+        assert np.isnan(each[1:-1]).all()
+        np.testing.assert_array_equal(each[0], each[-1])
+    assert (found.n_pixels[1:-1] == 0).all()
+
+
+@pytest.mark.parametrize("length", [200.0, 1e5, 1e15])
+def test_a_trail_begun_at_any_length_comes_to_an_end(length: float) -> None:
+    """Of which a fit renders no more points than the longest one has."""
+    fit = fit_lobes(TRAIL, field(40.0, 40.0, 500.0), psf()[None], np.array([[500.0, 40, 40, length, 0]]))
+    assert np.isnan(fit.parameters).all()
+
+
 @dataclass(frozen=True, eq=False)
 class Window:
     """What SciPy is given of a fit: its square of pixels, which of them are usable, and the model there."""
@@ -105,24 +127,41 @@ class Window:
         along = (np.arange(self.points) + 0.5) / self.points - 0.5
         return np.asarray(sum(p[0] / self.points * self.spot(p[1] + t * p[3], p[2] + t * p[4]) for t in along))
 
+    def slopes(self, p: Floats) -> Floats:
+        """Derivatives (parameters, side, side) of the model by each parameter, places over 3/8 pixel to either side."""
+        steps = np.array([[0.375, 0.0], [0.0, 0.375]])
+
+        def of(x: float, y: float) -> list[Floats]:
+            pairs = ((self.spot(x + dx, y + dy), self.spot(x - dx, y - dy)) for dx, dy in steps)
+            return [self.spot(x, y), *((ahead - behind) / 0.75 for ahead, behind in pairs)]
+
+        if self.kind == DIPOLE:
+            lobes = [np.stack(of(x, y)) * np.array([1.0, f, f])[:, None, None] for f, x, y in (p[:3], p[3:])]
+            return np.concatenate([lobes[0], -lobes[1]])
+        along = (np.arange(self.points) + 0.5) / self.points - 0.5
+        parts = np.array([of(p[1] + t * p[3], p[2] + t * p[4]) for t in along]) / self.points
+        ends = p[0] * np.tensordot(along, parts[:, 1:], 1)
+        return np.concatenate([parts.sum(0) * np.array([1.0, p[0], p[0]])[:, None, None], ends])
+
 
 def assert_is_least_squares(kind: int, pixels: MaskedImage, kernel: Image, start: Floats) -> None:
     """Parameters, covariance and chi2 are those that SciPy finds in the same window from the same start."""
     window, fit = Window.about(kind, kernel, start), fit_lobes(kind, pixels, kernel[None], start[None])
     values, variance = (window.of(plane.astype(float), np.nan) for plane in (pixels.image, pixels.variance))
     usable = (window.of(pixels.mask, Mask.NO_DATA) & UNUSABLE) == 0
-    usable &= np.isfinite(values) & (variance > 0)
+    usable &= np.isfinite(values) & (variance > 0) & (variance < np.inf)
     sigma = np.sqrt(variance[usable])
 
     def pulls(p: Floats) -> Floats:
         return np.asarray((window.model(p)[usable] - values[usable]) / sigma)
 
     best = least_squares(pulls, start, x_scale=np.where(np.abs(start) > 100, 100.0, 1.0))
-    covariance = np.linalg.inv(best.jac.T @ best.jac)
+    slopes = window.slopes(best.x)[:, usable] / sigma
+    covariance = np.linalg.inv(slopes @ slopes.T)
     error = np.sqrt(np.diagonal(covariance))
     # Positions are rounded to 1/1024 pixel when the PSF is moved.
-    np.testing.assert_allclose((fit.parameters[0] - best.x) / error, 0.0, atol=0.3)
-    np.testing.assert_allclose((fit.covariance[0] - covariance) / np.outer(error, error), 0.0, atol=0.15)
+    np.testing.assert_allclose((fit.parameters[0] - best.x) / error, 0.0, atol=0.2)
+    np.testing.assert_allclose((fit.covariance[0] - covariance) / np.outer(error, error), 0.0, atol=0.05)
     assert fit.chi2[0] == pytest.approx((pulls(best.x) ** 2).sum(), rel=1e-3, abs=0.1)
     assert fit.n_pixels[0] == usable.sum()
 
@@ -130,7 +169,7 @@ def assert_is_least_squares(kind: int, pixels: MaskedImage, kernel: Image, start
 def scene(data: st.DataObject, at: Floats, shape: tuple[int, int]) -> MaskedImage:
     """Noise with holes and spoilt pixels, but none right where a source lies."""
     pixels = data.draw(masked_images(shape, (Mask.BAD, Mask.SAT, Mask.CR)))
-    pixels.variance[0, 0] = np.nan
+    pixels.variance[0, 0], pixels.variance[1::9, 2::7], pixels.variance[3::11, ::8] = np.nan, np.inf, 0.0
     for x, y in np.rint(at).astype(int):
         core = np.s_[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4]
         pixels.mask[core] = 0

@@ -11,6 +11,7 @@ from scipy.signal import correlate2d
 from payloads.alert_production.matched_filter import score_image
 from payloads.alert_production.subtract import Subtraction
 from payloads.alert_production.systematics import Systematics
+from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage, MaskPlane, Psf
 from tests.payloads.planes import generators, masked_images, noise, shapes
 
@@ -116,6 +117,29 @@ def test_each_block_has_its_own_filter(subtraction: Subtraction, shape: tuple[in
     image, light = (rng.normal(0, s, shape).astype(np.float32) for s in (1, 3))
     pixels = MaskedImage(image, np.zeros(shape, np.uint16), rng.uniform(0.5, 2, shape).astype(np.float32))
     assert_scores(subtraction, with_edge(pixels, 3), light, 5, rng)
+
+
+def with_noise(subtraction: Subtraction, factor: float) -> Subtraction:
+    """The same pixels without light, their noise said to be smaller by a factor."""
+    pixels = subtraction.difference.pixels
+    pixels = replace(pixels, variance=pixels.variance / np.float32(factor**2))
+    difference = replace(subtraction.difference, pixels=pixels)
+    return replace(subtraction, difference=difference, matched=np.zeros_like(subtraction.matched))
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_noise_that_is_told_wrong_is_set_right(subtraction: Subtraction, factor: float) -> None:
+    right, scale = score_image(with_noise(subtraction, 1.0))
+    score, found = score_image(with_noise(subtraction, factor))
+    assert found == pytest.approx(factor * scale, rel=1e-4)
+    np.testing.assert_allclose(score, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.15, 6.0, 1e4])
+def test_noise_that_is_told_in_another_unit_is_refused_with_the_factor(subtraction: Subtraction, factor: float) -> None:
+    with pytest.raises(BadData, match=r"noise is [\d.e+]+ times what the variances say") as told:
+        score_image(with_noise(subtraction, factor))
+    assert float(str(told.value).split(" is ")[1].split()[0]) == pytest.approx(factor, rel=0.1)
 
 
 def assert_scores(

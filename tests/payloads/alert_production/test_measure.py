@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from payloads.alert_production import measure as module
-from payloads.alert_production.detect import Detections, detect
+from payloads.alert_production.detect import Detections, detect, footprint_moments
 from payloads.alert_production.measure import measure
 from payloads.alert_production.subtract import Subtraction
 from schemas.clock import mjd_from_tai
@@ -159,6 +160,35 @@ def test_a_trail_is_told_with_its_length_and_bearing(pair: Pair, subtraction: Su
     assert abs((row["trailAngle"] - bearing + 90) % 180 - 90) < 4
     assert separation_arcsec(*pair.science.wcs.pixel_to_sky(205, 600), row["trailRa"], row["trailDec"]) < 0.1
     assert row["extendedness"] > 0.9 or row["shape_flag"]
+
+
+def trails(subtraction: Subtraction, fluxes: tuple[float, ...], lengths: tuple[float, ...]) -> Subtraction:
+    """A trail of each flux and each length, 70 pixels from one another."""
+    image = np.nan_to_num(subtraction.difference.pixels.image)
+    for (k, flux), (i, length) in product(enumerate(fluxes), enumerate(lengths)):
+        x, y = 200 + 70 * i, 500 + 70 * k
+        image[y - 30 : y + 31, x - 30 : x + 31] = 0.0  # of what may lie there
+        ends = np.linspace(-0.5, 0.5, 21) * length
+        image += sum(flux / 21 * spot(subtraction, x + t * 0.8, y + t * 0.6) for t in ends)
+    return with_image(subtraction, image)
+
+
+def test_a_trail_is_tried_from_a_lower_ratio_of_moments_where_it_is_bright(
+    pair: Pair, subtraction: Subtraction
+) -> None:
+    made = trails(subtraction, (2_200.0, 20_000.0), (0.0, 5.0, 7.0, 10.0, 14.0))
+    found = detect(made)
+    sources = again(pair, made, found)
+    _, spread = footprint_moments(found.first, found.pixels, 1024)
+    narrow, wide = np.linalg.eigvalsh(spread).T
+    kinds = set()
+    for k in np.flatnonzero((np.diff(found.first) >= 12) & (found.opposite == 0)):
+        row = sources[np.argmin(np.hypot(sources["x"] - found.x[k], sources["y"] - found.y[k]))]
+        bright, ratio = row["snr"] > 10, wide[k] / narrow[k]
+        tried = row["trailAlgorithm"] == 1
+        assert tried == (ratio > (1.3 if bright else 2.0))
+        kinds.add((bool(bright), "short" if ratio < 1.3 else "long" if ratio > 2.0 else "between"))
+    assert {(True, "short"), (True, "between"), (True, "long"), (False, "between")} <= kinds
 
 
 def test_masked_pixels_are_told_in_the_footprint_and_in_the_centre(pair: Pair, subtraction: Subtraction) -> None:

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from payloads.alert_production.pipeline import Context, exposure_time, midpoint, process_visit
 from schemas.errors import BadData
-from schemas.image import Calibration, DiaProducts, MaskedImage, Observation
+from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Template
 from schemas.instrument import Detector, Format
 from schemas.tables import REFCAT_DTYPE, nulls
 from schemas.wcs import separation_arcsec
@@ -55,12 +56,21 @@ def context_of(pair: Pair) -> Context:
 
 
 class Stages:
+    """Their names in turn, and whether a template lives as each begins; `snaps` and how many of them are left."""
+
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.snaps: list[MaskedImage] = []
+        self.left: dict[str, int] = {}
+        self.template: Callable[[], Template | None] = lambda: None
+        self.with_template: set[str] = set()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         self.names.append(name)
+        self.left[name] = len(self.snaps)
+        if self.template() is not None:
+            self.with_template.add(name)
         yield
 
 
@@ -76,8 +86,10 @@ def stages() -> Stages:
 
 @pytest.fixture(scope="module")
 def products(crowded: Pair, stages: Stages) -> DiaProducts:
-    visit = [observation(0), observation(1)]
-    return process_visit(snaps_of(crowded), visit, context_of(crowded), stage=stages, processed=5.2e9 + 60.0)
+    visit, context = [observation(0), observation(1)], context_of(crowded)
+    given = [replace(context, template=replace(context.template))]
+    stages.snaps, stages.template = snaps_of(crowded), weakref.ref(given[0].template)
+    return process_visit(stages.snaps, visit, given.pop(), stage=stages, processed=5.2e9 + 60.0)
 
 
 def test_what_appeared_in_a_visit_is_found_where_it_is_and_as_bright_as_it_is(
@@ -103,6 +115,14 @@ def test_little_else_is_found_and_less_is_believed(products: DiaProducts, crowde
 def test_the_stages_run_in_their_order(products: DiaProducts, stages: Stages) -> None:
     assert products.sources.size
     assert stages.names == STAGES
+
+
+def test_snaps_and_template_are_let_go_as_soon_as_they_have_been_used(products: DiaProducts, stages: Stages) -> None:
+    """Each is as large as what is made of it."""
+    assert products.sources.size
+    assert stages.snaps == []
+    assert stages.left == {name: 2 if name == "combine_snaps" else 0 for name in STAGES}
+    assert stages.with_template == set(STAGES[: STAGES.index("subtract")])
 
 
 def test_the_products_are_complete(products: DiaProducts) -> None:

@@ -30,7 +30,7 @@ class Field:
     y: Indices
 
     def measured(self, which: slice | NDArray[np.bool_] = slice(None)) -> Systematics:
-        return measure_systematics(self.difference, self.matched, self.x[which], self.y[which])
+        return measure_systematics(self.difference, self.matched, self.difference.psf, self.x[which], self.y[which])
 
 
 def field(side: int, displaced: float, scaled: float, snr: float = 1e4, seed: int = 1) -> Field:

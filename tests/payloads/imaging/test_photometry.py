@@ -188,7 +188,7 @@ def crowd(count: int, flux: float, seed: int) -> tuple[MaskedImage, Floats, Floa
 
 
 def test_faint_fluxes_are_not_too_high_for_being_taken_where_they_are_highest() -> None:
-    """2000 sources of S/N 7: without what is taken away, the mean is 2 % too high, of which the noise is a third of 1."""
+    """Of 2000 of S/N 7: without what is taken away the mean is 2 % too high, six times its error."""
     flux = 7.0 * np.sqrt(4 * np.pi) * SIGMA
     pixels, x, y = crowd(2000, flux, 1)
     psfs = np.repeat(psf()[None], 2000, 0)

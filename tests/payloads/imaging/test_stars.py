@@ -168,12 +168,14 @@ def test_stars_are_matched_with_gaussians_at_edges_and_by_spoilt_pixels_too(
 
 
 def reference_reach(image: Image, x: float, y: float, level: float, longest: float) -> float:
-    """Circles of 64 points that grow by an eighth from 4 pixels on, at least 16 of the points on the image."""
+    """Circles of 64 points that grow by an eighth from 4 pixels on, at least 16 of them finite pixels."""
     angle, radius = 2 * np.pi * (np.arange(64) + 0.5) / 64, 4.0
     while radius < longest:
         columns, rows = (np.rint(c + radius * f(angle)).astype(int) for c, f in ((x, np.cos), (y, np.sin)))
         on = (columns >= 0) & (rows >= 0) & (columns < image.shape[1]) & (rows < image.shape[0])
-        if on.sum() >= 16 and np.median(image[rows[on], columns[on]]) < level:
+        values = image[rows[on], columns[on]]
+        values = values[np.isfinite(values)]
+        if values.size >= 16 and np.median(values) < level:
             break
         radius *= 1.125
     return min(radius, longest)
@@ -186,6 +188,7 @@ def test_reach_is_that_of_the_circles_drawn_one_by_one(
 ) -> None:
     x, y = (rng.uniform(-5, n + 5, 4) for n in shape[::-1])
     image = gaussian(x[0], y[0], 8.0, shape) + rng.normal(0, 10, shape).astype(np.float32)
+    image[rng.random(shape) < rng.choice([0.0, 0.3, 0.8])] = rng.choice([np.nan, np.inf, -np.inf])
     level = 10 ** rng.uniform(0, 4, 4)
     expected = [reference_reach(image, *at, longest) for at in zip(x, y, level, strict=True)]
     assert stars.reach(image, x, y, level, longest) == pytest.approx(expected)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from payloads.imaging.psf_field import fit_psf, kernels_at, warp_psf
 from payloads.imaging.warp import _source_grid, lanczos_table, warp
@@ -67,7 +68,7 @@ def reference(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedIma
     image *= area
     image[(sx < 3) | (sy < 3) | (sx >= nx - 4) | (sy >= ny - 4)] = np.nan
     nearest = np.clip(np.rint(sy).astype(int), 0, ny - 1), np.clip(np.rint(sx).astype(int), 0, nx - 1)
-    variance = np.where(np.isnan(image), np.inf, area**2 * source.variance[nearest])
+    variance = np.where(np.isnan(image), np.inf, area * max(0.65 * area, 1.0) * source.variance[nearest])
     return MaskedImage(image, np.where(np.isnan(image), np.uint16(Mask.NO_DATA), source.mask[nearest]), variance)
 
 
@@ -102,6 +103,31 @@ def test_templates_of_any_shape_and_scale_are_warped_to_their_edges_and_to_what_
     np.testing.assert_allclose(made.image[sure], expected.image[sure], atol=0.02 / scale**2)
     np.testing.assert_allclose(made.variance[sure], expected.variance[sure], rtol=1e-5)
     np.testing.assert_array_equal(made.mask[sure], expected.mask[sure])
+
+
+@pytest.mark.parametrize(("finer", "most"), [(0.5, 2.0), (0.8, 2.0), (1.0, 1.15), (1.25, 1.15), (1.6, 1.15)])
+def test_a_source_keeps_its_flux_and_a_psf_sized_sum_its_noise_on_pixels_of_any_size(finer: float, most: float) -> None:
+    """A template's pixel is `finer` of the image's: noise of 1 in each, and one source of 1000.
+
+    What is told of the noise is right for pixels that are no larger; for larger ones it is too much, by a factor of
+    less than `most`, and never too little.
+    """
+    rng, n = np.random.default_rng(4), 700
+    gy, gx = np.mgrid[:n, :n]
+    light = 1000.0 * np.exp(-((gx - 350.0) ** 2 + (gy - 350.0) ** 2) / 18.0) / (18.0 * np.pi)
+    wcs = Wcs((40.0, -20.0), (350.0, 350.0), finer * SCALE * np.diag([-1.0, 1.0]))
+    whole = {"flux": light, "noise": rng.normal(0.0, 1.0, (n, n))}
+    flat, psf = np.zeros((n, n), np.uint16), Psf(np.ones((1, 5, 5), np.float32), 0, (n, n))
+    side = int(0.65 * n * finer)
+    out = {}
+    for name, image in whole.items():
+        pixels = MaskedImage(image.astype(np.float32), flat, np.ones((n, n), np.float32))
+        out[name] = warp(Template(pixels, wcs, psf, "r"), turned_wcs(0.3, (side / 2, side / 2)), (side, side))
+    assert out["flux"].image.sum() == pytest.approx(1000.0, rel=2e-3)
+    told = float(out["noise"].variance[side // 2, side // 2])
+    summed = gaussian_filter(out["noise"].image.astype(float), 2.2)
+    weight = gaussian_filter(np.pad([[1.0]], 20), 2.2)
+    assert 0.87 < told * (weight**2).sum() / summed.var() < most
 
 
 def test_a_warp_gives_the_sky_that_the_template_samples() -> None:

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from payloads.alert_production import near_stars
+from payloads.alert_production.near_stars import temper
+from schemas.image import Image
+from tests.payloads.planes import generators, shapes
+
+SHAPE, RADIUS = (900, 900), near_stars._RADIUS
+
+
+def sky_of(peaks: float, apart: int = 60) -> tuple[Image, NDArray[np.int64], NDArray[np.int64]]:
+    """Light of single bright pixels on a grid, and where they are."""
+    y, x = (axis.ravel() for axis in np.mgrid[30 : SHAPE[0] - 20 : apart, 30 : SHAPE[1] - 20 : apart])
+    light = np.zeros(SHAPE, np.float32)
+    light[y, x] = peaks
+    return light, x, y
+
+
+def rings_about(shape: tuple[int, int], x: int, y: int) -> NDArray[np.int64]:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return np.floor(np.hypot(columns - x, rows - y) + 0.5).astype(np.int64)
+
+
+def test_what_is_left_of_stars_is_brought_to_width_one_and_all_else_is_left_alone() -> None:
+    rng = np.random.default_rng(3)
+    light, xs, ys = sky_of(100.0)
+    score = rng.normal(size=SHAPE).astype(np.float32)
+    nearest = np.min([rings_about(SHAPE, x, y) for x, y in zip(xs, ys, strict=True)], axis=0)
+    wide = np.where(nearest <= 3, np.float32(6.0), np.float32(1.0))
+    made = score * wide
+    temper(made, light, np.ones(SHAPE, np.float32))
+    assert made[nearest <= 3].std() == pytest.approx(1.0, rel=0.05)
+    np.testing.assert_array_equal(made[nearest > 3], score[nearest > 3])
+
+
+def test_a_few_stars_that_changed_stay_what_they_are() -> None:
+    rng = np.random.default_rng(4)
+    light, xs, ys = sky_of(100.0)
+    score = rng.normal(size=SHAPE).astype(np.float32)
+    changed = np.min([rings_about(SHAPE, x, y) for x, y in zip(xs[:5], ys[:5], strict=True)], axis=0) <= 4
+    score[changed] += 30.0
+    before = score.copy()
+    temper(score, light, np.ones(SHAPE, np.float32))
+    np.testing.assert_array_equal(score, before)
+
+
+def test_too_few_stars_tell_nothing() -> None:
+    light, _, _ = sky_of(100.0, apart=200)
+    score = np.full(SHAPE, 9.0, np.float32)
+    temper(score, light, np.ones(SHAPE, np.float32))
+    assert (score == 9.0).all()
+
+
+def test_the_brightest_classes_are_taken_together_until_they_hold_enough_stars() -> None:
+    counts = np.zeros((4, 1, near_stars._BINS), np.int64)
+    counts[:, 0, 200], counts[1, 0, 100] = (0, 0, 120, 10), 500
+    widths = near_stars._widths(counts, np.array([30, 400, 120, 10]))[:, 0]
+    np.testing.assert_allclose(widths, np.array([20.0 * 1.645, 100.5, 200.5, 200.5]) / 20.0 / 1.645)
+
+
+@given(shape=shapes(), stars=st.integers(0, 4), rng=generators())
+@settings(max_examples=40, deadline=None)
+def test_sizes_are_counted_and_divided_by_class_and_ring_up_to_every_edge(
+    shape: tuple[int, int], stars: int, rng: np.random.Generator
+) -> None:
+    score = rng.normal(scale=5.0, size=shape).astype(np.float32)
+    score[rng.uniform(size=shape) < 0.2] = 0.0
+    xs, ys = rng.integers(0, shape[1], stars), rng.integers(0, shape[0], stars)
+    classes, widths = rng.integers(0, 2, stars), rng.uniform(1.0, 3.0, (2, RADIUS + 1))
+    counts, expected = np.zeros((2, RADIUS + 1, near_stars._BINS), np.int64), score.copy()
+    reference = np.zeros_like(counts)
+    near_stars._count(score, xs, ys, classes, counts)
+    for x, y, k in zip(xs, ys, classes, strict=True):
+        ring = rings_about(shape, int(x), int(y))
+        inside = (np.abs(np.mgrid[: shape[0], : shape[1]] - np.array([y, x])[:, None, None]) <= RADIUS).all(0)
+        near = (ring <= RADIUS) & inside
+        seen = near & (score != 0.0)
+        bins = np.minimum((np.abs(score[seen]).astype(np.float64) * 20.0).astype(int), near_stars._BINS - 1)
+        np.add.at(reference, (k, ring[seen], bins), 1)
+        expected[near] /= widths[k, ring[near]].astype(np.float32)
+    np.testing.assert_array_equal(counts, reference)
+    near_stars._divide(score, xs, ys, classes, widths)
+    np.testing.assert_allclose(score, expected, rtol=1e-6)
