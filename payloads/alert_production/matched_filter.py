@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.near_stars import temper
-from payloads.alert_production.subtract import Subtraction
+from payloads.alert_production.subtract import Subtraction, effective_sigma
 from payloads.imaging.convolve import FAST, blocks_of, separable
 from payloads.imaging.morphology import grown
 from payloads.imaging.psf_field import kernels_at
@@ -64,7 +64,7 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
         why = "the images share their noise" if scale < 1.0 else "these are in another unit"
         raise BadData(f"the difference's noise is {scale:.2g} times what the variances say: {why}")
     score /= np.float32(scale)
-    temper(score, light, pixels.variance)
+    temper(score, light, pixels.variance, effective_sigma(subtraction.difference.psf))
     return score, scale
 
 

@@ -12,26 +12,28 @@ Indices = NDArray[np.int64]
 
 _BRIGHT = 10.0
 """Peaks of the light, in the noise of a pixel, from which a star's surroundings are looked at."""
-_RADIUS = 10
+_REACH, _NEAREST, _FARTHEST = 6.0, 10, 30
+"""How far is looked: sigmas of the PSF, and pixels at the least and at the most."""
 _CLASSES, _FEWEST = 8, 100
 """Classes of brightness, each twice as bright as the one before, and the fewest stars that tell."""
 _BINS, _PER_UNIT = 400, 20.0
-_QUANTILE, _NORMAL = 0.9, 1.645
+_QUANTILE, _NORMAL = 0.7, 1.0364
 _HARMLESS = 1.1
 
 
-def temper(score: Image, light: Image, variance: Image) -> None:
+def temper(score: Image, light: Image, variance: Image, sigma: float) -> None:
     """Divide a score (ny, nx), in place, near stars by how much wider than 1 it is near stars of their brightness.
 
-    `light`: what was subtracted, `variance` the difference's, both (ny, nx). By rings of a pixel about the stars, up to
-    10: errors of kernel, interpolation and registration alike. The width is the 90 % of sizes, of 100 stars or more:
-    those that vary or are gone do not rule it.
+    `light`: what was subtracted, `variance` the difference's, both (ny, nx); `sigma`: of the PSF, pixels. By rings of a
+    pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width is the 70 %
+    of sizes, of 100 stars or more: those that vary or are gone do not rule it.
     """
     found = stars.find(light, variance, _BRIGHT)
     x, y = found["x"].astype(np.int64), found["y"].astype(np.int64)
     peak = found["peak"] / np.sqrt(variance[y, x])
     classes = np.minimum(np.log2(peak / _BRIGHT), _CLASSES - 1).astype(np.int64)
-    counts = np.zeros((_CLASSES, _RADIUS + 1, _BINS), np.int64)
+    radius = int(np.clip(_REACH * sigma, _NEAREST, _FARTHEST))
+    counts = np.zeros((_CLASSES, radius + 1, _BINS), np.int64)
     _count(score, x, y, classes, counts)
     number = np.bincount(classes, minlength=_CLASSES)
     _divide(score, x, y, classes, _widths(counts, number))
@@ -58,20 +60,22 @@ def _widths(counts: Indices, number: Indices) -> Floats:
 def _count(score: Image, xs: Indices, ys: Indices, classes: Indices, counts: Indices) -> None:
     """Sizes of the score about each star, by class, ring and bin."""
     ny, nx = score.shape
+    radius = counts.shape[1] - 1
     for k in range(xs.size):
-        for y in range(max(ys[k] - _RADIUS, 0), min(ys[k] + _RADIUS + 1, ny)):
-            for x in range(max(xs[k] - _RADIUS, 0), min(xs[k] + _RADIUS + 1, nx)):
+        for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
+            for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
                 ring = int(np.hypot(x - xs[k], y - ys[k]) + 0.5)
-                if ring <= _RADIUS and score[y, x] != 0.0:
+                if ring <= radius and score[y, x] != 0.0:
                     counts[classes[k], ring, min(int(abs(score[y, x]) * _PER_UNIT), _BINS - 1)] += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _divide(score: Image, xs: Indices, ys: Indices, classes: Indices, widths: Floats) -> None:
     ny, nx = score.shape
+    radius = widths.shape[1] - 1
     for k in range(xs.size):
-        for y in range(max(ys[k] - _RADIUS, 0), min(ys[k] + _RADIUS + 1, ny)):
-            for x in range(max(xs[k] - _RADIUS, 0), min(xs[k] + _RADIUS + 1, nx)):
+        for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
+            for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
                 ring = int(np.hypot(x - xs[k], y - ys[k]) + 0.5)
-                if ring <= _RADIUS:
+                if ring <= radius:
                     score[y, x] /= np.float32(widths[classes[k], ring])

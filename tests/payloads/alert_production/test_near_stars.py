@@ -9,7 +9,7 @@ from payloads.alert_production.near_stars import temper
 from schemas.image import Image
 from tests.payloads.planes import generators, shapes
 
-SHAPE, RADIUS = (900, 900), near_stars._RADIUS
+SHAPE, RADIUS = (900, 900), near_stars._NEAREST
 
 
 def sky_of(peaks: float, apart: int = 60) -> tuple[Image, NDArray[np.int64], NDArray[np.int64]]:
@@ -32,7 +32,7 @@ def test_what_is_left_of_stars_is_brought_to_width_one_and_all_else_is_left_alon
     nearest = np.min([rings_about(SHAPE, x, y) for x, y in zip(xs, ys, strict=True)], axis=0)
     wide = np.where(nearest <= 3, np.float32(6.0), np.float32(1.0))
     made = score * wide
-    temper(made, light, np.ones(SHAPE, np.float32))
+    temper(made, light, np.ones(SHAPE, np.float32), 1.5)
     assert made[nearest <= 3].std() == pytest.approx(1.0, rel=0.05)
     np.testing.assert_array_equal(made[nearest > 3], score[nearest > 3])
 
@@ -44,14 +44,14 @@ def test_a_few_stars_that_changed_stay_what_they_are() -> None:
     changed = np.min([rings_about(SHAPE, x, y) for x, y in zip(xs[:5], ys[:5], strict=True)], axis=0) <= 4
     score[changed] += 30.0
     before = score.copy()
-    temper(score, light, np.ones(SHAPE, np.float32))
+    temper(score, light, np.ones(SHAPE, np.float32), 1.5)
     np.testing.assert_array_equal(score, before)
 
 
 def test_too_few_stars_tell_nothing() -> None:
     light, _, _ = sky_of(100.0, apart=200)
     score = np.full(SHAPE, 9.0, np.float32)
-    temper(score, light, np.ones(SHAPE, np.float32))
+    temper(score, light, np.ones(SHAPE, np.float32), 1.5)
     assert (score == 9.0).all()
 
 
@@ -59,7 +59,7 @@ def test_the_brightest_classes_are_taken_together_until_they_hold_enough_stars()
     counts = np.zeros((4, 1, near_stars._BINS), np.int64)
     counts[:, 0, 200], counts[1, 0, 100] = (0, 0, 120, 10), 500
     widths = near_stars._widths(counts, np.array([30, 400, 120, 10]))[:, 0]
-    np.testing.assert_allclose(widths, np.array([20.0 * 1.645, 100.5, 200.5, 200.5]) / 20.0 / 1.645)
+    np.testing.assert_allclose(widths, np.array([20.0 * 1.0364, 100.5, 200.5, 200.5]) / 20.0 / 1.0364)
 
 
 @given(shape=shapes(), stars=st.integers(0, 4), rng=generators())
