@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from access.difference.header import band_of
+from access.difference.header import common_band
 from access.difference.images import About, Picture, Source, read_picture
 from access.difference.references import read_references
 from payloads.alert_production.calibrate import calibrate
@@ -52,7 +52,8 @@ def difference_files(science: Source, template: Source, refcat: Path | None, sta
     with stages("read"):
         one, other = read_picture(science), read_picture(template)
         told, before = one.about, other.about
-        band = band_of(told.filter or before.filter)
+        with _of(science.image, template.image):
+            band = common_band(told.filter, before.filter)
         references = None if refcat is None else read_references(refcat, band)
     with stages("characterize"):
         seen, deep = _characterized(one, science.image), _characterized(other, template.image)

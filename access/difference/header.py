@@ -79,9 +79,15 @@ def filter_of(header: fits.Header) -> str:
     return ""
 
 
-def band_of(name: str) -> str:
-    """The band of ugrizy that a filter's name begins with; r stands in for any other."""
-    return name[0] if name[:1] in BANDS and (len(name) == 1 or not name[1].isalpha()) else "r"
+def common_band(one: str, other: str) -> str:
+    """The band of ugrizy that two filters' names begin with; r stands in where neither tells one.
+
+    Raises BadData if they begin with different ones.
+    """
+    bands = {name[0] for name in (one, other) if name[:1] in BANDS and (len(name) == 1 or not name[1].isalpha())}
+    if len(bands) == 2:
+        raise BadData(f"an image in {one} and a template in {other} are not of one band")
+    return bands.pop() if bands else "r"
 
 
 def wcs_of(header: fits.Header, shape: tuple[int, int]) -> Wcs:

@@ -84,6 +84,8 @@ def _image_in(hdus: fits.HDUList) -> fits.ImageHDU:
     hdu = next((hdu for hdu in hdus if hdu.is_image and hdu.data is not None), None)
     if hdu is None:
         raise BadData("it holds no image")
+    if hdu.data.ndim > 2 and max(hdu.data.shape[:-2]) == 1:  # axes of one pixel, as radio and some cameras write
+        hdu.data = hdu.data.reshape(hdu.data.shape[-2:])
     if hdu.data.ndim != 2 or min(hdu.data.shape) < LEAST_SIDE:
         raise BadData(f"its image is {hdu.data.shape}, not of two axes of {LEAST_SIDE} pixels at least")
     if hdu.data.dtype.itemsize < 2:

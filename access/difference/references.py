@@ -22,7 +22,8 @@ def read_references(path: Path, band: str) -> Table:
     try:
         table = _table(path)
     except (OSError, ValueError, TypeError, IORegistryError) as error:
-        raise BadData(f"{path} is no table that can be read: {error}") from error
+        why = str(error).strip().splitlines()[0]
+        raise BadData(f"{path} is no table that can be read: {why}") from error
     lacking = [name for name in ("ra", "dec", f"{band}_flux") if name not in table.colnames]
     if lacking:
         raise BadData(f"{path} has no column {', '.join(lacking)}")

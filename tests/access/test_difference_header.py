@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
 
-from access.difference.header import band_of, exposure_of, filter_of, midpoint_of, number, wcs_of
+from access.difference.header import common_band, exposure_of, filter_of, midpoint_of, number, wcs_of
 from schemas.clock import tai_from_mjd
 from schemas.errors import BadData
 
@@ -172,7 +172,16 @@ def test_the_midpoint_is_the_start_and_half_the_exposure(cards: Cards, expected:
      ("gri", "r"), ("clear", "r"), ("", "r"), ("F606W", "r"), ("V", "r"), ("ZTF_g", "r")],
 )  # fmt: skip
 def test_a_filter_is_a_band_where_its_name_says_so(name: str, band: str) -> None:
-    assert band_of(name) == band
+    assert common_band(name, "") == common_band("", name) == band
+
+
+def test_a_filter_that_tells_no_band_has_the_others() -> None:
+    assert common_band("ZTF_g", "g") == common_band("g", "clear") == "g"
+
+
+def test_two_bands_are_refused_by_their_filters_names() -> None:
+    with pytest.raises(BadData, match="an image in i2 and a template in r are not of one band"):
+        common_band("i2", "r")
 
 
 def test_the_filter_is_the_first_keyword_that_has_text() -> None:

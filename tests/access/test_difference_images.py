@@ -175,6 +175,11 @@ def test_an_image_in_an_extension_has_the_primary_headers_cards(tmp_path: Path) 
     assert (picture.about.filter, picture.about.gain) == ("z", GAIN)
 
 
+def test_axes_of_one_pixel_are_none(tmp_path: Path) -> None:
+    picture = read_picture(Source(written(tmp_path / "a.fits", sky()[None], GAIN=GAIN)))
+    np.testing.assert_allclose(picture.pixels.image, sky() * GAIN, rtol=1e-6)
+
+
 def test_the_mask_of_the_same_file_or_of_another_is_taken(tmp_path: Path) -> None:
     plane = np.zeros(SHAPE, np.uint8)
     plane[5, 6] = 1
@@ -208,7 +213,7 @@ def test_a_psf_that_is_none_is_refused_by_name(kernel: NDArray[Any], tmp_path: P
         pytest.param(np.full(SHAPE, np.nan, np.float32), "none of its pixels is finite", id="all NaN"),
         pytest.param(sky().astype(np.uint8), "8 bits", id="a picture"),
         pytest.param(sky()[0], "two axes", id="one axis"),
-        pytest.param(sky()[None], "two axes", id="three axes"),
+        pytest.param(np.stack([sky(), sky()]), "two axes", id="three axes"),
         pytest.param(sky()[:, :255], "256 pixels at least", id="too small"),
         pytest.param(None, "no image", id="no pixels"),
         pytest.param(np.full(SHAPE, 37.5, np.float32), "no noise", id="constant"),
