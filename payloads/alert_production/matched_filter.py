@@ -21,8 +21,8 @@ _HALO_RADIUS = 3
 _HOLES = Mask.BAD | Mask.VIGNETTED | Mask.UNMASKED_NAN
 _GROW_HOLES = 2
 _MOST_SCALE = 5.0
-_SAMPLED = 7
-"""Every so many rows and columns the noise is looked at."""
+_SAMPLED, _FEWEST = 7, 100
+"""Every so many rows and columns the noise is looked at; and how many pixels tell it."""
 _LITTLE = np.float32(0.1)
 """Part of the noise that light may add where it is looked at."""
 _AT_ONCE = 5
@@ -58,13 +58,13 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
         padded, rows, padded**2, rows**2, whole, score, free,
     )  # fmt: skip
     scale = robust_width(free)
-    if not scale > 0.0:
+    if np.count_nonzero(free) < _FEWEST:
         return score, 1.0
     if not 1.0 / _MOST_SCALE < scale < _MOST_SCALE:
         why = "the images share their noise" if scale < 1.0 else "these are in another unit"
         raise BadData(f"the difference's noise is {scale:.2g} times what the variances say: {why}")
     score /= np.float32(scale)
-    temper(score, light, pixels.variance, effective_sigma(subtraction.difference.psf))
+    temper(score, light, pixels.variance, pixels.mask, effective_sigma(subtraction.difference.psf))
     return score, scale
 
 

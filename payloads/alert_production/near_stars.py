@@ -4,8 +4,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.imaging import stars
-from schemas.image import Image
+from payloads.imaging import mask_ops, stars
+from schemas.image import Image, Mask, MaskPlane
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -15,28 +15,43 @@ _BRIGHT = 10.0
 _REACH, _NEAREST, _FARTHEST = 6.0, 10, 30
 """How far is looked: sigmas of the PSF, and pixels at the least and at the most."""
 _CLASSES, _FEWEST = 8, 100
-"""Classes of brightness, each twice as bright as the one before, and the fewest stars that tell."""
+"""Classes of brightness, each twice as bright as the one before, and the fewest stars, or
+pixels of a ring about one star, that tell."""
 _BINS, _PER_UNIT = 400, 20.0
 _QUANTILE, _NORMAL = 0.7, 1.0364
-_HARMLESS = 1.1
+_HARMLESS, _HARMLESS_ALONE = 1.1, 1.3
+"""Widths below this are left: of many stars, and of one alone, which tells them less well."""
+_SATURATED, _HALO_RINGS, _HALO_STEP = 200, 40, 3
+"""Stars whose halos are looked at, one by one; and rings, of so many pixels."""
 
 
-def temper(score: Image, light: Image, variance: Image, sigma: float) -> None:
+def temper(score: Image, light: Image, variance: Image, mask: MaskPlane, sigma: float) -> None:
     """Divide a score (ny, nx), in place, near stars by how much wider than 1 it is near stars of their brightness.
 
-    `light`: what was subtracted, `variance` the difference's, both (ny, nx); `sigma`: of the PSF, pixels. By rings of a
-    pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width is the 70 %
-    of sizes, of 100 stars or more: those that vary or are gone do not rule it.
+    `light`: what was subtracted, `variance` and `mask` the difference's, all (ny, nx); `sigma`: of the PSF, pixels. By
+    rings of a pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width
+    is the 70 % of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star it
+    is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing.
     """
     found = stars.find(light, variance, _BRIGHT)
     x, y = found["x"].astype(np.int64), found["y"].astype(np.int64)
     peak = found["peak"] / np.sqrt(variance[y, x])
     classes = np.minimum(np.log2(peak / _BRIGHT), _CLASSES - 1).astype(np.int64)
-    radius = int(np.clip(_REACH * sigma, _NEAREST, _FARTHEST))
-    counts = np.zeros((_CLASSES, radius + 1, _BINS), np.int64)
-    _count(score, x, y, classes, counts)
+    counts = np.zeros((_CLASSES, int(np.clip(_REACH * sigma, _NEAREST, _FARTHEST)) + 1, _BINS), np.int64)
+    _count(score, x, y, classes, 1, counts)
     number = np.bincount(classes, minlength=_CLASSES)
-    _divide(score, x, y, classes, _widths(counts, number))
+    _divide(score, x, y, classes, 1, _widths(counts, number))
+    _temper_halos(score, mask)
+
+
+def _temper_halos(score: Image, mask: MaskPlane) -> None:
+    burnt = mask_ops.footprints(mask, Mask.SAT | Mask.SAT_TEMPLATE)
+    largest = np.argsort(-burnt.area)[:_SATURATED]
+    x, y = (np.rint(axis[largest]).astype(np.int64) for axis in (burnt.x, burnt.y))
+    counts = np.zeros((len(largest), _HALO_RINGS + 1, _BINS), np.int64)
+    _count(score, x, y, np.arange(len(largest)), _HALO_STEP, counts)
+    width, told = _width(counts), counts.sum(axis=-1) >= _FEWEST
+    _divide(score, x, y, np.arange(len(largest)), _HALO_STEP, np.where(told & (width > _HARMLESS_ALONE), width, 1.0))
 
 
 def _widths(counts: Indices, number: Indices) -> Floats:
@@ -48,34 +63,41 @@ def _widths(counts: Indices, number: Indices) -> Floats:
     last = len(counts)
     for k in range(len(counts) - 1, -1, -1):
         if number[k:last].sum() >= _FEWEST:
-            sizes = counts[k:last].sum(axis=0)
-            part = np.cumsum(sizes, axis=1) / np.maximum(sizes.sum(axis=1, keepdims=True), 1)
-            width = ((part < _QUANTILE).sum(axis=1) + 0.5) / _PER_UNIT / _NORMAL
+            width = _width(counts[k:last].sum(axis=0))
             result[k:last] = np.where(width > _HARMLESS, width, 1.0)
             last = k
     return result
 
 
+def _width(counts: Indices) -> Floats:
+    """(...): robust widths of the sizes counted (..., bins); of none, a bin's."""
+    total = counts.sum(axis=-1, keepdims=True)
+    part = np.cumsum(counts, axis=-1) / np.maximum(total, 1)
+    bins = np.where(total[..., 0] > 0, (part < _QUANTILE).sum(axis=-1), 0)
+    width: Floats = (bins + 0.5) / _PER_UNIT / _NORMAL
+    return width
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count(score: Image, xs: Indices, ys: Indices, classes: Indices, counts: Indices) -> None:
+def _count(score: Image, xs: Indices, ys: Indices, classes: Indices, step: int, counts: Indices) -> None:
     """Sizes of the score about each star, by class, ring and bin."""
     ny, nx = score.shape
-    radius = counts.shape[1] - 1
+    radius = (counts.shape[1] - 1) * step
     for k in range(xs.size):
         for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
             for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
-                ring = int(np.hypot(x - xs[k], y - ys[k]) + 0.5)
-                if ring <= radius and score[y, x] != 0.0:
+                ring = int(np.hypot(x - xs[k], y - ys[k]) / step + 0.5)
+                if ring < counts.shape[1] and score[y, x] != 0.0:
                     counts[classes[k], ring, min(int(abs(score[y, x]) * _PER_UNIT), _BINS - 1)] += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _divide(score: Image, xs: Indices, ys: Indices, classes: Indices, widths: Floats) -> None:
+def _divide(score: Image, xs: Indices, ys: Indices, classes: Indices, step: int, widths: Floats) -> None:
     ny, nx = score.shape
-    radius = widths.shape[1] - 1
+    radius = (widths.shape[1] - 1) * step
     for k in range(xs.size):
         for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
             for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
-                ring = int(np.hypot(x - xs[k], y - ys[k]) + 0.5)
-                if ring <= radius:
+                ring = int(np.hypot(x - xs[k], y - ys[k]) / step + 0.5)
+                if ring < widths.shape[1]:
                     score[y, x] /= np.float32(widths[classes[k], ring])

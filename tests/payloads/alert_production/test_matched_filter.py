@@ -78,10 +78,10 @@ def reference_score(pixels: MaskedImage, light: Image, psf: Psf, reach: int, off
 
 
 def reference_scale(score: Floats, alone: Floats) -> float:
-    """Robust width of one score in 49, of those to whose noise light adds little; 1 without any."""
+    """Robust width of one score in 49, of those to whose noise light adds little; 1 for fewer than 100."""
     sample, free = score[::7, ::7], alone[::7, ::7]
     free = free[(np.abs(sample) > 0.95 * np.abs(free)) & (free != 0)]
-    return float(1.4826 * np.median(np.abs(free))) if free.size else 1.0
+    return float(1.4826 * np.median(np.abs(free))) if free.size >= 100 else 1.0
 
 
 def separable_psf(shape: tuple[int, int], rng: np.random.Generator) -> Psf:
