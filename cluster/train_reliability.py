@@ -43,17 +43,23 @@ PAIRS: Sequence[dict[str, object]] = (
     {"science": replace(pairs.SCIENCE, misplaced=30.0), "stars": 60_000, "transients": 300},
     {"science": replace(pairs.SCIENCE, fwhm_arcsec=0.9), "transients": 300, "on_galaxies": 0.9},
     {
-        "science": replace(pairs.SCIENCE, fwhm_arcsec=0.5, beta=4.0, jitter=10.0),
-        "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.42, beta=4.0),
+        "science": replace(pairs.SCIENCE, fwhm_arcsec=0.5, beta=4.0, jitter=10.0, spikes=0.01),
+        "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.42, beta=4.0, spikes=0.01),
         "shape": (3000, 3000), "stars": 12_000, "trails": 60, "moved": 60, "variables": 60, "rays": 60,
     },
     {
-        "science": replace(pairs.SCIENCE, fwhm_arcsec=1.0, beta=2.7, ellipticity=(0.08, 30.0), jitter=15.0),
-        "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.9, ellipticity=(0.03, 100.0), zero_point=33.4, sky=3000.0),
+        "science": replace(
+            pairs.SCIENCE, fwhm_arcsec=1.0, beta=2.7, ellipticity=(0.08, 30.0), jitter=15.0, spikes=0.006
+        ),
+        "template": replace(
+            pairs.TEMPLATE, fwhm_arcsec=0.9, ellipticity=(0.03, 100.0), zero_point=33.4, sky=3000.0, spikes=0.01,
+            rotation=3.0,
+        ),
         "shape": (3000, 3000), "stars": 12_000, "trails": 60, "moved": 60, "variables": 60, "rays": 60,
     },
     {
-        "science": replace(pairs.SCIENCE, fwhm_arcsec=1.5), "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.7),
+        "science": replace(pairs.SCIENCE, fwhm_arcsec=1.5, spikes=0.01),
+        "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.7, spikes=0.008),
         "shape": (3000, 3000), "stars": 12_000, "brightest": 12.0, "trails": 60, "moved": 60, "variables": 60,
     },
 )  # fmt: skip

@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 _KNOTS = 24
 _MARGIN = 30.0
 _TRAIL_POINTS = 64
+_SPIKE_PX, _SPIKE_SIGMA, _SPIKED = 25.0, 1.2, 1000.0
+"""Of a diffraction spike: its scale along, its width; and the peak, in the sky's noise, of stars that show one."""
 _GALAXY_RADIUS_ARCSEC = (0.3, 1.2)
 _CENTER = (150.0, 2.0)
 _STAR_SLOPE, _GALAXY_SLOPE = 0.25, 0.40
@@ -46,7 +48,8 @@ class View:
 
     `sky`: electrons per pixel. `misplaced`: mas by which its WCS is wrong, in x and in y; `jitter`: mas by which each
     star is, at random. `beta`: index of the Moffat profile; `ellipticity`: (a - b) / (a + b) of it, and the direction
-    of its longer axis, degrees from x.
+    of its longer axis, degrees from x. `spikes`: part of a star's light in each of the four arms of its diffraction
+    cross, which turns with the view.
     """
 
     fwhm_arcsec: float
@@ -59,6 +62,7 @@ class View:
     jitter: float = 0.0
     beta: float = 3.0
     ellipticity: tuple[float, float] = (0.0, 0.0)
+    spikes: float = 0.0
     gain: float = 1.6
     saturation: float = 140_000.0
 
@@ -303,6 +307,10 @@ def _exposed(recipe: Recipe, view: View, x: Floats, y: Floats, flux: Floats, dra
     peak = np.maximum(np.abs(flux) * (view.beta - 1.0) / (np.pi * core**2), level)
     radius = np.clip(core * np.sqrt((peak / level) ** (1.0 / view.beta) - 1.0), 3.0, 600.0)
     _add_moffats(light, x, y, flux, _shape_matrix(core, view.ellipticity), view.beta, radius.astype(np.int64) + 1)
+    if view.spikes:
+        bright = peak > _SPIKED / _LEAST_WING * level
+        turn = np.radians(45.0 + view.rotation)
+        _add_spikes(light, x[bright], y[bright], view.spikes * flux[bright], np.cos(turn), np.sin(turn))
     electrons = draw.poisson(np.maximum(light, 0.0)) + draw.normal(0.0, view.read_noise, recipe.shape)
     result: Image = (np.minimum(electrons, view.saturation) / view.gain).astype(np.float32)
     return result
@@ -333,6 +341,22 @@ def _add_moffats(
                 dx = i - x[k]
                 shape = 1.0 + form[0] * dx * dx + 2.0 * form[1] * dx * dy + form[2] * dy * dy
                 light[j, i] += scale / (shape * shape * shape) if beta == 3.0 else scale * shape**-beta
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_spikes(light: Floats, xs: Floats, ys: Floats, flux: Floats, c: float, s: float) -> None:
+    """Crosses whose arms, of `flux` each, fade exponentially along (c, s) and (-s, c)."""
+    ny, nx = light.shape
+    reach = int(6.0 * _SPIKE_PX)
+    norm = 1.0 / (_SPIKE_PX * _SPIKE_SIGMA * np.sqrt(2.0 * np.pi))
+    for k in range(xs.size):
+        for y in range(max(0, int(ys[k]) - reach), min(ny, int(ys[k]) + reach + 1)):
+            for x in range(max(0, int(xs[k]) - reach), min(nx, int(xs[k]) + reach + 1)):
+                dx, dy = x - xs[k], y - ys[k]
+                along, across = abs(c * dx + s * dy), abs(c * dy - s * dx)
+                one = np.exp(-along / _SPIKE_PX - 0.5 * (across / _SPIKE_SIGMA) ** 2)
+                other = np.exp(-across / _SPIKE_PX - 0.5 * (along / _SPIKE_SIGMA) ** 2)
+                light[y, x] += flux[k] * norm * (one + other)
 
 
 def write_pair(pair: Pair, out: Path) -> None:

@@ -3,44 +3,48 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image as Pictures
+from PIL import ImageDraw
 
 from access.difference.door import Differenced
 from payloads.alert_production.score import MIN_RELIABILITY
 from schemas.image import Image
 
-_SIDE = 1200
-"""Pixels of a panel at the most: larger images are thinned out."""
+_SIDE, _GAP, _TITLE = 800, 12, 24
+"""Pixels: a panel's longer side at the most, beyond which images are thinned out; between panels; above them."""
+_RISEN, _FALLEN, _DOUBTED = "#e4572e", "#2e86de", "#f2c14e"
 
 
 def draw(made: Differenced, path: Path) -> None:
-    """Three panels as PNG; reliable sources ringed, red above and blue below the template, the others dotted."""
-    science, difference = made.products.science.pixels, made.products.difference.pixels
-    figure = Figure(figsize=(16.0, 6.0), layout="constrained")
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    images = {"science": science.image, "template, matched": made.subtraction.matched, "difference": difference.image}
-    for axes, (title, image) in zip(panels, images.items(), strict=True):
-        _show(axes, title, image, difference.image if title == "difference" else science.image)
-    _mark(panels[2], made)
-    figure.savefig(path, dpi=100)
+    """Three panels as PNG, y upwards; reliable sources ringed, red above and blue below the template, others dotted."""
+    science, difference = made.products.science.pixels.image, made.products.difference.pixels.image
+    step = max(1, -(-max(science.shape) // _SIDE))
+    matched = made.subtraction.matched
+    panels = [_grey(science, science, step), _grey(matched, science, step), _grey(difference, difference, step)]
+    ny, nx = panels[0].shape
+    page = Pictures.new("RGB", (3 * nx + 4 * _GAP, ny + _TITLE + _GAP), "white")
+    pen = ImageDraw.Draw(page)
+    for k, (title, panel) in enumerate(zip(("science", "template, matched", "difference"), panels, strict=True)):
+        left = _GAP + k * (nx + _GAP)
+        page.paste(Pictures.fromarray(panel), (left, _TITLE))
+        pen.text((left, 6), title, fill="black")
+    _mark(pen, made, 2 * nx + 3 * _GAP, _TITLE + ny - 1, step)
+    page.save(path)
 
 
-def _show(axes: Axes, title: str, image: Image, like: Image) -> None:
-    step = max(1, max(image.shape) // _SIDE)
+def _grey(image: Image, like: Image, step: int) -> NDArray[np.uint8]:
+    """Every `step`-th pixel, from the 2 % to the 99 % of another image black to white; white where there are none."""
     low, high = np.nanpercentile(like[::step, ::step], [2.0, 99.0])
-    edges = (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5)
-    axes.imshow(image[::step, ::step], origin="lower", extent=edges, cmap="gray", vmin=low, vmax=high)
-    axes.set(title=title, xlabel="x (pixels)")
+    values = (image[::-step, ::step] - low) / max(float(high - low), 1e-30)
+    result: NDArray[np.uint8] = np.nan_to_num(np.clip(255.0 * values, 0.0, 255.0), nan=255.0).astype(np.uint8)
+    return result
 
 
-def _mark(axes: Axes, made: Differenced) -> None:
-    sources = made.products.sources
-    believed = sources["reliability"] >= MIN_RELIABILITY
-    for chosen, colour, size in (
-        (believed & ~sources["isNegative"], "#e4572e", 90.0),
-        (believed & sources["isNegative"], "#2e86de", 90.0),
-        (~believed, "#f2c14e", 8.0),
-    ):
-        x, y = sources["x"][chosen], sources["y"][chosen]
-        axes.scatter(x, y, s=size, facecolors="none", edgecolors=colour, linewidths=1.2)
+def _mark(pen: ImageDraw.ImageDraw, made: Differenced, left: int, bottom: int, step: int) -> None:
+    for source in made.products.sources:
+        believed = source["reliability"] >= MIN_RELIABILITY
+        colour = (_FALLEN if source["isNegative"] else _RISEN) if believed else _DOUBTED
+        radius = 6 if believed else 2
+        x, y = left + float(source["x"]) / step, bottom - float(source["y"]) / step
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
