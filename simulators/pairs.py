@@ -124,8 +124,9 @@ def make_pair(recipe: Recipe) -> Pair:
             x[: recipe.stars], y[: recipe.stars] = x[: recipe.stars] + off[0], y[: recipe.stars] + off[1]
         more = _points(truth, number)
         more_x, more_y = wcs.sky_to_pixel(*places[0].pixel_to_sky(more[0], more[1]))
-        flux = np.append(10.0 ** (0.4 * (view.zero_point - mag)), more[2])
-        images.append(_exposed(recipe, view, np.append(x, more_x), np.append(y, more_y), flux, draw))
+        flux = 10.0 ** (0.4 * (view.zero_point - mag))
+        whole, flux = np.append(flux, more[3]), np.append(flux, more[2])
+        images.append(_exposed(recipe, view, np.append(x, more_x), np.append(y, more_y), flux, whole, draw))
     images[0] = _struck(recipe, images[0], draw)
     told = [_told(wcs, view, recipe) for wcs, view in zip(places, (recipe.science, recipe.template), strict=True)]
     return Pair(recipe, images[0], images[1], told[0], told[1], truth)
@@ -248,15 +249,16 @@ def _told_of(
 
 
 def _points(truth: Table, number: int) -> Floats:
-    """x, y (the science image's) and flux (electrons of image `number`), (3, n): what changed, as points of light."""
+    """What changed, as points of light (4, n): x, y (the science image's), flux, and that of the whole it belongs to."""
     flux = np.asarray(truth["flux_science" if number == 0 else "flux_template"], np.float64)
     x, y, dx, dy = (np.asarray(truth[name], np.float64) for name in ("x", "y", "dx", "dy"))
     trail = np.asarray(truth["kind"]) == "trail"
     side = np.where(trail, 0.0, 1.0 if number == 0 else -1.0)
-    still = np.stack([x + side * dx, y + side * dy, flux])[:, ~trail]
+    still = np.stack([x + side * dx, y + side * dy, flux, flux])[:, ~trail]
     steps = (np.arange(_TRAIL_POINTS) + 0.5) / _TRAIL_POINTS * 2.0 - 1.0
     spread = [(x[trail, None] + dx[trail, None] * steps).ravel(), (y[trail, None] + dy[trail, None] * steps).ravel()]
-    return np.concatenate([still, [*spread, np.repeat(flux[trail] / _TRAIL_POINTS, _TRAIL_POINTS)]], axis=1)
+    whole = np.repeat(flux[trail], _TRAIL_POINTS)
+    return np.concatenate([still, [*spread, whole / _TRAIL_POINTS, whole]], axis=1)
 
 
 def _struck(recipe: Recipe, image: Image, draw: np.random.Generator) -> Image:
@@ -299,12 +301,14 @@ def _core(fwhm_px: float, beta: float) -> float:
     return fwhm_px / 2.0 / float(np.sqrt(2.0 ** (1.0 / beta) - 1.0))
 
 
-def _exposed(recipe: Recipe, view: View, x: Floats, y: Floats, flux: Floats, draw: np.random.Generator) -> Image:
-    """ADU: light, photon noise, read noise, a ceiling."""
+def _exposed(
+    recipe: Recipe, view: View, x: Floats, y: Floats, flux: Floats, whole: Floats, draw: np.random.Generator
+) -> Image:
+    """ADU: light, photon noise, read noise, a ceiling. `whole`: how bright a thing is, for how far it is drawn."""
     light = np.full(recipe.shape, view.sky, np.float64)
     core = _core(view.fwhm_arcsec / recipe.pixel_arcsec, view.beta)
     level = _LEAST_WING * np.sqrt(view.sky + view.read_noise**2)
-    peak = np.maximum(np.abs(flux) * (view.beta - 1.0) / (np.pi * core**2), level)
+    peak = np.maximum(np.abs(whole) * (view.beta - 1.0) / (np.pi * core**2), level)
     radius = np.clip(core * np.sqrt((peak / level) ** (1.0 / view.beta) - 1.0), 3.0, 600.0)
     _add_moffats(light, x, y, flux, _shape_matrix(core, view.ellipticity), view.beta, radius.astype(np.int64) + 1)
     if view.spikes:
