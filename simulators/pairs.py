@@ -249,7 +249,7 @@ def _told_of(
 
 
 def _points(truth: Table, number: int) -> Floats:
-    """What changed, as points of light (4, n): x, y (the science image's), flux, and that of the whole it belongs to."""
+    """What changed, as points (4, n): x, y (the science image's), flux, and that of the whole it belongs to."""
     flux = np.asarray(truth["flux_science" if number == 0 else "flux_template"], np.float64)
     x, y, dx, dy = (np.asarray(truth[name], np.float64) for name in ("x", "y", "dx", "dy"))
     trail = np.asarray(truth["kind"]) == "trail"
