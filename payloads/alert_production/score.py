@@ -6,7 +6,7 @@ before, what is masked nearby. The trees lie beside this file, with how good the
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -33,8 +33,8 @@ MIN_RELIABILITY = 0.5
 
 _CORE, _INSIDE, _RING = 1.0, 3.0, (3.5, 5.5)
 """Radii, in sigmas of the difference's PSF."""
-_DEARER = 2.0
-"""What a real source lost weighs, in bogus ones kept: so that at a probability of a half hardly any are lost."""
+_DEARER = 5.0
+"""What a real source lost weighs, in bogus ones kept: so that at a probability of a half one in a hundred is lost."""
 _NEVER = 1e300
 _ROUNDS = 150
 _FEWEST = 20
@@ -81,14 +81,15 @@ def probability(model: Model, values: Floats) -> Floats:
 
 
 def train(values: Floats, real: Bools, version: str, measured: dict[str, float]) -> Model:
-    """The model of labels `real` (n,) given `values` (n, m); the real weigh `_DEARER` times as much as the bogus.
+    """The model of labels `real` (n,) given `values` (n, m), as if there were `_DEARER` times as many real as bogus.
 
     Raises BadData if a class has fewer than 20 members.
     """
     if min(real.sum(), (~real).sum()) < _FEWEST:
         raise BadData(f"{real.sum()} real and {(~real).sum()} bogus sources are too few to train on")
-    weights = np.where(real, _DEARER / real.mean(), 1.0 / (~real).mean()) / (1.0 + _DEARER)
-    return Model(version, boost(values, real, weights, _ROUNDS), measured)
+    weights = np.where(real, 0.5 / real.mean(), 0.5 / (~real).mean())
+    trees = boost(values, real, weights, _ROUNDS)
+    return Model(version, replace(trees, start=trees.start + float(np.log(_DEARER))), measured)
 
 
 def roc(probabilities: Floats, real: Bools) -> dict[str, float]:
