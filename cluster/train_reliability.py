@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -65,6 +66,9 @@ PAIRS: Sequence[dict[str, object]] = (
 )  # fmt: skip
 """How the pairs of a seed differ from the generator's own."""
 
+UNCLEANED = 5
+"""The pair whose cosmic rays are left in: its mask says that they were looked for."""
+
 Labelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
@@ -102,8 +106,18 @@ def seen_pairs(seed: int) -> Iterator[Labelled]:
         with tempfile.TemporaryDirectory() as folder:
             pairs.write_pair(pair, Path(folder))
             science, template = (Source(Path(folder) / f"{name}.fits") for name in ("science", "template"))
+            if number == UNCLEANED:
+                science = replace(science, mask=_one_ray(Path(folder) / "mask.fits", pair.recipe.shape))
             made = difference_files(science, template, None, StageTimes())
         yield _labelled(made.products, np.asarray(pair.truth["ra"]), np.asarray(pair.truth["dec"]))
+
+
+def _one_ray(path: Path, shape: tuple[int, int]) -> Path:
+    """A mask that tells of a single struck pixel."""
+    mask = np.zeros(shape, np.uint16)
+    mask[0, 0] = 1
+    fits.PrimaryHDU(mask, fits.Header({"MP_CR": 0})).writeto(path)
+    return path
 
 
 def _labelled(made: DiaProducts, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Labelled:

@@ -17,6 +17,7 @@ from payloads.alert_production.pipeline import EXPECTED_FWHM, difference
 from payloads.alert_production.registration import references_of
 from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.subtract import Subtraction, warp_template
+from payloads.imaging import mask_ops
 from schemas.errors import BadData
 from schemas.identity import exposure_id
 from schemas.image import DiaProducts, Mask, MaskedImage, Template
@@ -81,9 +82,12 @@ def _characterized(picture: Picture, path: Path) -> Characterized:
 
 
 def _without_rays(pixels: MaskedImage) -> MaskedImage:
-    """Cosmic rays found and bridged, where the mask tells of none."""
-    told = (pixels.mask & np.uint16(Mask.CR)).any()
-    return pixels if told else combine_snaps([pixels], EXPECTED_FWHM)
+    """Cosmic rays bridged: those that the mask tells of or, if it tells of none, those that are found."""
+    if not (pixels.mask & np.uint16(Mask.CR)).any():
+        return combine_snaps([pixels], EXPECTED_FWHM)
+    image, mask, variance = pixels.image.copy(), pixels.mask.copy(), pixels.variance.copy()
+    mask_ops.interpolate(image, variance, mask, Mask.CR, Mask.SAT | Mask.BAD | Mask.NO_DATA, Mask.INTRP)
+    return MaskedImage(image, mask, variance)
 
 
 def _near(references: Table, wcs: Wcs, shape: tuple[int, int]) -> Table:
