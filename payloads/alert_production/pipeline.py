@@ -56,7 +56,8 @@ def process_visit(
     """
     if not snaps or len(snaps) != len(observations):
         raise BadData(f"{len(snaps)} snaps with {len(observations)} observations")
-    first, detector = observations[0], context.detector
+    first, detector, template, refcat = observations[0], context.detector, context.template, context.refcat
+    del context  # the caller's last, perhaps: of what it holds, a calibration is not needed any more
     with stage("combine_snaps"):
         image = combine_snaps(snaps, EXPECTED_FWHM)
     snaps.clear()
@@ -67,7 +68,7 @@ def process_visit(
         guess = nominal_wcs(detector, first.ra, first.dec, first.rotation)
         science, calibration = calibrate(
             characterized,
-            context.refcat,
+            refcat,
             guess,
             first.band,
             midpoint(observations),
@@ -75,8 +76,8 @@ def process_visit(
         )
     del characterized
     with stage("warp"):
-        warped = warp_template(context.template, science)
-    del context  # the caller's last, perhaps: a template is as large as what is now made of it
+        warped = warp_template(template, science)
+    del template  # it is as large as what is now made of it
     products, _ = difference(science, warped, visit=first.visit, detector=detector.id, stage=stage, processed=processed)
     return replace(products, summary=calibration.as_dict() | products.summary)
 
