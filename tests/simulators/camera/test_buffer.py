@@ -98,6 +98,7 @@ def test_what_is_asked_for_comes_before_what_is_made_ahead() -> None:
     wait_until(lambda: rasters.counts()["making"] == 2)
     darkroom.may_go_on.set()
     reader.join(10.0)
+    wait_until(lambda: len(darkroom.made) >= 2)  # the other thread gives way to all else: it may be late
     rasters.get((1, 3), monotonic() + 10.0)
     rasters.close()
     assert asked[0].segments[1] == 4
@@ -123,6 +124,7 @@ def test_an_older_exposure_makes_room_unread() -> None:
     rasters = Rasters(darkroom.make, size=2, threads=1)
     rasters.prepare(1, (1, 2))
     rasters.get((1, 2), monotonic() + 10.0)
+    wait_until(lambda: rasters.counts()["held"] == 2)
     rasters.prepare(2, (1, 2))
     assert rasters.get((2, 1), monotonic() + 10.0).segments[0] == 2
     assert rasters.get((2, 2), monotonic() + 10.0).segments[0] == 2
