@@ -34,7 +34,7 @@ MIN_RELIABILITY = 0.5
 _CORE, _INSIDE, _RING = 1.0, 3.0, (3.5, 5.5)
 """Radii, in sigmas of the difference's PSF."""
 _DEARER = 2.0
-"""What a real source lost weighs, in bogus ones kept: so that at a probability of a half about one in a hundred is lost."""
+"""What a real source lost weighs, in bogus ones kept: at a probability of a half about one in a hundred is lost."""
 _NEVER = 1e300
 _ROUNDS = 150
 _FEWEST = 20
