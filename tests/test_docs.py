@@ -12,7 +12,12 @@ from cluster.cli import app
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "simulators")
 NAMES = sorted(
-    set(re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`", (ROOT / "docs/architecture.md").read_text("utf-8")))
+    set(
+        re.findall(
+            rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`",
+            "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))),
+        )
+    )
 )
 COMMANDS = ("night", "alerts", "difference")
 

@@ -22,7 +22,7 @@ def read_references(path: Path, band: str) -> Table:
     try:
         table = _table(path)
     except (OSError, ValueError, TypeError, IORegistryError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadData(f"{path} is no table that can be read: {why}") from error
     lacking = [name for name in ("ra", "dec", f"{band}_flux") if name not in table.colnames]
     if lacking:

@@ -95,7 +95,8 @@ def calibrate(
     pointing's WCS, off by up to 40 arcsec and about 30 arcsec of rotation; `exposure_time` (s) of all snaps.
     The WCS is TAN about the detector's centre with SIP of order 3, 2 or 1, as many as the matches bear.
     Fluxes are those within the PSF's kernel. Raises BadData for a catalogue of the wrong type, an unknown
-    band or fewer than 5 matches.
+    band, fewer than 5 matches, or a match that cannot be true: of another pixel scale, or of less than a tenth of the
+    stars.
     """
     _check(refcat, band)
     stars = image.stars[(image.stars["flags"] & UNFIT == 0) & (image.stars["flux"] > 0)]

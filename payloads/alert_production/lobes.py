@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.imaging.photometry import UNUSABLE, shifted
+from payloads.imaging.photometry import is_usable, shifted
 from payloads.imaging.warp import lanczos_table
 from schemas.image import Image, MaskedImage, MaskPlane
 
@@ -129,9 +129,7 @@ def _cut(image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data:
     for r in range(data.shape[0]):
         for c in range(data.shape[1]):
             y, x = y0 + r, x0 + c
-            if y < 0 or x < 0 or y >= image.shape[0] or x >= image.shape[1] or mask[y, x] & UNUSABLE:
-                continue
-            if np.isfinite(image[y, x]) and 0.0 < variance[y, x] < np.inf:
+            if is_usable(image, mask, y, x) and 0.0 < variance[y, x] < np.inf:
                 data[r, c], weight[r, c] = image[y, x], 1.0 / variance[y, x]
                 count += 1
     return count

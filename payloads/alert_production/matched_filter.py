@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.near_stars import temper
-from payloads.alert_production.subtract import Subtraction, effective_sigma
+from payloads.alert_production.subtract import Subtraction, effective_sigma, typical_variance
 from payloads.imaging.convolve import FAST, blocks_of, separable
 from payloads.imaging.morphology import grown
 from payloads.imaging.psf_field import kernels_at
@@ -53,7 +53,7 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
     score, free = np.zeros(pixels.shape, np.float32), np.zeros([-(-n // _SAMPLED) for n in pixels.shape], np.float32)
     off = subtraction.systematics
     _filter(
-        pixels.image, pixels.variance, light, _halo_noise(light), dark, blocked, typical_variance(pixels.variance),
+        pixels.image, pixels.variance, light, _halo_noise(light), dark, blocked, np.float32(typical_variance(pixels)),
         np.float32((0.5 * off.astrometric) ** 2), np.float32(off.photometric**2),
         padded, rows, padded**2, rows**2, whole, score, free,
     )  # fmt: skip
@@ -72,12 +72,6 @@ def robust_width(score: Image) -> float:
     """Of what is not 0; 0 if nothing is."""
     free = score[score != 0.0]
     return float(1.4826 * np.median(np.abs(free))) if free.size else 0.0
-
-
-def typical_variance(variance: Image) -> np.float32:
-    """The median of one finite variance in 256."""
-    sample = variance[::16, ::16]
-    return np.float32(np.median(sample[np.isfinite(sample)]))
 
 
 def _dark(subtraction: Subtraction) -> Flags:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.trees import Trees, boost
+from payloads.imaging.psf_field import kernel_sigma
 from schemas.errors import BadData
 from schemas.image import Mask, Stamp
 from schemas.tables import Table
@@ -180,7 +181,7 @@ def _of_stamp(stamp: Stamp, sign: float) -> tuple[float, ...]:
     """In units of the noise, with the source's own sign made positive."""
     size = stamp.difference.image.shape[0]
     dy, dx = np.mgrid[:size, :size] - size // 2
-    radius = np.hypot(dx, dy) * np.sqrt(4.0 * np.pi * (stamp.psf_difference.astype(np.float64) ** 2).sum())
+    radius = np.hypot(dx, dy) / kernel_sigma(stamp.psf_difference)
     noise = np.sqrt(stamp.difference.variance)
     z = np.nan_to_num(sign * stamp.difference.image / noise)
     below = np.nan_to_num(stamp.template.image / noise)

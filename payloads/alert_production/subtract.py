@@ -11,7 +11,7 @@ from payloads.alert_production.systematics import Systematics, measure_systemati
 from payloads.imaging import background
 from payloads.imaging.convolve import blocks_of, convolve_blocks
 from payloads.imaging.morphology import grown
-from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points, warp_psf
+from payloads.imaging.psf_field import fit_psf, kernel_sigma, kernels_at, sample_points, warp_psf
 from payloads.imaging.warp import warp
 from schemas.errors import BadData
 from schemas.image import Difference, Image, Mask, MaskedImage, MaskPlane, Psf, Template, VisitImage
@@ -78,10 +78,9 @@ def subtract(science: VisitImage, warped: Template) -> Subtraction:
 
 
 def effective_sigma(psf: Psf) -> float:
-    """Sigma (pixels) of the Gaussian with the noise area, 1 / sum p**2, of the PSF at the centre."""
+    """`kernel_sigma` of the PSF at the centre."""
     ny, nx = psf.shape
-    kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)
-    return float(np.sqrt(1.0 / (4.0 * np.pi * (kernel**2).sum())))
+    return kernel_sigma(psf.at((nx - 1) / 2, (ny - 1) / 2))
 
 
 def _convolving_template(science: VisitImage, warped: Template, kernel: MatchingKernel) -> Subtraction:
@@ -123,7 +122,7 @@ def _whitened(
     forward = psf is science.psf
     mask = _joint_mask(science.pixels.mask, warped.pixels.mask, kernel.basis.shape[1] // 2)
     middle = template_scale.shape[0] // 2, template_scale.shape[1] // 2
-    noise = _typical(science.pixels), _typical(warped.pixels) * float(template_scale[middle]) ** 2
+    noise = typical_variance(science.pixels), typical_variance(warped.pixels) * float(template_scale[middle]) ** 2
     ny, nx = science.pixels.shape
     taps = kernel.at(np.array((nx - 1) / 2), np.array((ny - 1) / 2)).astype(np.float64)
     white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
@@ -197,7 +196,8 @@ def _filled(image: Image) -> Image:
     return filled
 
 
-def _typical(pixels: MaskedImage) -> float:
+def typical_variance(pixels: MaskedImage) -> float:
+    """The median of one finite variance in 256."""
     sample = pixels.variance[::16, ::16]
     return float(np.median(sample[np.isfinite(sample)]))
 

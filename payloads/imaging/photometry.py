@@ -177,7 +177,7 @@ def _cut(image: Image, variance: Image, mask: MaskPlane, x0: int, y0: int, data:
             y, x = y0 + r, x0 + c
             if y < 0 or x < 0 or y >= image.shape[0] or x >= image.shape[1]:
                 cut_off = True
-            elif not mask[y, x] & UNUSABLE and np.isfinite(image[y, x]) and variance[y, x] > 0.0:
+            elif is_usable(image, mask, y, x) and variance[y, x] > 0.0:
                 data[r, c], noise[r, c] = image[y, x], variance[y, x]
     return cut_off
 
@@ -264,7 +264,8 @@ def _flux(data: Floats, noise: Floats, model: Floats, result: Floats) -> bool:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _is_usable(image: Image, mask: MaskPlane, y: int, x: int) -> bool:
+def is_usable(image: Image, mask: MaskPlane, y: int, x: int) -> bool:
+    """Whether a pixel is on the image, finite, and has none of the bits of `UNUSABLE`."""
     if y < 0 or x < 0 or y >= image.shape[0] or x >= image.shape[1]:
         return False
     return not mask[y, x] & UNUSABLE and np.isfinite(image[y, x])
@@ -280,7 +281,7 @@ def _aperture(image: Image, variance: Image, mask: MaskPlane, x: Floats, y: Floa
             for c in range(cx - reach, cx + reach + 1):
                 part = min(max(radius + 0.5 - np.hypot(c - x[n], r - y[n]), 0.0), 1.0)
                 area += part
-                if not _is_usable(image, mask, r, c):
+                if not is_usable(image, mask, r, c):
                     lost += part
                 elif part > 0.0:
                     total += part * image[r, c]
@@ -339,7 +340,7 @@ def _weighted(
     total = xx = yy = xy = 0.0
     for r in range(max(int(y) - reach, 0), min(int(y) + reach + 2, image.shape[0])):
         for c in range(max(int(x) - reach, 0), min(int(x) + reach + 2, image.shape[1])):
-            if not _is_usable(image, mask, r, c):
+            if not is_usable(image, mask, r, c):
                 continue
             dx, dy = c - x, r - y
             weight = np.exp(-0.5 * (wyy * dx * dx - 2.0 * wxy * dx * dy + wxx * dy * dy) / det)

@@ -19,6 +19,11 @@ def kernels_at(psf: Psf, x: Floats, y: Floats) -> Image:
     return result
 
 
+def kernel_sigma(kernel: Image) -> float:
+    """Sigma (pixels) of the Gaussian with the noise area, 1 / sum p**2, of a kernel (k, k) of sum 1."""
+    return float(np.sqrt(1.0 / (4.0 * np.pi * (kernel.astype(np.float64) ** 2).sum())))
+
+
 def fit_psf(kernels: Image, x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Psf:
     """The PSF of that order over `shape` (ny, nx) nearest to `kernels` (n, k, k) at pixels x, y (n,)."""
     n, k, _ = kernels.shape

@@ -135,7 +135,7 @@ def test_the_stamps_vectors_are_convolutions_with_the_basis_up_to_the_images_edg
     for q, i in zip(range(3), rng.integers(0, first.size, 3), strict=True):
         basis = np.outer(lines[second[i]], lines[first[i]]).astype(float)
         cut = source[ys[q] - reach : ys[q] + reach + 1, xs[q] - reach : xs[q] + reach + 1].astype(float)
-        np.testing.assert_allclose(vectors[q, i], convolve2d(cut, basis, mode="valid"), atol=1e-4 * 40)
+        np.testing.assert_allclose(vectors[q, i], convolve2d(cut, basis, mode="valid"), atol=1e-4 * np.abs(cut).max())
 
 
 @given(data=st.data(), stamps=st.integers(0, 3), terms=st.integers(1, 6), pixels=st.integers(1, 60), rng=generators())
@@ -147,7 +147,7 @@ def test_gram_matrices_are_weighted_products(
     weight = (rng.uniform(0, 2, (stamps, pixels)) * (rng.random((stamps, pixels)) < 0.8)).astype(np.float32)
     with np.errstate(invalid="ignore"):
         expected = (vectors[:, :, None] * weight[:, None, None] * vectors[:, None]).astype(float).sum(-1)
-    np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kernel._gram_matrices(vectors, weight), expected, atol=1e-4)
 
 
 def reference_solution(matrices: Floats, diluted: Floats, terms: Floats) -> Floats:

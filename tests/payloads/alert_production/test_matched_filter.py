@@ -151,4 +151,4 @@ def assert_scores(
     score, scale = score_image(made)
     expected, alone = reference_score(pixels, light, psf, reach, off)
     assert scale == pytest.approx(reference_scale(expected, alone), rel=1e-3)
-    np.testing.assert_allclose(score * np.float32(scale), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(score * np.float32(scale), expected, rtol=1e-4, atol=1e-4)

@@ -64,7 +64,8 @@ def test_a_saturated_stars_halo_is_brought_to_width_one_by_its_own_rings() -> No
     halo = (ring > 25) & (ring < 60)
     made = np.where(ring <= 25, np.float32(0.0), score * np.where(halo, np.float32(4.0), np.float32(1.0)))
     temper(made, np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.float32), mask, 1.5)
-    assert made[halo].std() == pytest.approx(1.0, rel=0.15)
+    inner = (ring > 27) & (ring < 57)  # its outermost rings are partly beyond it
+    assert made[inner].std() == pytest.approx(1.0, rel=0.1)
     assert (made[ring <= 25] == 0.0).all()
     np.testing.assert_array_equal(made[ring > 125], score[ring > 125])
 

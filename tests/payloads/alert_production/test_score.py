@@ -128,5 +128,5 @@ def test_the_area_under_the_curve_is_the_chance_that_a_real_one_ranks_higher() -
 def test_the_installed_model_was_measured_on_sources_left_out() -> None:
     measured = module.installed_model().measured
     assert measured["real"] > 300
-    assert measured["bogus"] > 100
+    assert measured["bogus"] > 300
     assert measured["auc"] > 0.98
