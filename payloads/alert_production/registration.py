@@ -4,6 +4,7 @@ import numpy as np
 
 from payloads.alert_production.calibrate import UNFIT
 from payloads.alert_production.characterize import Characterized
+from payloads.imaging.wings import light_within
 from schemas.tables import REFCAT_DTYPE, Table
 from schemas.wcs import Wcs
 
@@ -11,11 +12,13 @@ from schemas.wcs import Wcs
 def references_of(template: Characterized, wcs: Wcs, band: str) -> Table:
     """Rows of `REFCAT_DTYPE`, with which `calibrate` brings an image to its template's sky and scale.
 
-    Fluxes are in the template's unit; places are those of its epoch, without proper motions.
+    Fluxes are in the template's unit, with what lies beyond its PSF's stamp; places are those of its epoch, without
+    proper motions.
     """
     stars = template.stars[(template.stars["flags"] & UNFIT == 0) & (template.stars["flux"] > 0)]
     table = np.zeros(len(stars), REFCAT_DTYPE)
     table["id"] = np.arange(len(stars))
     table["ra"], table["dec"] = wcs.pixel_to_sky(stars["x"], stars["y"])
-    table[f"{band}_flux"], table[f"{band}_fluxErr"] = stars["flux"], stars["flux_err"]
+    whole = 1.0 / light_within(template.psf)
+    table[f"{band}_flux"], table[f"{band}_fluxErr"] = whole * stars["flux"], whole * stars["flux_err"]
     return table
