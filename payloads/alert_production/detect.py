@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from payloads.alert_production.matched_filter import robust_width, score_image
 from payloads.alert_production.subtract import Subtraction, effective_sigma
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskPlane
+from schemas.image import Image, Mask, MaskPlane, Psf
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 THRESHOLD = 5.0
+"""Sigmas, at the least: see `least_score`."""
+
+_NOISE_ALONE = 2.0 / 4096**2
+"""Footprints per pixel, of both signs, that noise alone may give."""
+
 _PAIR_DISTANCE, _APART = 3, 4.0
 """Pixels between the footprints, and sigmas of the PSF between the peaks, of what may be one dipole, at the most."""
 LONGEST_TRAIL = 70.0
@@ -28,13 +33,14 @@ _MOST = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Footprints above 5 sigma, in the order of their peaks (row, then column).
+    """Footprints above `threshold`, in the order of their peaks (row, then column).
 
     `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak
     pixel and score of the touching footprint of the other sign, merged as the weaker lobe of a possible
     dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
     image. `mask`: the difference's, with DETECTED, DETECTED_NEGATIVE and STREAK. `noise_scale`: by what the noise of
     its pixels is larger than their variances say; `width`: robust standard deviation of the score image, scaled so.
+    `threshold`: of `least_score`.
     """
 
     x: Indices
@@ -48,6 +54,24 @@ class Detections:
     mask: MaskPlane
     noise_scale: float
     width: float
+    threshold: float
+
+
+def least_score(psf: Psf) -> float:
+    """The score of the faintest detections: 5, or more where noise alone would give over 2 in 4096 x 4096 pixels.
+
+    A score image is a Gaussian random field, the narrower its PSF the more independent places it has: its maxima over u
+    are 2 d u exp(-u**2 / 2) / (2 pi)**1.5 per pixel, of both signs, with d the variance of its slope along one axis
+    (Adler 1981, The Geometry of Random Fields; Bond & Efstathiou 1987, MNRAS 226, 655).
+    """
+    ny, nx = psf.shape
+    kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)
+    slopes = [np.diff(kernel, axis=axis, prepend=0.0, append=0.0) for axis in (0, 1)]
+    variance = np.sqrt(np.prod([(slope**2).sum() for slope in slopes])) / (kernel**2).sum()
+    u = THRESHOLD
+    for _ in range(10):
+        u = max(THRESHOLD, np.sqrt(2.0 * max(np.log(2.0 * variance * u / (2.0 * np.pi) ** 1.5 / _NOISE_ALONE), 0.0)))
+    return float(u)
 
 
 def detect(subtraction: Subtraction) -> Detections:
@@ -57,7 +81,8 @@ def detect(subtraction: Subtraction) -> Detections:
     """
     pixels = subtraction.difference.pixels
     score, scale = score_image(subtraction)
-    found = _footprints(score, np.float32(THRESHOLD), _MOST)
+    threshold = least_score(subtraction.difference.psf)
+    found = _footprints(score, np.float32(threshold), _MOST)
     if found[0].size >= _MOST:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
     mask = pixels.mask.copy()
@@ -66,7 +91,7 @@ def detect(subtraction: Subtraction) -> Detections:
     _mark_streaks(mask, *found[1:])
     return _merged(
         score, mask, *found, apart=_APART * effective_sigma(subtraction.difference.psf),
-        width=robust_width(score[::7, ::7]), noise_scale=scale,
+        width=robust_width(score[::7, ::7]), noise_scale=scale, threshold=threshold,
     )  # fmt: skip
 
 
@@ -107,6 +132,7 @@ def _merged(
     apart: float,
     width: float,
     noise_scale: float,
+    threshold: float,
 ) -> Detections:
     """Footprints with the weaker lobes of possible dipoles taken into the stronger ones."""
     values = score.ravel()[peaks]
@@ -120,7 +146,18 @@ def _merged(
     merged = np.concatenate(parts) if parts else np.empty(0, np.int64)
     opposite = np.where(other >= 0, values[other], np.float32(0.0)) if keep.size else np.empty(0, np.float32)
     return Detections(
-        x[keep], y[keep], values[keep], x[other], y[other], opposite, ends, merged, mask, noise_scale, width
+        x[keep],
+        y[keep],
+        values[keep],
+        x[other],
+        y[other],
+        opposite,
+        ends,
+        merged,
+        mask,
+        noise_scale,
+        width,
+        threshold,
     )
 
 

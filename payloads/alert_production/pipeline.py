@@ -122,6 +122,7 @@ def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -
         "noise_scale": detections.noise_scale,
         "convolved_template": float(subtraction.convolved == "template"),
         "score_width": detections.width,
+        "score_threshold": detections.threshold,
         "n_sources": float(sources.size),
         "n_reliable": float((sources["reliability"] >= MIN_RELIABILITY).sum()),
     }
