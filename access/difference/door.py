@@ -11,7 +11,7 @@ import numpy as np
 from access.difference.header import common_band
 from access.difference.images import About, Picture, Source, read_picture
 from access.difference.references import read_references
-from payloads.alert_production.calibrate import calibrate
+from payloads.alert_production.calibrate import CalibrationSummary, calibrate
 from payloads.alert_production.characterize import Characterized, characterize
 from payloads.alert_production.pipeline import EXPECTED_FWHM, difference
 from payloads.alert_production.registration import references_of
@@ -20,7 +20,7 @@ from payloads.alert_production.subtract import Subtraction, warp_template
 from payloads.imaging import mask_ops
 from schemas.errors import BadData
 from schemas.identity import exposure_id
-from schemas.image import DiaProducts, Mask, MaskedImage, Template
+from schemas.image import DiaProducts, Mask, MaskedImage, Template, VisitImage
 from schemas.tables import Table
 from schemas.wcs import Wcs, separation_arcsec
 
@@ -61,12 +61,13 @@ def difference_files(science: Source, template: Source, refcat: Path | None, sta
     del one, other  # here and below: what is not needed any more makes room
     with stages("calibrate"), _of(science.image, refcat or template.image):
         known = references_of(deep, before.wcs, band) if references is None else references
-        known = _near(known, told.wcs, seen.pixels.shape)
-        visit, how = calibrate(seen, known, told.wcs, band, told.midpoint, told.exposure_time)
-    del seen
+        visit, how = _calibrated(seen, known, told, band)
+    with stages("calibrate"), _of(template.image, refcat):
+        below = _template(deep, references, before, band)
+    del seen, deep
     with stages("warp"), _of(science.image, template.image):
-        warped = warp_template(Template(deep.pixels, before.wcs, deep.psf, band), visit)
-    del deep
+        warped = warp_template(below, visit)
+    del below
     with _of(science.image, template.image):
         made, subtraction = difference(
             visit, warped, visit=_ANY_VISIT, detector=0, stage=stages, processed=told.midpoint
@@ -79,6 +80,21 @@ def _characterized(picture: Picture, path: Path) -> Characterized:
     with _of(path):
         found = characterize(_without_rays(picture.pixels))
     return found if picture.about.psf is None else replace(found, psf=picture.about.psf)
+
+
+def _template(image: Characterized, references: Table | None, about: About, band: str) -> Template:
+    """On the catalogue's sky and scale, where there is one: else what its own differ by would shift everything."""
+    if references is None:
+        return Template(image.pixels, about.wcs, image.psf, band)
+    laid, _ = _calibrated(image, references, about, band)
+    return Template(laid.pixels, laid.wcs, laid.psf, band)
+
+
+def _calibrated(
+    image: Characterized, references: Table, about: About, band: str
+) -> tuple[VisitImage, CalibrationSummary]:
+    near = _near(references, about.wcs, image.pixels.shape)
+    return calibrate(image, near, about.wcs, band, about.midpoint, about.exposure_time)
 
 
 def _without_rays(pixels: MaskedImage) -> MaskedImage:

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from payloads.alert_production.characterize import Characterized
 from payloads.imaging.stars import StarFlag
+from payloads.imaging.wings import light_within
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.image import MaskedImage, VisitImage
@@ -57,7 +58,8 @@ class CalibrationSummary:
 
     `wcs_rms_mas`: residual per coordinate of matched stars of S/N over 100, or of all where fewer than 5 have
     that; `offset_arcsec`: how far the pointing was off at the detector's centre; `zero_point`: nJy per
-    electron.
+    electron, of the whole light of a star, of which `light_within` (0 to 1) is in the stamp of the PSF: the image's own
+    scale makes the fluxes within it whole, and is larger by so much.
     """
 
     n_stars: float
@@ -68,6 +70,7 @@ class CalibrationSummary:
     offset_arcsec: float
     zero_point: float
     zero_point_scatter_mmag: float
+    light_within: float
     n_photometric: float
     fwhm_arcsec: float
     sky_e: float
@@ -307,6 +310,7 @@ def _summarise(
     judged = residual[bright] if bright.sum() >= _FEWEST else residual
     scale = visit.wcs.pixel_scale
     x, y = guess.sky_to_pixel(*visit.wcs.pixel_to_sky(*visit.wcs.crpix))
+    within = light_within(image.psf)
     return CalibrationSummary(
         n_stars=float(len(stars)),
         n_psf_stars=float(np.count_nonzero(image.stars["flags"] & np.uint16(StarFlag.PSF_USED))),
@@ -314,8 +318,9 @@ def _summarise(
         wcs_order=float(order),
         wcs_rms_mas=float(np.sqrt(np.mean(judged**2)) * scale * 1000.0),
         offset_arcsec=float(np.hypot(x - visit.wcs.crpix[0], y - visit.wcs.crpix[1]) * scale),
-        zero_point=visit.zero_point,
+        zero_point=visit.zero_point * within,
         zero_point_scatter_mmag=float(1085.7 * 1.4826 * np.median(np.abs(ratios - 1.0))),
+        light_within=within,
         n_photometric=float(len(ratios)),
         fwhm_arcsec=image.fwhm_px * scale,
         sky_e=float(np.median(image.background)),

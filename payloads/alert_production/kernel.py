@@ -35,6 +35,8 @@ _CELLS = 14
 _PER_CELL = 2
 _STAR_SIGMA = 15.0
 _LEAST_PEAK = 0.5
+"""Of what is usual: how much of a star the sharper image shows, whatever the two images' units."""
+
 _FEWEST = 5
 _UNUSABLE = np.uint16(Mask.SAT | Mask.NO_DATA | Mask.EDGE | Mask.VIGNETTED)
 _UNUSABLE_SOURCE = _UNUSABLE | np.uint16(Mask.BAD)
@@ -107,8 +109,10 @@ def choose_stamps(source: MaskedImage, target: MaskedImage, half: int) -> tuple[
     """
     reach = 2 * half + _MARGIN + 1
     y, x, peak = _maxima(target.image, target.variance, np.float32(_STAR_SIGMA), reach)
-    # The sharper image shows every constant star higher: what it does not is a cosmic ray, or new.
-    there = source.image[y, x] > np.maximum(_LEAST_PEAK * peak, _STAR_SIGMA * np.sqrt(source.variance[y, x]))
+    # The sharper image shows every constant star about as much higher: what it does not is a cosmic ray, or new.
+    seen = source.image[y, x]
+    ratio = np.nan_to_num(seen / peak)
+    there = (ratio > _LEAST_PEAK * np.median(ratio)) & (seen > _STAR_SIGMA * np.sqrt(source.variance[y, x]))
     y, x, peak = y[there], x[there], peak[there]
     ny, nx = target.shape
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx

@@ -90,6 +90,8 @@ def test_pixels_are_in_nanojansky(field: StarField, known: Characterized) -> Non
     visit, summary = calibrate(known, catalogue(field), off_by(5.0, 0.0), "r", TEN_YEARS_ON, 30.0)
     enclosed = field.profile.enclosed(np.array([512.0]), np.array([512.0]), known.psf.components.shape[1] // 2)[0]
     assert visit.zero_point == pytest.approx(NJY / enclosed, rel=0.002)
+    assert summary.zero_point == pytest.approx(NJY, rel=0.003)
+    assert summary.light_within == pytest.approx(enclosed, abs=0.002)
     scale = np.float32(visit.zero_point)
     np.testing.assert_allclose(visit.pixels.image, known.pixels.image * scale, rtol=1e-6)
     np.testing.assert_allclose(visit.pixels.variance, known.pixels.variance * scale**2, rtol=1e-6)
