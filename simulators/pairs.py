@@ -112,7 +112,7 @@ class Pair:
 def make_pair(recipe: Recipe) -> Pair:
     """Draw the sky, look at it twice."""
     draw = np.random.default_rng(recipe.seed)
-    ra, dec, mag = _sky(recipe, draw)
+    ra, dec, mag = sky_of(recipe, draw)
     places = [_wcs(recipe, view) for view in (recipe.science, recipe.template)]
     truth = _transients(recipe, draw, places[0], ra, dec)
     truth = vstack([truth, *_other_changes(recipe, draw, places[0], ra[: recipe.stars], dec[: recipe.stars], mag)])
@@ -132,7 +132,7 @@ def make_pair(recipe: Recipe) -> Pair:
     return Pair(recipe, images[0], images[1], told[0], told[1], truth)
 
 
-def _sky(recipe: Recipe, draw: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+def sky_of(recipe: Recipe, draw: np.random.Generator) -> tuple[Floats, Floats, Floats]:
     """RA, dec, magnitude of every point: the stars, then the galaxies' knots."""
     reach = 0.56 * max(recipe.shape) * recipe.pixel_arcsec / _ARCSEC
     xi, eta = draw.uniform(-reach, reach, (2, recipe.stars + recipe.galaxies))

@@ -19,7 +19,7 @@ from actors.stage_times import StageTimes
 from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage
 from schemas.tables import Table, apdb_schema
-from simulators.pairs import Pair, Recipe, _sky, make_pair, write_pair
+from simulators.pairs import Pair, Recipe, make_pair, sky_of, write_pair
 from tests.access.fits_made_here import sky, written
 
 RECIPE = Recipe(3, shape=(700, 760), stars=900, galaxies=200, transients=12, snr=(15.0, 60.0))
@@ -69,7 +69,7 @@ def written_out(done: Done, session_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def refcat(session_folder: Path) -> Path:
     """The stars of the pair's sky, in nJy."""
-    ra, dec, mag = (column[: RECIPE.stars] for column in _sky(RECIPE, np.random.default_rng(RECIPE.seed)))
+    ra, dec, mag = (column[: RECIPE.stars] for column in sky_of(RECIPE, np.random.default_rng(RECIPE.seed)))
     flux = 10.0 ** (0.4 * (NJY_ZERO_POINT - mag))
     path = session_folder / "refcat.ecsv"
     AstropyTable({"ra": ra, "dec": dec, "r_flux": flux}).write(path)

@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from schemas.wcs import Wcs
-from simulators.pairs import Pair, Recipe, View, _sky, make_pair, write_pair
+from simulators.pairs import Pair, Recipe, View, make_pair, sky_of, write_pair
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def fitted(image: Floats, view: View, x: float, y: float) -> tuple[float, float,
 def test_a_bright_star_lies_where_wcs_and_magnitude_say(name: str, bright: Pair) -> None:
     view = getattr(BRIGHT, name)
     wcs: Wcs = getattr(bright, f"{name}_wcs")
-    ra, dec, mag = _sky(BRIGHT, np.random.default_rng(BRIGHT.seed))
+    ra, dec, mag = sky_of(BRIGHT, np.random.default_rng(BRIGHT.seed))
     x, y = wcs.sky_to_pixel(ra, dec)
     apart = np.hypot(x[:, None] - x, y[:, None] - y) + 1e9 * np.eye(len(x))
     inside = (x > 20) & (x < SMALL.shape[1] - 20) & (y > 20) & (y < SMALL.shape[0] - 20)
