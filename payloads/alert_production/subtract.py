@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from payloads.alert_production.far_wings import remove_far_wings
 from payloads.alert_production.kernel import MatchingKernel, fit_kernel
 from payloads.alert_production.systematics import Systematics, measure_systematics
 from payloads.imaging import background
@@ -120,7 +121,9 @@ def _whitened(
 ) -> Subtraction:
     """From the raw difference `image`, which is consumed, to a white one with variance and mask."""
     forward = psf is science.psf
-    mask = _joint_mask(science.pixels.mask, warped.pixels.mask, kernel.basis.shape[1] // 2)
+    half = kernel.basis.shape[1] // 2
+    mask = _joint_mask(science.pixels.mask, warped.pixels.mask, half)
+    remove_far_wings(image, matched, science.pixels.variance, mask, half)
     middle = template_scale.shape[0] // 2, template_scale.shape[1] // 2
     noise = typical_variance(science.pixels), typical_variance(warped.pixels) * float(template_scale[middle]) ** 2
     ny, nx = science.pixels.shape
@@ -128,7 +131,7 @@ def _whitened(
     white = _whitener(taps / taps.sum(), *(noise[::-1] if forward else noise))
     _punch(image, mask, _HOLES, np.float32(0.0))
     image = convolve_blocks(image, np.broadcast_to(white, (*template_scale.shape, *white.shape)), _BLOCK)
-    reach = taps.shape[0] // 2 + white.shape[0] // 2
+    reach = half + white.shape[0] // 2
     _mark_border(mask, reach)
     np.bitwise_or(mask, _EDGE, out=mask, where=grown(mask, Mask.NO_DATA, white.shape[0] // 2))
     level, _ = background.mesh(image, mask, int(_HOLES | _EDGE), _MESH, believe_all=True)  # stars and galaxies are gone
