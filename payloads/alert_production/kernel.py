@@ -112,7 +112,8 @@ def choose_stamps(source: MaskedImage, target: MaskedImage, half: int) -> tuple[
     # The sharper image shows every constant star about as much higher: what it does not is a cosmic ray, or new.
     seen = source.image[y, x]
     ratio = np.nan_to_num(seen / peak)
-    there = (ratio > _LEAST_PEAK * np.median(ratio)) & (seen > _STAR_SIGMA * np.sqrt(source.variance[y, x]))
+    usual = np.median(ratio) if ratio.size else 0.0
+    there = (ratio > _LEAST_PEAK * usual) & (seen > _STAR_SIGMA * np.sqrt(source.variance[y, x]))
     y, x, peak = y[there], x[there], peak[there]
     ny, nx = target.shape
     cell = (y * _CELLS // ny) * _CELLS + x * _CELLS // nx
