@@ -1,6 +1,6 @@
 """How good and how fast the door is, and what others make of the same pixels: pairs of which everything is known.
 
-    python -m bench.difference [--hotpants BINARY] [SEED ...]
+    python -m bench.difference [--hotpants BINARY] [SEED ...] [--kinds NAME ...]
 
 For each kind of pair and each seed, ours and every peer that is installed (see `bench.peers`), judged by the same code
 (see `bench.judge`): what is found of the transients on usable pixels, by S/N; false footprints, and those not within
@@ -33,7 +33,23 @@ KINDS = {
     "template wider": {"science": replace(SCIENCE, fwhm_arcsec=0.8), "template": replace(TEMPLATE, fwhm_arcsec=1.1)},
     "30 mas misplaced": {"science": replace(SCIENCE, misplaced=30.0)},
     "crowded": {"stars": 60_000},
-}
+    "undersampled": {"science": replace(SCIENCE, fwhm_arcsec=0.4), "template": replace(TEMPLATE, fwhm_arcsec=0.36)},
+    "trailed": {
+        "science": replace(SCIENCE, ellipticity=(0.257, 35.0)), "template": replace(TEMPLATE, fwhm_arcsec=0.9),
+    },
+    "30 mas jitter": {"science": replace(SCIENCE, jitter=30.0)},
+    "high wings": {"science": replace(SCIENCE, beta=2.5), "template": replace(TEMPLATE, beta=2.5)},
+    "low wings": {"science": replace(SCIENCE, beta=4.5), "template": replace(TEMPLATE, beta=4.5)},
+    "spikes": {
+        "science": replace(SCIENCE, spikes=0.005), "template": replace(TEMPLATE, spikes=0.005, rotation=10.0),
+        "brightest": 12.0,
+    },
+    "poor seeing": {"science": replace(SCIENCE, fwhm_arcsec=2.0), "template": replace(TEMPLATE, fwhm_arcsec=0.7)},
+}  # fmt: skip
+"""What differs from the defaults of `simulators.pairs.Recipe`, by kind of pair. Trailed: axes of 1.3 to 1."""
+
+DEFAULT_KINDS = ("plain", "template wider", "30 mas misplaced", "crowded")
+NOTES = {"spikes": "spikes: the reference is told the PSF of a point too faint to show any"}
 
 OURS, DETECTIONS = "pachon, difference", "pachon, detections"
 """Its difference, judged like the others', and what it finds there itself, whose noise counts registration."""
@@ -182,18 +198,26 @@ def own_row(name: str, figures: Figures) -> str:
     )
 
 
-def main() -> None:
-    """Print the tables. The first pair is made twice: kernels are compiled in the first."""
-    parser = argparse.ArgumentParser(prog="bench.difference", description="Ours and others on pairs of known truth.")
+def _options() -> argparse.Namespace:
+    usage = "python -m bench.difference [--hotpants BINARY] [SEED ...] [--kinds NAME ...]"
+    parser = argparse.ArgumentParser(usage=usage, description="Ours and others on pairs of known truth.")
     parser.add_argument("--hotpants", type=Path, help="its binary")
     parser.add_argument("seeds", nargs="*", type=int, metavar="SEED", help="default: 1 2 3")
-    options = parser.parse_args()
+    told = f"of {', '.join(map(repr, KINDS))}; default: the first {len(DEFAULT_KINDS)}"
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=DEFAULT_KINDS, metavar="NAME", help=told)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the tables. The first pair is made twice: kernels are compiled in the first."""
+    options = _options()
     keep_freed_memory()
     others, absent = peers.available(options.hotpants and options.hotpants.absolute())
     seeds, rows, own = options.seeds or [1, 2, 3], [], []
     one("plain", seeds[0], {})
-    print("\n".join([*absent, HEADING]), flush=True)
-    for kind in KINDS:
+    notes = [NOTES[kind] for kind in options.kinds if kind in NOTES]
+    print("\n".join([*absent, *notes, HEADING]), flush=True)
+    for kind in options.kinds:
         for seed in seeds:
             made, figures = one(kind, seed, others)
             print_rows(made)

@@ -24,13 +24,24 @@ BINS = (5.0, 6.0, 8.0, np.inf)
 FOUND_PX, FALSE_PX = 2.5, 3.5
 THRESHOLD = 5.0
 BRIGHT_MAG, NEAR_BRIGHT_PX = 16.5, 20.0
-_MOFFAT_INDEX = 3.0
 _HALF_WIDTH = 20
 _LEAST_COVERED = 0.5
 _GOOD_SNR = 8.0
 _EIGHT = np.ones((3, 3))
 _THINNED = 16
 """Of the pixels, enough for a width."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a simulated PSF. `fwhm`: pixels, of a round one of the same area; `beta`: index of the Moffat profile.
+
+    `ellipticity`: (a^2 - b^2) / (a^2 + b^2) of its axes, and the direction of the longer, degrees from x.
+    """
+
+    fwhm: float
+    beta: float = 3.0
+    ellipticity: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +74,20 @@ class Verdict:
     usable: float
 
 
-def moffat(fwhm: float, half: int = _HALF_WIDTH) -> Floats:
+def shape_of(view: View, pixel_arcsec: float) -> Shape:
+    """The PSF that a view is drawn with; diffraction spikes, which only bright stars have, are not in it."""
+    return Shape(view.fwhm_arcsec / pixel_arcsec, view.beta, view.ellipticity)
+
+
+def moffat(shape: Shape, half: int = _HALF_WIDTH) -> Floats:
     """(2 half + 1) square: the simulated PSF, of unit flux in all, of which the wings lie beyond the stamp."""
-    core = fwhm / 2.0 / np.sqrt(2.0 ** (1.0 / _MOFFAT_INDEX) - 1.0)
+    core = shape.fwhm / 2.0 / np.sqrt(2.0 ** (1.0 / shape.beta) - 1.0)
+    e, turn = shape.ellipticity[0], np.radians(shape.ellipticity[1])
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
-    result: Floats = 2.0 / np.pi / core**2 * (1.0 + (x**2 + y**2) / core**2) ** -_MOFFAT_INDEX
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    axes = np.sqrt((1.0 + e) / (1.0 - e))
+    squared = (along**2 / axes + across**2 * axes) / core**2
+    result: Floats = (shape.beta - 1.0) / np.pi / core**2 * (1.0 + squared) ** -shape.beta
     return result
 
 
@@ -101,7 +121,7 @@ def _seen_through(kernel: Floats, image: NDArray[np.generic]) -> Pixels:
 def bright_stars(pair: Pair) -> Floats:
     """(n, 2): x, y on the science image of what rises as high as a star of magnitude 16.5."""
     view = pair.recipe.science
-    peak = 10.0 ** (0.4 * (view.zero_point - BRIGHT_MAG)) * moffat(view.fwhm_arcsec / pair.recipe.pixel_arcsec, 0)
+    peak = 10.0 ** (0.4 * (view.zero_point - BRIGHT_MAG)) * moffat(shape_of(view, pair.recipe.pixel_arcsec), 0)
     regions, n = ndimage.label(pair.science * view.gain - view.sky > float(peak[0, 0]), _EIGHT)
     centres = np.array(ndimage.center_of_mass(np.ones_like(regions), regions, np.arange(1, n + 1)))
     return centres.reshape(-1, 2)[:, ::-1]

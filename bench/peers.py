@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bench.child import FailedError, Spent, run
-from bench.judge import Bools, Filtered, filtered, moffat, saturation
+from bench.judge import Bools, Filtered, Shape, filtered, moffat, saturation, shape_of
 from bench.zogy import Known
 from simulators.pairs import Pair
 
@@ -130,7 +130,7 @@ def with_hotpants(laid: Laid, binary: Path, options: tuple[str, ...]) -> Outcome
     difference, noise = (_read(laid.folder / f"{name}.fits") for name in ("difference", "noise"))
     usable = (np.abs(difference) > _FILL) & (noise > _FILL) & ~_saturated(laid, 0)
     convolved = template if str(header["CONVOL00"]).strip().upper() == "TEMPLATE" else science
-    psf = moffat(_fwhm(laid, 0 if convolved is template else 1))
+    psf = moffat(_shape(laid, 0 if convolved is template else 1))
     made = filtered(difference * science.gain, (noise * science.gain) ** 2, usable, psf)
     return Outcome("HOTPANTS", made, spent)
 
@@ -139,9 +139,11 @@ def zogy(laid: Laid) -> Outcome:
     """The reference of `bench.zogy`, which knows PSFs, skies and flux scales as they were simulated."""
     recipe = laid.pair.recipe
     views = recipe.science, recipe.template
+    # Single stars' errors are independent in the two images.
+    off = float(np.linalg.norm([recipe.science.misplaced, recipe.science.jitter, recipe.template.jitter]))
     known = Known(
-        (_fwhm(laid, 0), _fwhm(laid, 1)), (views[0].sky, views[1].sky), (views[0].read_noise, views[1].read_noise),
-        (views[0].gain, views[1].gain), ratio(laid.pair), recipe.science.misplaced / 1000.0 / recipe.pixel_arcsec,
+        (_shape(laid, 0), _shape(laid, 1)), (views[0].sky, views[1].sky), (views[0].read_noise, views[1].read_noise),
+        (views[0].gain, views[1].gain), ratio(laid.pair), off / 1000.0 / recipe.pixel_arcsec,
     )  # fmt: skip
     (laid.folder / "known.json").write_text(json.dumps(asdict(known)), encoding="ascii")
     spent = run([sys.executable, "-m", "bench.zogy", "."], laid.folder, DEADLINE)
@@ -166,7 +168,7 @@ def sfft(laid: Laid) -> Outcome:
         np.save(laid.folder / f"{name}.npy", plane)
     forward = science.fwhm_arcsec >= template.fwhm_arcsec
     spent = run([sys.executable, "-m", "bench.sfft_child", "REF" if forward else "SCI"], laid.folder, DEADLINE)
-    psf = moffat(_fwhm(laid, 0 if forward else 1))
+    psf = moffat(_shape(laid, 0 if forward else 1))
     difference = np.load(laid.folder / "sfft.npy")
     return Outcome("SFFT", filtered(difference, variance, ~spoilt[quarter], psf, (nx // 2, ny // 2)), spent)
 
@@ -188,10 +190,10 @@ def _read(path: Path) -> NDArray[np.float32]:
     return result
 
 
-def _fwhm(laid: Laid, which: int) -> float:
-    """Pixels, of science (0) or template (1)."""
+def _shape(laid: Laid, which: int) -> Shape:
+    """The true PSF of science (0) or template (1)."""
     recipe = laid.pair.recipe
-    return (recipe.science, recipe.template)[which].fwhm_arcsec / recipe.pixel_arcsec
+    return shape_of((recipe.science, recipe.template)[which], recipe.pixel_arcsec)
 
 
 def ratio(pair: Pair) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from bench.judge import moffat
+from bench.judge import Shape, moffat
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
@@ -29,12 +29,13 @@ _REGISTRATION_PX = 0.03
 
 @dataclass(frozen=True)
 class Known:
-    """The truth about science and template, in this order. `fwhm`: pixels; `sky`, `read_noise`: electrons.
+    """The truth about science and template, in this order. `psf`: of a point; `sky`, `read_noise`: electrons.
 
-    `ratio`: electrons in the template per electron in the science image. `misplaced`: pixels in x and in y.
+    `ratio`: electrons in the template per electron in the science image. `misplaced`: pixels in x and in y, of the
+    whole and of single stars together.
     """
 
-    fwhm: tuple[float, float]
+    psf: tuple[Shape, Shape]
     sky: tuple[float, float]
     read_noise: tuple[float, float]
     gain: tuple[float, float]
@@ -45,7 +46,7 @@ class Known:
 def point_flux(science: Floats, template: Floats, known: Known) -> tuple[Floats, Floats]:
     """Flux of a point at each pixel of a tile, and its error; images in electrons, with their skies."""
     new, ref = science - known.sky[0], template - known.sky[1]
-    p_n, p_r = (_waves_of_psf(fwhm, science.shape) for fwhm in known.fwhm)
+    p_n, p_r = (_waves_of_psf(psf, science.shape) for psf in known.psf)
     f_n, f_r = 1.0, known.ratio
     var_n, var_r = (sky + noise**2 for sky, noise in zip(known.sky, known.read_noise, strict=True))
     total = var_n * f_r**2 * np.abs(p_r) ** 2 + var_r * f_n**2 * np.abs(p_n) ** 2
@@ -61,9 +62,9 @@ def point_flux(science: Floats, template: Floats, known: Known) -> tuple[Floats,
     return (s_n - s_r) / unit, np.sqrt(variance) / unit
 
 
-def _waves_of_psf(fwhm: float, shape: tuple[int, ...]) -> Waves:
+def _waves_of_psf(psf: Shape, shape: tuple[int, ...]) -> Waves:
     """The transform of the PSF centred on pixel 0, 0."""
-    stamp = moffat(fwhm, _MARGIN)
+    stamp = moffat(psf, _MARGIN)
     padded = np.zeros(shape)
     padded[: stamp.shape[0], : stamp.shape[1]] = stamp / stamp.sum()
     result: Waves = np.fft.rfft2(np.roll(padded, (-_MARGIN, -_MARGIN), (0, 1)))
@@ -104,7 +105,8 @@ def in_tiles(science: Floats, template: Floats, known: Known) -> Floats:
 def main() -> None:
     """Read, subtract, write."""
     folder = Path(sys.argv[1])
-    known = Known(**json.loads((folder / "known.json").read_text(encoding="ascii")))
+    told = json.loads((folder / "known.json").read_text(encoding="ascii"))
+    known = Known(**told | {"psf": tuple(Shape(**each) for each in told["psf"])})
     science, template = (
         fits.getdata(folder / f"{name}.fits").astype(np.float64) * gain
         for name, gain in zip(("science", "warped"), known.gain, strict=True)

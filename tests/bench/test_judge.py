@@ -1,13 +1,14 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.child import FailedError, run
-from bench.judge import Verdict, bright_stars, filtered, judged, moffat
+from bench.judge import Shape, Verdict, bright_stars, filtered, judged, moffat, shape_of
 from bench.zogy import Known, point_flux
-from simulators.pairs import Pair, Recipe, make_pair
+from simulators.pairs import SCIENCE, Pair, Recipe, View, _exposed, make_pair
 
 RECIPE = Recipe(3, shape=(512, 512), stars=0, galaxies=0, transients=20, snr=(7.0, 40.0))
 FWHM_PX = (5.5, 4.0)
@@ -30,12 +31,22 @@ def drawn(pair: Pair, noise: float) -> np.ndarray:
 
 def verdict_of(pair: Pair, image: np.ndarray, noise: float) -> Verdict:
     usable = np.ones(RECIPE.shape, bool)
-    made = filtered(image, np.full(RECIPE.shape, noise**2), usable, moffat(FWHM_PX[0]))
+    made = filtered(image, np.full(RECIPE.shape, noise**2), usable, moffat(Shape(FWHM_PX[0])))
     return judged(made, pair, bright_stars(pair))
 
 
-def test_the_simulated_psf_has_unit_flux_but_for_its_wings() -> None:
-    assert moffat(5.5, 200).sum() == pytest.approx(1.0, abs=1e-3)
+@pytest.mark.parametrize("shape", [Shape(5.5), Shape(5.5, 4.5), Shape(5.5, 2.5, (0.13, 35.0))])
+def test_the_simulated_psf_has_unit_flux_but_for_its_wings(shape: Shape) -> None:
+    assert moffat(shape, 200).sum() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("view", [SCIENCE, replace(SCIENCE, fwhm_arcsec=0.6, beta=2.5, ellipticity=(0.257, 35.0))])
+def test_the_psf_that_the_reference_is_told_is_the_one_that_stars_are_drawn_with(view: View) -> None:
+    quiet, one = replace(view, sky=1.0, read_noise=0.1, gain=1.0, saturation=1e12), np.array([50.0])
+    recipe, flux = Recipe(1, shape=(101, 101)), np.array([1e10])
+    drawn_star = _exposed(recipe, quiet, one, one, flux, flux, np.random.default_rng(1))[30:71, 30:71] / flux
+    expected = moffat(shape_of(view, recipe.pixel_arcsec))
+    np.testing.assert_allclose(drawn_star, expected, rtol=0.02, atol=1e-3 * expected.max())
 
 
 def test_a_perfect_difference_is_judged_perfect(pair: Pair) -> None:
@@ -68,11 +79,11 @@ def test_too_small_a_noise_gains_nothing(pair: Pair) -> None:
 
 def test_the_reference_measures_a_point_with_the_error_that_it_tells() -> None:
     draw = np.random.default_rng(7)
-    known = Known(FWHM_PX, (1400.0, 14_000.0), (8.0, 25.0), (1.6, 1.6), 10.0, 0.0)
+    known = Known((Shape(FWHM_PX[0]), Shape(FWHM_PX[1])), (1400.0, 14_000.0), (8.0, 25.0), (1.6, 1.6), 10.0, 0.0)
     science, template = (draw.poisson(np.full((256, 256), sky)) + draw.normal(0.0, read, (256, 256))
                          for sky, read in zip(known.sky, known.read_noise, strict=True))  # fmt: skip
-    science[108:149, 108:149] += 20_000.0 * moffat(FWHM_PX[0])
-    template[50:91, 50:91] += 200_000.0 * moffat(FWHM_PX[1])
+    science[108:149, 108:149] += 20_000.0 * moffat(Shape(FWHM_PX[0]))
+    template[50:91, 50:91] += 200_000.0 * moffat(Shape(FWHM_PX[1]))
     flux, error = point_flux(science, template, known)
     assert flux[128, 128] == pytest.approx(20_000.0, abs=4.0 * error[128, 128])
     assert flux[70, 70] == pytest.approx(-20_000.0, abs=4.0 * error[70, 70])
