@@ -1,12 +1,12 @@
-"""What an image says of itself: its sky, its PSF, its bright stars, and how far their halos reach."""
+"""What an image says of itself: its sky, its PSF, its bright stars, and how far their halos and spikes reach."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from payloads.imaging import background, mask_ops, psf, stars
+from payloads.imaging import background, mask_ops, psf, spikes, stars
 from payloads.imaging.psf import Field, Neighbours
 from payloads.imaging.stars import StarFlag
 from schemas.errors import BadData
@@ -43,7 +43,7 @@ _HALO_LEVEL = 1.5
 beyond the kernel is about a tenth; a matched filter gathers some sixty pixels of it, so that fainter halos
 stay below 1.5 sigma."""
 
-_LONGEST_HALO = 400.0
+_LONGEST_HALO, _LONGEST_SPIKE = 400.0, 800.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class _Sources:
 
 
 def characterize(image: MaskedImage) -> Characterized:
-    """Subtract the sky, make the PSF from isolated stars, measure the bright stars, mask halos.
+    """Subtract the sky, make the PSF from isolated stars, measure the bright stars, mask halos and spikes.
 
     `image`: electrons with their sky, (ny, nx). Raises BadData where there is no sky to see or fewer than 5
     stars that can make a PSF, with their number.
@@ -87,9 +87,9 @@ def characterize(image: MaskedImage) -> Characterized:
     model = _psf_of(field, sources)
     width = psf.fwhm(model.at(pixels.shape[1] / 2.0, pixels.shape[0] / 2.0))
     _measure(field, model, width, sources)
-    mask = _with_halos(image.mask, field, model, sources, saturated)
-    table = sources.table[:_MEASURED]
-    return Characterized(MaskedImage(pixels, mask, image.variance), first + second, model, width, table)
+    seen = MaskedImage(pixels, image.mask, image.variance)
+    seen = replace(seen, mask=_with_halos(seen, model, width, sources, saturated))
+    return Characterized(seen, first + second, model, width, sources.table[:_MEASURED])
 
 
 _COVERED = int(Mask.DETECTED)
@@ -243,16 +243,19 @@ def _measure(field: Field, model: Psf, width: float, sources: _Sources) -> None:
 
 
 def _with_halos(
-    mask: MaskPlane, field: Field, model: Psf, sources: _Sources, saturated: mask_ops.Footprints
+    pixels: MaskedImage, model: Psf, width: float, sources: _Sources, saturated: mask_ops.Footprints
 ) -> MaskPlane:
-    """A copy of the mask with HALO round the stars whose light reaches beyond the PSF's kernel."""
+    """A copy of the mask with HALO round the stars whose light reaches beyond the PSF's kernel, and on their spikes."""
     stellar = sources.table["flags"] & (StarFlag.NOT_STELLAR | StarFlag.MASKED) == 0
     bright = np.flatnonzero(stellar & (sources.table["peak"] > 100.0 * sources.noise))
     x = np.concatenate([saturated.x, sources.table["x"][bright]])
     y = np.concatenate([saturated.y, sources.table["y"][bright]])
     noise = np.concatenate([np.full(len(saturated.x), np.median(sources.noise)), sources.noise[bright]])
-    radius = stars.reach(field.image, x, y, _HALO_LEVEL * noise, _LONGEST_HALO)
+    radius = stars.reach(pixels.image, x, y, _HALO_LEVEL * noise, _LONGEST_HALO)
     far = radius > model.components.shape[1] // 2
-    result = mask.copy()
+    result = pixels.mask.copy()
     mask_ops.paint_discs(result, Mask.HALO, x[far], y[far], radius[far])
+    far[: len(saturated.x)] = True
+    rays = spikes.find_spikes(pixels, _SPOILT, x[far], y[far], radius[far], width, _LONGEST_SPIKE)
+    spikes.paint_rays(result, Mask.HALO, rays)
     return result

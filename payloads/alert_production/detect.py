@@ -7,20 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.matched_filter import robust_width, score_image
+from payloads.alert_production.peaks import least_score, least_seen, refined
 from payloads.alert_production.subtract import Subtraction, effective_sigma
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskPlane, Psf
+from schemas.image import Image, Mask, MaskPlane
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
-THRESHOLD = 5.0
-"""Sigmas, at the least: see `least_score`."""
-
-_NOISE_ALONE = 2.0 / 4096**2
-"""Footprints per pixel, of both signs, that noise alone may give."""
-
-_PAIR_DISTANCE, _APART = 3, 4.0
+_PAIR_DISTANCE, _APART = 6, 4.0
 """Pixels between the footprints, and sigmas of the PSF between the peaks, of what may be one dipole, at the most."""
 LONGEST_TRAIL = 70.0
 """Pixels: 10 deg/day in 30 s, and the PSF. What is longer, and narrow, is a satellite's streak."""
@@ -35,9 +31,9 @@ _MOST = 20_000
 class Detections:
     """Footprints above `threshold`, in the order of their peaks (row, then column).
 
-    `x`, `y`: peak pixel; `score`: signed signal to noise there; `opposite_x`, `opposite_y`, `opposite`: peak
-    pixel and score of the touching footprint of the other sign, merged as the weaker lobe of a possible
-    dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
+    `x`, `y`: peak pixel; `score`: signed signal to noise of the peak, between pixels; `opposite_x`, `opposite_y`,
+    `opposite`: peak pixel and score of a footprint of the other sign that is near, merged as the weaker lobe of a
+    possible dipole, score 0 if none. `first`: (n + 1,) where each footprint begins in `pixels`, flat indices into the
     image. `mask`: the difference's, with DETECTED, DETECTED_NEGATIVE and STREAK. `noise_scale`: by what the noise of
     its pixels is larger than their variances say; `width`: robust standard deviation of the score image, scaled so.
     `threshold`: of `least_score`.
@@ -57,23 +53,6 @@ class Detections:
     threshold: float
 
 
-def least_score(psf: Psf) -> float:
-    """The score of the faintest detections: 5, or more where noise alone would give over 2 in 4096 x 4096 pixels.
-
-    A score image is a Gaussian random field, the narrower its PSF the more independent places it has: its maxima over u
-    are 2 d u exp(-u**2 / 2) / (2 pi)**1.5 per pixel, of both signs, with d the variance of its slope along one axis
-    (Adler 1981, The Geometry of Random Fields; Bond & Efstathiou 1987, MNRAS 226, 655).
-    """
-    ny, nx = psf.shape
-    kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)
-    slopes = [np.diff(kernel, axis=axis, prepend=0.0, append=0.0) for axis in (0, 1)]
-    variance = np.sqrt(np.prod([(slope**2).sum() for slope in slopes])) / (kernel**2).sum()
-    u = THRESHOLD
-    for _ in range(10):
-        u = max(THRESHOLD, np.sqrt(2.0 * max(np.log(2.0 * variance * u / (2.0 * np.pi) ** 1.5 / _NOISE_ALONE), 0.0)))
-    return float(u)
-
-
 def detect(subtraction: Subtraction) -> Detections:
     """Footprints of both signs outside the cores of what is saturated or missing.
 
@@ -81,22 +60,33 @@ def detect(subtraction: Subtraction) -> Detections:
     """
     pixels = subtraction.difference.pixels
     score, scale = score_image(subtraction)
-    threshold = least_score(subtraction.difference.psf)
-    found = _footprints(score, np.float32(threshold), _MOST)
+    psf = subtraction.difference.psf
+    threshold, seen = least_score(psf), least_seen(psf)
+    found = _footprints(score, np.float32(threshold * seen), _MOST)
     if found[0].size >= _MOST:
         raise BadData(f"{_MOST} footprints or more: the difference image is no difference")
+    height = refined(score, found[0], 1.0 / seen)
+    height, peaks, first, members = _chosen(np.abs(height) > threshold, height, *found)
     mask = pixels.mask.copy()
     np.bitwise_or(mask, np.uint16(Mask.HALO), out=mask, where=score == 0.0)  # nothing is looked for: let it be seen
-    _mark(mask, score, *found)
-    _mark_streaks(mask, *found[1:])
+    _mark(mask, height, first, members)
+    _mark_streaks(mask, first, members)
     return _merged(
-        score, mask, *found, apart=_APART * effective_sigma(subtraction.difference.psf),
-        width=robust_width(score[::7, ::7]), noise_scale=scale, threshold=threshold,
+        height, mask, peaks, first, members, apart=_APART * effective_sigma(psf), width=robust_width(score[::7, ::7]),
+        noise_scale=scale, threshold=threshold,
     )  # fmt: skip
 
 
-def _mark(mask: MaskPlane, score: Image, peaks: Indices, first: Indices, pixels: Indices) -> None:
-    negative = np.repeat(score.ravel()[peaks] < 0, np.diff(first))
+def _chosen(
+    chosen: Flags, height: Image, peaks: Indices, first: Indices, pixels: Indices
+) -> tuple[Image, Indices, Indices, Indices]:
+    """Of the footprints those chosen."""
+    count = np.diff(first)
+    return height[chosen], peaks[chosen], np.append(0, np.cumsum(count[chosen])), pixels[np.repeat(chosen, count)]
+
+
+def _mark(mask: MaskPlane, height: Image, first: Indices, pixels: Indices) -> None:
+    negative = np.repeat(height < 0, np.diff(first))
     flat = mask.reshape(-1)
     flat[pixels] |= np.where(negative, np.uint16(Mask.DETECTED_NEGATIVE), np.uint16(Mask.DETECTED))
 
@@ -123,7 +113,7 @@ def footprint_moments(first: Indices, pixels: Indices, nx: int) -> tuple[Floats,
 
 
 def _merged(
-    score: Image,
+    values: Image,
     mask: MaskPlane,
     peaks: Indices,
     first: Indices,
@@ -135,8 +125,7 @@ def _merged(
     threshold: float,
 ) -> Detections:
     """Footprints with the weaker lobes of possible dipoles taken into the stronger ones."""
-    values = score.ravel()[peaks]
-    y, x = np.divmod(peaks, score.shape[1])
+    y, x = np.divmod(peaks, mask.shape[1])
     partner = _partners(mask, values, first, pixels)
     partner = np.where(np.hypot(x - x[partner], y - y[partner]) > apart, -1, partner)
     keep = np.flatnonzero((partner < 0) | (np.abs(values) >= np.abs(values[partner])))
@@ -162,7 +151,7 @@ def _merged(
 
 
 def _partners(mask: MaskPlane, values: Image, first: Indices, pixels: Indices) -> Indices:
-    """For each footprint the strongest of the other sign within 3 pixels, if each is the other's; else -1."""
+    """For each footprint the strongest of the other sign within 6 pixels, if each is the other's; else -1."""
     owner = np.full(mask.shape, -1, np.int16)  # of fewer than _MOST
     owner.reshape(-1)[pixels] = np.repeat(np.arange(values.size), np.diff(first))
     best = _strongest_neighbours(owner, values, first, pixels, _PAIR_DISTANCE)

@@ -15,6 +15,7 @@ from schemas.image import Image, Mask, Psf
 Flags = NDArray[np.bool_]
 
 _BLOCK = 512
+_UNSEARCHED = np.uint16(Mask.HALO)
 _HALO = 6e-3
 _HALO_BIN = 8
 _HALO_RADIUS = 3
@@ -49,7 +50,7 @@ def score_image(subtraction: Subtraction) -> tuple[Image, float]:
     whole = (0,) * columns.shape[2]
     padded = np.pad(columns, ((0, 0), (0, 0), (0, -columns.shape[2] % _AT_ONCE)))
     dark = _dark(subtraction)
-    blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES)
+    blocked = dark | grown(pixels.mask, _HOLES, _GROW_HOLES) | ((pixels.mask & _UNSEARCHED) != 0)
     score, free = np.zeros(pixels.shape, np.float32), np.zeros([-(-n // _SAMPLED) for n in pixels.shape], np.float32)
     off = subtraction.systematics
     _filter(

@@ -18,7 +18,7 @@ _CLASSES, _FEWEST = 8, 100
 """Classes of brightness, each twice as bright as the one before, and the fewest stars, or
 pixels of a ring about one star, that tell."""
 _BINS, _PER_UNIT = 400, 20.0
-_QUANTILE, _NORMAL = 0.7, 1.0364
+_QUANTILE, _NORMAL = 0.5, 0.6745
 _HARMLESS, _HARMLESS_ALONE = 1.1, 1.3
 """Widths below this are left: of many stars, and of one alone, which tells them less well."""
 _SATURATED, _HALO_RINGS, _HALO_STEP = 200, 40, 3
@@ -30,7 +30,7 @@ def temper(score: Image, light: Image, variance: Image, mask: MaskPlane, sigma: 
 
     `light`: what was subtracted, `variance` and `mask` the difference's, all (ny, nx); `sigma`: of the PSF, pixels. By
     rings of a pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width
-    is the 70 % of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star it
+    is the median of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star it
     is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing.
     """
     found = stars.find(light, variance, _BRIGHT)

@@ -107,6 +107,21 @@ def test_the_halo_of_a_saturated_star_is_masked_to_where_it_is_faint() -> None:
     assert not np.any(halo[(brightness < 10) & (distance < 200)])
 
 
+def test_the_spikes_of_a_saturated_star_are_masked_beyond_its_halo_and_others_stars_are_not() -> None:
+    field, bare = saturated_field(), characterize(saturated_field())
+    rows, columns = np.mgrid[:1024, :1024]
+    turn = np.radians(35.0)
+    u = (columns - 400.3) * np.cos(turn) + (rows - 600.2) * np.sin(turn)
+    v = (rows - 600.2) * np.cos(turn) - (columns - 400.3) * np.sin(turn)
+    along, across = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
+    spikes = (2e3 * np.exp(-along / 60.0 - 0.5 * (across / 1.5) ** 2)).astype(np.float32)
+    lit = MaskedImage(np.where(field.mask & Mask.SAT, field.image, field.image + spikes), field.mask, field.variance)
+    more = (characterize(lit).pixels.mask & ~bare.pixels.mask) & Mask.HALO != 0
+    without = bare.pixels.mask & Mask.HALO == 0
+    assert more[without & (spikes > 60.0)].mean() > 0.95
+    assert not more[across > 15.0].any()
+
+
 def test_inputs_are_not_written_to(field: StarField) -> None:
     seen = field.observed
     for plane in (seen.image, seen.mask, seen.variance):

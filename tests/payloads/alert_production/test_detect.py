@@ -6,13 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label
-from scipy.signal import fftconvolve
 
 from payloads.alert_production import detect as module
 from payloads.alert_production.detect import Detections, detect, score_image
 from payloads.alert_production.subtract import Subtraction
 from schemas.errors import BadData
-from schemas.image import Image, Mask, Psf
+from schemas.image import Image, Mask
 from tests.payloads.alert_production.pairs import Pair
 from tests.payloads.planes import generators, noise, shapes
 
@@ -192,35 +191,3 @@ def test_moments_of_footprints_are_numpys() -> None:
     np.testing.assert_allclose(middle[0], groups[0][:, ::-1].mean(0))
     np.testing.assert_allclose(spread[0], np.cov(groups[0][:, ::-1].T, bias=True))
     np.testing.assert_allclose(spread[1], 0.0)
-
-
-def white_score(psf: Psf, size: int, rng: np.random.Generator) -> Image:
-    """The score image of noise alone."""
-    kernel = psf.components[0].astype(np.float64)
-    field = fftconvolve(rng.normal(size=(size, size)), kernel[::-1, ::-1], mode="valid")
-    score: Image = (field / np.sqrt((kernel**2).sum())).astype(np.float32)
-    return score
-
-
-@pytest.mark.parametrize("sigma", [1.7, 2.4])
-def test_noise_alone_exceeds_the_threshold_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch, sigma: float) -> None:
-    """Held at a lower score, where there is enough to count."""
-    monkeypatch.setattr(module, "_NOISE_ALONE", 100.0 / 2000**2)
-    monkeypatch.setattr(module, "THRESHOLD", 3.0)
-    y, x = np.mgrid[-10:11, -10:11]
-    kernel = np.exp(-(x**2 + y**2) / (2 * sigma**2))
-    psf = Psf((kernel / kernel.sum())[None].astype(np.float32), 0, (2000, 2000))
-    score = white_score(psf, 2000, np.random.default_rng(2))
-    assert module._footprints(score, np.float32(module.least_score(psf)), 10_000)[0].size == pytest.approx(
-        100, rel=0.25
-    )
-
-
-def test_the_threshold_is_five_where_the_psf_is_wide_and_more_where_it_is_narrow() -> None:
-    y, x = np.mgrid[-10:11, -10:11]
-    wide, narrow = (
-        Psf((kernel / kernel.sum())[None].astype(np.float32), 0, (500, 500))
-        for kernel in (np.exp(-(x**2 + y**2) / (2 * sigma**2)) for sigma in (4.0, 1.3))
-    )
-    assert module.least_score(wide) == 5.0
-    assert 5.2 < module.least_score(narrow) < 5.5

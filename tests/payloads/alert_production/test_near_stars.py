@@ -74,7 +74,7 @@ def test_the_brightest_classes_are_taken_together_until_they_hold_enough_stars()
     counts = np.zeros((4, 1, near_stars._BINS), np.int64)
     counts[:, 0, 200], counts[1, 0, 100] = (0, 0, 120, 10), 500
     widths = near_stars._widths(counts, np.array([30, 400, 120, 10]))[:, 0]
-    np.testing.assert_allclose(widths, np.array([20.0 * 1.0364, 100.5, 200.5, 200.5]) / 20.0 / 1.0364)
+    np.testing.assert_allclose(widths, [1.0, 100.5 / 20.0 / 0.6745, 200.5 / 20.0 / 0.6745, 200.5 / 20.0 / 0.6745])
 
 
 @given(shape=shapes(), stars=st.integers(0, 4), rings=st.integers(1, 6), step=st.integers(1, 3), rng=generators())
