@@ -38,26 +38,31 @@ VISITS = 4
 REAL_SNR, NEAR_ARCSEC, FAR_ARCSEC = 3.0, 1.0, 3.0
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.5, 0.7)
+UNCLEANED: dict[str, object] = {
+    "science": replace(
+        pairs.SCIENCE, fwhm_arcsec=1.0, beta=2.7, ellipticity=(0.08, 30.0), jitter=15.0, spikes=0.006
+    ),
+    "template": replace(
+        pairs.TEMPLATE, fwhm_arcsec=0.9, ellipticity=(0.03, 100.0), zero_point=33.4, sky=3000.0, spikes=0.01,
+        rotation=3.0,
+    ),
+    "shape": (3000, 3000), "stars": 12_000, "trails": 60, "moved": 60, "variables": 60, "rays": 60,
+}  # fmt: skip
+"""A pair whose cosmic rays are left in: its mask says that they were looked for."""
+
 PAIRS: Sequence[dict[str, object]] = (
     {},
     {"science": replace(pairs.SCIENCE, fwhm_arcsec=0.8), "template": replace(pairs.TEMPLATE, fwhm_arcsec=1.1)},
     {"science": replace(pairs.SCIENCE, misplaced=30.0), "stars": 60_000, "transients": 300},
     {"science": replace(pairs.SCIENCE, fwhm_arcsec=0.9), "transients": 300, "on_galaxies": 0.9},
     {
-        "science": replace(pairs.SCIENCE, fwhm_arcsec=0.5, beta=4.0, jitter=10.0, spikes=0.01),
+        "science": replace(
+            pairs.SCIENCE, fwhm_arcsec=0.5, beta=4.0, ellipticity=(0.25, 35.0), jitter=10.0, spikes=0.01
+        ),
         "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.42, beta=4.0, spikes=0.01),
         "shape": (3000, 3000), "stars": 12_000, "trails": 60, "moved": 60, "variables": 60, "rays": 60,
     },
-    {
-        "science": replace(
-            pairs.SCIENCE, fwhm_arcsec=1.0, beta=2.7, ellipticity=(0.08, 30.0), jitter=15.0, spikes=0.006
-        ),
-        "template": replace(
-            pairs.TEMPLATE, fwhm_arcsec=0.9, ellipticity=(0.03, 100.0), zero_point=33.4, sky=3000.0, spikes=0.01,
-            rotation=3.0,
-        ),
-        "shape": (3000, 3000), "stars": 12_000, "trails": 60, "moved": 60, "variables": 60, "rays": 60,
-    },
+    UNCLEANED,
     {
         "science": replace(pairs.SCIENCE, fwhm_arcsec=1.5, spikes=0.01),
         "template": replace(pairs.TEMPLATE, fwhm_arcsec=0.7, spikes=0.008),
@@ -65,9 +70,6 @@ PAIRS: Sequence[dict[str, object]] = (
     },
 )  # fmt: skip
 """How the pairs of a seed differ from the generator's own."""
-
-UNCLEANED = 5
-"""The pair whose cosmic rays are left in: its mask says that they were looked for."""
 
 Labelled = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -106,7 +108,7 @@ def seen_pairs(seed: int) -> Iterator[Labelled]:
         with tempfile.TemporaryDirectory() as folder:
             pairs.write_pair(pair, Path(folder))
             science, template = (Source(Path(folder) / f"{name}.fits") for name in ("science", "template"))
-            if number == UNCLEANED:
+            if changes is UNCLEANED:
                 science = replace(science, mask=_one_ray(Path(folder) / "mask.fits", pair.recipe.shape))
             made = difference_files(science, template, None, StageTimes())
         yield _labelled(made.products, np.asarray(pair.truth["ra"]), np.asarray(pair.truth["dec"]))

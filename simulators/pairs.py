@@ -47,9 +47,9 @@ class View:
     """How one image was taken. `zero_point`: magnitude of one electron. `shift`: pixels, `rotation`: degrees.
 
     `sky`: electrons per pixel. `misplaced`: mas by which its WCS is wrong, in x and in y; `jitter`: mas by which each
-    star is, at random. `beta`: index of the Moffat profile; `ellipticity`: (a - b) / (a + b) of it, and the direction
-    of its longer axis, degrees from x. `spikes`: part of a star's light in each of the four arms of its diffraction
-    cross, which turns with the view.
+    star is, at random. `beta`: index of the Moffat profile; `ellipticity`: (a**2 - b**2) / (a**2 + b**2) of it, and the
+    direction of its longer axis, degrees from x. `spikes`: part of a star's light in each of the four arms of its
+    diffraction cross, which turns with the view.
     """
 
     fwhm_arcsec: float
@@ -194,7 +194,7 @@ def _other_changes(
         x, y = wcs.sky_to_pixel(ra, dec)
         bright = 10.0 ** (0.4 * (recipe.science.zero_point - mag[: len(x)])) > 2.0 * recipe.snr[1] * noise
         inside = (np.abs(2.0 * x / recipe.shape[1] - 1.0) < 0.95) & (np.abs(2.0 * y / recipe.shape[0] - 1.0) < 0.95)
-        chosen = draw.choice(np.flatnonzero(bright & inside), recipe.variables)
+        chosen = draw.choice(np.flatnonzero(bright & inside), recipe.variables, replace=False)
         more = _significances(recipe, draw, recipe.variables) * noise * draw.choice([-1.0, 1.0], recipe.variables)
         tables.append(_told_of("variable", recipe, wcs, x[chosen], y[chosen], more, np.zeros(len(more))))
     for kind, n, far in (

@@ -30,8 +30,8 @@ def temper(score: Image, light: Image, variance: Image, mask: MaskPlane, sigma: 
 
     `light`: what was subtracted, `variance` and `mask` the difference's, all (ny, nx); `sigma`: of the PSF, pixels. By
     rings of a pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width
-    is the median of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star it
-    is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing.
+    is the median of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star
+    it is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing.
     """
     found = stars.find(light, variance, _BRIGHT)
     x, y = found["x"].astype(np.int64), found["y"].astype(np.int64)
