@@ -1,7 +1,7 @@
 """`pachon train-reliability`: train the model on simulated nights and pairs, measure it on others, keep it.
 
 Real is what lies within 1 arcsec of something that changed by 3 sigma or more; between 1 and 3 arcsec of such is left
-out. The last seed's night and pairs are held out for the figures; the model that is kept has learned from all.
+out. The last half of the seeds is held out for the figures; the model that is kept has learned from all.
 """
 
 import tempfile
@@ -147,8 +147,9 @@ def run(seeds: Sequence[int], version: str, out: Path) -> int:
         parts = [*night(seed), *seen_pairs(seed)]
         seen.append(_joined(parts))
         console.print(f"seed {seed}: {seen[-1][1].sum()} real, {(~seen[-1][1]).sum()} bogus")
-    trial = score.train(*_joined(seen[:-1]), "trial", {})
-    values, real = seen[-1]
+    learned = (len(seen) + 1) // 2
+    trial = score.train(*_joined(seen[:learned]), "trial", {})
+    values, real = _joined(seen[learned:])
     probability = score.probability(trial, values)
     measured = score.roc(probability, real)
     for name, value in measured.items():
