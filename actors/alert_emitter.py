@@ -11,7 +11,7 @@ from actors.associator import PacketArchive
 from actors.base import Actor
 from backbone.alert_stream import Alert, AlertSink
 from backbone.l1 import L1Database, Outbox
-from payloads.alert_production.packets import frame
+from payloads.alert_production.alert_schema import frame
 from schemas.errors import Broken, Transient
 from schemas.events import AlertsReady, AlertsSent, Event
 

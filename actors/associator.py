@@ -117,7 +117,7 @@ class Associator(Actor):
                 orbits=night.orbits_of(found.ss_sources["ssObjectId"]),
                 observation=event.sources.observation,
             )
-            path = self._archive.write(event.visit, event.detector, map(packets.encode, records))
+            path = self._archive.write(event.visit, event.detector, records)
         observation = event.sources.observation
         result = VisitDetectorResult(
             group=event.group,

@@ -108,7 +108,7 @@ def train_reliability(
     version: Annotated[str, typer.Option(help="Its name, as it stands in every alert scored.")],
     seeds: Annotated[str, typer.Option(help="Of nights and pairs, comma-separated; the last to measure.")] = "11,12,13",
 ) -> None:
-    """Train the reliability model on simulated nights and pairs, and measure it on those of the last seed."""
+    """Train the reliability model on simulated nights and pairs, and measure it on those of the seeds held out."""
 
     def play() -> int:
         from cluster.train_reliability import run  # noqa: PLC0415 - so that --help answers at once

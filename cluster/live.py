@@ -31,7 +31,7 @@ from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_tcp, free_po
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
-from payloads.alert_production.packets import alert_schema, schema_id
+from payloads.alert_production.alert_schema import alert_schema, schema_id
 from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
 from schemas.events import NextVisit

@@ -17,7 +17,7 @@ from backbone.l1_postgres import L1Postgres
 from cluster.products import ButlerProducts
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
-from payloads.alert_production.packets import alert_schema
+from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import Clock
 from schemas.instrument import Camera
 

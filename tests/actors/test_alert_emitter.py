@@ -11,7 +11,7 @@ from backbone.alert_spool import AlertSpool, read_spool
 from backbone.alert_stream import AlertSink
 from backbone.l1 import VisitDetectorResult
 from backbone.l1_memory import L1Memory
-from payloads.alert_production.packets import alert_schema, schema_id
+from payloads.alert_production.alert_schema import alert_schema, schema_id
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady, AlertsSent

@@ -15,7 +15,7 @@ from backbone.journal import MemoryJournal
 from backbone.l1 import Stored, VisitDetectorResult
 from backbone.l1_memory import L1Memory
 from cluster.pixels import MemoryPixels
-from payloads.alert_production.packets import alert_schema
+from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import ManualClock, mjd_from_tai
 from schemas.errors import BadData, Transient
 from schemas.events import AlertsReady, AssociationDue, DiaSourcesReady, Event
