@@ -50,8 +50,8 @@ class _Plan(NamedTuple):
     longest: int
 
 
-def encode_rows(table: Table, record: str) -> Encoded:
-    """Each row as a record of the schema (`diaSource`, `diaObject`, `ssSource`, ...).
+def encode_rows(table: Table, record: str, order: Indices | None = None) -> Encoded:
+    """Each row, or those of `order` in that order, as a record of the schema (`diaSource`, `ssSource`, ...).
 
     Raises BadData naming column and row for NaN where the schema allows no null, or the columns that are absent or of
     another type.
@@ -59,9 +59,10 @@ def encode_rows(table: Table, record: str) -> Encoded:
     plan = _plan(table.dtype, record)
     rows = np.ascontiguousarray(table)
     raw = rows.view(np.uint8).reshape(len(rows), table.dtype.itemsize)
-    data = np.empty(len(rows) * plan.longest, np.uint8)
-    first = np.zeros(len(rows) + 1, np.int64)
-    failed = _encode(raw, plan.kind, plan.offset, plan.size, plan.nullable, data, first)
+    order = np.arange(len(rows)) if order is None else order
+    data = np.empty(len(order) * plan.longest, np.uint8)
+    first = np.zeros(len(order) + 1, np.int64)
+    failed = _encode(raw, order, plan.kind, plan.offset, plan.size, plan.nullable, data, first)
     if failed >= 0:
         row, field = divmod(failed, len(plan.kind))
         key = (table.dtype.names or ("",))[0]
@@ -102,13 +103,14 @@ def _plan(dtype: np.dtype[np.void], record: str) -> _Plan:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _encode(
-    raw: Bytes, kinds: Indices, offsets: Indices, sizes: Indices, nullable: NDArray[np.bool_], data: Bytes,
-    first: Indices,
+    raw: Bytes, order: Indices, kinds: Indices, offsets: Indices, sizes: Indices, nullable: NDArray[np.bool_],
+    data: Bytes, first: Indices,
 ) -> int:  # fmt: skip
-    """The rows into `data`, where each begins into `first`; -1, or row times fields plus field of a null too many."""
+    """The rows of `order` into `data`, their beginnings into `first`; -1, or row * fields + field of a null."""
     at, bits = 0, np.zeros(1, np.uint64)
     seconds = bits.view(np.float64)
-    for row in range(raw.shape[0]):
+    for place in range(order.size):
+        row = order[place]
         for field in range(kinds.size):
             kind, begin, size = kinds[field], offsets[field], sizes[field]
             word = _word(raw, row, begin, min(size, 8))
@@ -119,7 +121,7 @@ def _encode(
                 if null:
                     continue
             elif null and kind in _NEVER_NAN:
-                return row * kinds.size + field
+                return int(row * kinds.size + field)
             if kind == _TEXT:
                 at = _put_text(raw, row, begin, size, data, at)
             elif kind == _TIME:
@@ -127,7 +129,7 @@ def _encode(
                 at = _put_long(_microseconds(seconds[0]), data, at)
             else:
                 at = _put_number(kind, word, size, data, at)
-        first[row + 1] = at
+        first[place + 1] = at
     return -1
 
 

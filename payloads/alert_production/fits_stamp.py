@@ -6,6 +6,7 @@ UTYPE says.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,15 @@ from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage
 from schemas.wcs import Wcs
 
+Bytes = NDArray[np.uint8]
+
 _BLOCK = 2880
 _END = "END".ljust(80)
 
 Value = str | float | int | bool
 
 
-def stamp_bytes(cutout: MaskedImage, wcs: Wcs, psf: Image, rotation: float | None = None) -> bytes:
+def stamp_bytes(cutout: MaskedImage, wcs: Wcs, psf: Image, rotation: float | None = None) -> memoryview:
     """A FITS file.
 
     PRIMARY: the image, float32 nJy, with the cards of `wcs` (whose pixel (0, 0) is the cutout's) and, if
@@ -31,15 +34,14 @@ def stamp_bytes(cutout: MaskedImage, wcs: Wcs, psf: Image, rotation: float | Non
     if not cutout.image.shape == cutout.variance.shape == cutout.mask.shape or psf.ndim != 2:
         shapes = cutout.image.shape, cutout.mask.shape, cutout.variance.shape, psf.shape
         raise BadData("a stamp's image, mask, variance and PSF have shapes " + ", ".join(map(str, shapes)))
-    header = _primary_cards(cutout.shape) + _wcs_cards(wcs, rotation)
-    return b"".join(
-        [
-            _padded_header(header), _data(cutout.image, ">f4"),
-            _extension("UNCERT", -32, cutout.shape), _data(cutout.variance, ">f4"),
-            _extension("MASK", 32, cutout.shape), _data(cutout.mask, ">i4"),
-            _extension("PSFIMAGE", -32, psf.shape), _data(psf, ">f4"),
-        ]
-    )  # fmt: skip
+    header, rest = _primary_header(cutout.shape, wcs, rotation), _after_primary(cutout.shape, psf.shape)
+    file = np.empty(header.size + rest.empty.size, np.uint8)
+    file[: header.size], file[header.size :] = header, rest.empty
+    planes: tuple[NDArray[np.generic], ...] = (cutout.image, cutout.variance, cutout.mask, psf)
+    for plane, begin, dtype in zip(planes, rest.begin, (">f4", ">f4", ">i4", ">f4"), strict=True):
+        at = header.size + begin
+        file[at : at + 4 * plane.size].view(dtype).reshape(plane.shape)[...] = plane
+    return file.data
 
 
 def card(key: str, value: Value) -> str:
@@ -55,22 +57,52 @@ def card(key: str, value: Value) -> str:
     return f"{start}{text:>20}".ljust(80)
 
 
+class _Rest(NamedTuple):
+    """A file behind its primary header, without its pixels; and where in it those of each plane begin."""
+
+    empty: Bytes
+    begin: tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def _after_primary(shape: tuple[int, int], psf_shape: tuple[int, int]) -> _Rest:
+    """There are as many as there are sizes of stamps, a hundred or so."""
+    parts, begin = [], [0]
+    for name, bitpix, axes, before in (
+        ("UNCERT", -32, shape, shape), ("MASK", 32, shape, shape), ("PSFIMAGE", -32, psf_shape, shape),
+    ):  # fmt: skip
+        parts += [bytes(_padded(4 * before[0] * before[1])), _extension(name, bitpix, axes)]
+        begin.append(sum(map(len, parts)))
+    parts.append(bytes(_padded(4 * psf_shape[0] * psf_shape[1])))
+    return _Rest(np.frombuffer(b"".join(parts), np.uint8), tuple(begin))
+
+
+@lru_cache(maxsize=4)
+def _primary_header(shape: tuple[int, int], wcs: Wcs, rotation: float | None) -> Bytes:
+    """Kept a little while: the three cutouts of a source share theirs."""
+    before, after = _wcs_cards(wcs.crval, wcs.cd.tobytes(), wcs.sip.tobytes(), rotation)
+    reference = card("CRPIX1", wcs.crpix[0] + 1.0) + card("CRPIX2", wcs.crpix[1] + 1.0)
+    return np.frombuffer(_padded_header(_image_cards(shape) + before + reference + after), np.uint8)
+
+
 @lru_cache(maxsize=256)
-def _primary_cards(shape: tuple[int, int]) -> str:
+def _image_cards(shape: tuple[int, int]) -> str:
     cards = {"SIMPLE": True, "BITPIX": -32, **_axes(shape), "EXTEND": True, "BUNIT": "nJy"}
     return "".join(card(key, value) for key, value in cards.items())
 
 
-@lru_cache(maxsize=4)
-def _wcs_cards(wcs: Wcs, rotation: float | None) -> str:
-    """Kept a little while: the three cutouts of a source share theirs."""
-    cards = wcs.to_header() if rotation is None else wcs.to_header() | {"ROTPA": rotation}
-    return "".join(card(key, value) for key, value in cards.items())
+@lru_cache(maxsize=16)
+def _wcs_cards(crval: tuple[float, float], cd: bytes, sip: bytes, rotation: float | None) -> tuple[str, str]:
+    """Before and after those of the reference pixel: all cutouts of an image share them."""
+    planes = np.frombuffer(cd).reshape(2, 2), np.frombuffer(sip).reshape(2, 4, 4)
+    cards = Wcs(crval, (0.0, 0.0), *planes).to_header() | ({} if rotation is None else {"ROTPA": rotation})
+    texts = {key: card(key, value) for key, value in cards.items()}
+    place = list(texts).index("CRPIX1")
+    return "".join(list(texts.values())[:place]), "".join(list(texts.values())[place + 2 :])
 
 
-@lru_cache(maxsize=1024)
 def _extension(name: str, bitpix: int, shape: tuple[int, ...]) -> bytes:
-    """The header of an image extension. There are as many as there are sizes of stamps, a hundred or so."""
+    """The header of an image extension."""
     cards: dict[str, Value] = {
         "XTENSION": "IMAGE",
         "BITPIX": bitpix,
@@ -92,9 +124,9 @@ def _axes(shape: tuple[int, ...]) -> dict[str, Value]:
 
 def _padded_header(cards: str) -> bytes:
     text = cards + _END
-    return text.ljust(-(-len(text) // _BLOCK) * _BLOCK).encode("ascii")
+    return text.ljust(_padded(len(text))).encode("ascii")
 
 
-def _data(pixels: NDArray[np.generic], dtype: str) -> bytes:
-    data = pixels.astype(dtype).tobytes()
-    return data + bytes(-len(data) % _BLOCK)
+def _padded(size: int) -> int:
+    """Bytes in whole blocks."""
+    return -(-size // _BLOCK) * _BLOCK

@@ -100,9 +100,9 @@ def _sources(table: Table) -> list[_Source]:
     return [_Source(*row) for row in zip(*(table[name].tolist() for name in names), strict=True)]
 
 
-def _cutouts(stamp: Stamp, rotation: float) -> list[bytes]:
+def _cutouts(stamp: Stamp, rotation: float) -> list[bytes | memoryview]:
     """In the schema's order: difference, science, template."""
-    result = []
+    result: list[bytes | memoryview] = []
     planes: tuple[tuple[MaskedImage, NDArray[np.float32]], ...] = (
         (stamp.difference, stamp.psf_difference),
         (stamp.science, stamp.psf_science),
@@ -138,8 +138,8 @@ class _Known:
         moving = ss_sources[np.isin(ss_sources["diaSourceId"], sources["diaSourceId"])]
         return cls(
             _Rows(objects[np.isin(objects["diaObjectId"], ids)], "diaObject", "diaObjectId"),
-            _History(history[np.isin(history["diaObjectId"], ids)], "diaSource"),
-            _History(forced[np.isin(forced["diaObjectId"], ids)], "diaForcedSource"),
+            _History(history, ids, "diaSource"),
+            _History(forced, ids, "diaForcedSource"),
             _Rows(moving, "ssSource", "diaSourceId"),
             dict(zip(moving["diaSourceId"].tolist(), moving["designation"].tolist(), strict=True)),
             _Rows(orbits[np.isin(orbits["designation"], moving["designation"])], "mpc_orbits", "designation"),
@@ -184,16 +184,17 @@ class _Rows:
 
 
 class _History:
-    """Encoded rows of a table by object, in order of time; withdrawn rows left out."""
+    """Encoded rows of a table, those of some objects, by object, in order of time; withdrawn rows left out."""
 
-    def __init__(self, table: Table, record: str) -> None:
-        table = table[np.isnan(table["timeWithdrawnMjdTai"])]
-        table = table[np.lexsort((table["midpointMjdTai"], table["diaObjectId"]))]
-        ids, starts, counts = np.unique(table["diaObjectId"], return_index=True, return_counts=True)
+    def __init__(self, table: Table, ids: NDArray[np.int64], record: str) -> None:
+        owner, time = table["diaObjectId"], table["midpointMjdTai"]
+        order = np.lexsort((time, owner))
+        order = order[(np.isin(owner, ids) & np.isnan(table["timeWithdrawnMjdTai"]))[order]]
+        owners, starts, counts = np.unique(owner[order], return_index=True, return_counts=True)
         spans = zip(starts.tolist(), (starts + counts).tolist(), strict=True)
-        self._spans = dict(zip(ids.tolist(), spans, strict=True))
-        self._times = table["midpointMjdTai"].tolist()
-        self._encoded: Encoded = encode_rows(table, record)
+        self._spans = dict(zip(owners.tolist(), spans, strict=True))
+        self._times = time[order].tolist()
+        self._encoded: Encoded = encode_rows(table, record, order)
 
     def between(self, object_id: int, first: float, last: float) -> list[bytes | memoryview]:
         """An array (not null) of those of an object with first <= midpoint <= last (MJD TAI), in one block."""
