@@ -11,13 +11,13 @@ Floats = NDArray[np.float64]
 THRESHOLD = 5.0
 """Sigmas, at the least: see `least_score`."""
 
-_NOISE_ALONE = 1.5 / 4096**2
+_NOISE_ALONE = 2.0 / 4096**2
 """Maxima per pixel, of both signs, that noise alone may give."""
 _FFT = 128
 
 
 def least_score(psf: Psf) -> float:
-    """The score of the faintest detections: 5, or more where noise alone would give over 1.5 in 4096 x 4096 pixels.
+    """The score of the faintest detections: 5, or more where noise alone would give over 2 in 4096 x 4096 pixels.
 
     A score image is a Gaussian random field, the narrower its PSF the more independent places it has: its maxima over u
     are 2 d u exp(-u**2 / 2) / (2 pi)**1.5 per pixel, of both signs, with d the variance of its slope along one axis
