@@ -21,6 +21,7 @@ from schemas.events import AlertsReady, AssociationDue, Event
 from schemas.identity import dia_forced_source_id
 from schemas.image import DiaProducts
 from schemas.tables import Table, empty
+from schemas.wcs import separation_arcsec
 
 FIELD_RADIUS_DEG = 0.17
 """Of a cone about a CCD's centre that holds all of it: half its diagonal, and a little."""
@@ -81,13 +82,15 @@ class Associator(Actor):
         self, event: AssociationDue, products: DiaProducts, times: StageTimes
     ) -> tuple[VisitDetectorResult, AlertsReady]:
         field = _field(products)
+        _check_inside(event, products.sources, field)
         known = await self._l1.objects_in(field.ra, field.dec, FIELD_RADIUS_DEG)
         night = await self._ephemerides(field.mjd)
         with times("associate"):
             ephemerides = night.predict(field.ra, field.dec, FIELD_RADIUS_DEG, field.mjd)
             found = associate(products.sources, known, ephemerides)
         with times("forced_photometry"):
-            forced = self._forced(event, products, known, found)
+            live = known["lastDiaSourceMjdTai"] >= field.mjd - packets.HISTORY_DAYS
+            forced = self._forced(event, products, known[live], found)
         return await self._packed(event, products, found, forced, night, times)
 
     async def _packed(
@@ -101,10 +104,12 @@ class Associator(Actor):
     ) -> tuple[VisitDetectorResult, AlertsReady]:
         processed = mjd_from_tai(self._clock.now())
         since = mjd_from_tai(event.sources.observation.midpoint) - packets.HISTORY_DAYS
-        history, forced_history = await self._l1.history_of(found.objects["diaObjectId"], since)
+        history, forced_history = await self._l1.history_of(found.updated_ids, since)
+        before = await self._l1.objects_of(found.updated_ids)
         with times("make_packets"):
             every, every_forced = np.concatenate([history, found.sources]), np.concatenate([forced_history, forced])
-            objects = dia_objects.update(found.objects, every, every_forced, processed)
+            objects = np.concatenate([before, found.new_objects])
+            objects = dia_objects.update(objects, every, every_forced, processed)
             chosen = packets.alertable(found.sources)
             stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
             records = packets.make_packets(
@@ -138,7 +143,7 @@ class Associator(Actor):
             detector=event.detector,
             readout_ended=observation.readout_ended,
             dia_sources=len(found.sources),
-            new_dia_objects=len(found.new_ids),
+            new_dia_objects=len(found.new_objects),
             alerts=int(chosen.sum()),
             path=path,
             stages=times.seconds,
@@ -146,8 +151,9 @@ class Associator(Actor):
         return result, fact
 
     def _forced(self, event: AssociationDue, products: DiaProducts, known: Table, found: Association) -> Table:
-        """`DiaForcedSource` rows of every DIAObject in the field, the new ones too, that has usable pixels."""
-        places = np.concatenate([known[["diaObjectId", "ra", "dec"]], _new_places(found)])
+        """`DiaForcedSource` rows of each `known` DIAObject and of the new ones, where there are usable pixels."""
+        columns = ["diaObjectId", "ra", "dec"]
+        places = np.concatenate([known[columns], found.new_objects[columns]])
         places = places[np.argsort(places["diaObjectId"])]
         measured = forced_photometry(products.difference, products.science, places["ra"], places["dec"])
         places, measured = places[measured["usable"]], measured[measured["usable"]]
@@ -169,10 +175,15 @@ class Associator(Actor):
         return self._night
 
 
-def _new_places(found: Association) -> Table:
-    new = found.objects[np.isin(found.objects["diaObjectId"], found.new_ids)]
-    places: Table = new[["diaObjectId", "ra", "dec"]]
-    return places
+def _check_inside(event: AssociationDue, sources: Table, field: _Field) -> None:
+    """Raises BadData, naming it, for a source that is not where its detector looked."""
+    apart = separation_arcsec(sources["ra"], sources["dec"], field.ra, field.dec)
+    if np.any(apart > FIELD_RADIUS_DEG * 3600.0):
+        stray = sources[np.argmax(apart)]
+        raise BadData(
+            f"visit {event.visit} detector {event.detector}: DiaSource {stray['diaSourceId']} at ra {stray['ra']}, "
+            f"dec {stray['dec']} is {apart.max() / 3600.0:.3f} deg from the detector's centre"
+        )
 
 
 def _field(products: DiaProducts) -> _Field:

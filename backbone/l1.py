@@ -144,7 +144,10 @@ class L1Database(Protocol):
     """What is asked of the L1 database while it works. All raise Transient if it does not answer."""
 
     async def objects_in(self, ra: float, dec: float, radius_deg: float) -> Table:
-        """Currently valid `DiaObject` rows within a cone (deg, ICRS), by id."""
+        """`DiaObjectLast` rows, which tell of the valid version of each object, within a cone (deg, ICRS), by id."""
+
+    async def objects_of(self, object_ids: Ids) -> Table:
+        """The valid `DiaObject` rows of those objects that there are, by id."""
 
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """`DiaSource` and `DiaForcedSource` rows of objects since an MJD (TAI), by object and time."""

@@ -40,7 +40,16 @@ class L1Memory:
         objects = self._tables["DiaObject"].rows
         current = np.fromiter(self._current.values(), np.intp, len(self._current))
         separation = separation_arcsec(objects["ra"][current], objects["dec"][current], ra, dec)
-        return ordered(objects[current[separation <= radius_deg * 3600.0]], "diaObjectId")
+        found = ordered(objects[current[separation <= radius_deg * 3600.0]], "diaObjectId")
+        result = empty("DiaObjectLast", len(found))
+        for name in result.dtype.names or ():
+            result[name] = found[name]
+        return result
+
+    async def objects_of(self, object_ids: Ids) -> Table:
+        """See `L1Database`."""
+        places = [self._current[i] for i in object_ids.tolist() if i in self._current]
+        return ordered(self._tables["DiaObject"].rows[places], "diaObjectId")
 
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """See `L1Database`."""

@@ -1,6 +1,7 @@
 """The L1 database in PostgreSQL."""
 
 import asyncio
+import datetime as dt
 import io
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from backbone.l1 import (
 )
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import Event
+from schemas.identity import MAX_SOURCES, dia_source_id
 from schemas.tables import Table, dtype_of
 from schemas.wcs import separation_arcsec
 
@@ -35,6 +37,7 @@ DEADLINE_S = 30.0
 """For one statement, or for a free connection, wall seconds."""
 
 _MAX_CONNECTIONS = 4
+_MJD_0, _FIRST_DAY = dt.date(1858, 11, 17).toordinal(), dt.date(2010, 1, 1).toordinal()
 _DDL_LOCK = 0x4C31
 """Advisory lock ("L1"): one process creates the tables."""
 
@@ -70,6 +73,7 @@ class L1Postgres:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._months: set[int] = set()
 
     @classmethod
     async def open(cls, dsn: str) -> "L1Postgres":
@@ -102,9 +106,25 @@ class L1Postgres:
             if await connection.fetchval("SELECT to_regclass('visit_detector')") is None:
                 await connection.execute(l1_schema.ddl())
             await connection.execute(journal.DDL)
-            version = await connection.fetchval("SELECT value FROM metadata WHERE name = $1", l1_schema.VERSION_KEY)
+            rows = await connection.fetch("SELECT name, value FROM metadata")
+        found = dict(map(tuple, rows))
+        version, layout = found.get(l1_schema.VERSION_KEY), found.get(l1_schema.LAYOUT_KEY)
         if version != l1_schema.schema_version():
             raise Broken(f"the L1 database at {where} has apdb {version}, this is for {l1_schema.schema_version()}")
+        if layout != l1_schema.LAYOUT:
+            raise Broken(f"the L1 database at {where} has layout {layout}, this is for {l1_schema.LAYOUT}")
+
+    async def _make_room(self, visit: int) -> None:
+        """The month of a visit and the one after, if this process has not seen to them yet."""
+        month = l1_schema.month_of(visit)
+        if month in self._months:
+            return
+        months = month, l1_schema.next_month(month)
+        async with self._transaction(f"making room for {months[0]} and {months[1]}") as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _DDL_LOCK)
+            for each in months:
+                await connection.execute(l1_schema.month_ddl(each))
+        self._months.add(month)
 
     @asynccontextmanager
     async def _connection(self, what: str) -> AsyncIterator[asyncpg.Connection]:
@@ -130,25 +150,36 @@ class L1Postgres:
         """See `L1Database`."""
         first, end = _ranges(ra, dec, radius_deg)
         found = await self._read(
-            "DiaObject",
-            "o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop)"
-            ' ON o.healpix >= first AND o.healpix < stop WHERE o."validityEndMjdTai" IS NULL',
+            "DiaObjectLast",
+            "o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop) ON o.healpix >= first AND o.healpix < stop",
             first, end,
         )  # fmt: skip
         inside = separation_arcsec(found["ra"], found["dec"], ra, dec) <= radius_deg * 3600.0
         return ordered(found[inside], "diaObjectId")
 
+    async def objects_of(self, object_ids: Ids) -> Table:
+        """See `L1Database`."""
+        rest = 'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."validityEndMjdTai" IS NULL'
+        return ordered(await self._read("DiaObject", rest, object_ids.tolist()), "diaObjectId")
+
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """See `L1Database`."""
-        rest = 'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."midpointMjdTai" >= $2::float8'
-        sources = await self._read("DiaSource", rest, object_ids.tolist(), since_mjd)
-        forced = await self._read("DiaForcedSource", rest, object_ids.tolist(), since_mjd)
+        found = []
+        for name in ("DiaSource", "DiaForcedSource"):
+            column = l1_schema.PARTITIONED[name]
+            rest = (
+                'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."midpointMjdTai" >= $2::float8'
+                f' AND o."{column}" >= $3::bigint'  # so that months before are not looked at
+            )
+            found.append(await self._read(name, rest, object_ids.tolist(), since_mjd, _first_since(column, since_mjd)))
+        sources, forced = found
         order = "diaObjectId", "midpointMjdTai"
         return ordered(sources, *order), ordered(forced, *order)
 
     async def sources_of(self, visit: int, detector: int) -> Table:
         """See `L1Database`."""
-        found = await self._read("DiaSource", "o WHERE visit = $1::bigint AND detector = $2::smallint", visit, detector)
+        least, most = dia_source_id(visit, detector, 0), dia_source_id(visit, detector, MAX_SOURCES - 1)
+        found = await self._read("DiaSource", 'o WHERE o."diaSourceId" BETWEEN $1::bigint AND $2::bigint', least, most)
         return ordered(found, "diaSourceId")
 
     async def _read(self, table: str, rest: str, *parameters: object) -> Table:
@@ -169,6 +200,7 @@ class L1Postgres:
     async def store(self, result: VisitDetectorResult, facts: Sequence[Event], at: float) -> Stored:
         """See `L1Database`."""
         check_result(result)
+        await self._make_room(result.visit)
         async with self._transaction(str(result)) as connection:
             if not await _claim(connection, result, at):
                 return Stored.EXISTS
@@ -238,6 +270,15 @@ class L1Postgres:
                 " cardinality(alert_ids), cardinality(alert_ids) - owed FROM visit_detector"
             )
         return {(visit, detector): Counts(*counts) for visit, detector, *counts in rows}
+
+
+def _first_since(column: str, mjd: float) -> int:
+    """The least value of a column by which tables are cut that a source of that time (MJD TAI) or later can have.
+
+    Two days earlier: a day of observing begins at noon of the day before.
+    """
+    first = dt.date.fromordinal(max(_MJD_0 + int(max(mjd, 0.0)) - 2, _FIRST_DAY))
+    return l1_schema.first_of(column, first.year * 100 + first.month, first.day)
 
 
 def _ranges(ra: float, dec: float, radius_deg: float) -> tuple[list[int], list[int]]:

@@ -1,8 +1,9 @@
 """The L1 database's tables in PostgreSQL: those of `apdb.yaml`, names and types as there, and Pachon's own.
 
 Own are: a column `healpix` behind the official ones of three tables, for cones without an extension; the
-table `visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Foreign
-keys are left out: Solar System tables are loaded apart from the night's.
+table `visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Sources are
+cut into months, so that what is read of a year does not grow with the years, and old months can be taken away whole.
+Foreign keys are left out: Solar System tables are loaded apart from the night's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from schemas.identity import dia_source_id, exposure_id
 from schemas.tables import apdb_schema
 
 _SQL_TYPES = {
@@ -21,7 +23,13 @@ _SQL_TYPES = {
 }  # fmt: skip
 _SIZED_SQL_TYPES = {"char": "CHAR", "string": "VARCHAR"}
 
+PARTITIONED = {"DiaSource": "diaSourceId", "SSSource": "diaSourceId", "DiaForcedSource": "visit"}
+"""By what a table is cut into months: ids and visits both grow with time, and are in the tables' keys."""
+
 WITH_HEALPIX = ("DiaObject", "DiaObjectLast", "DiaSource")
+
+LAYOUT_KEY, LAYOUT = "version:pachon", "2"
+"""Of what is Pachon's own: 2 has months."""
 
 VERSION_KEY = "version:schema"
 """Where `dax_apdb` keeps the schema's version, too."""
@@ -33,6 +41,7 @@ OWN_DDL = f"""
 ALTER TABLE "DiaObject" ADD COLUMN healpix BIGINT NOT NULL;
 ALTER TABLE "DiaObjectLast" ADD COLUMN healpix BIGINT NOT NULL;
 ALTER TABLE "DiaSource" ADD COLUMN healpix BIGINT NOT NULL;
+ALTER TABLE "DiaObjectLast" SET (fillfactor = 60);
 CREATE INDEX dia_object_current_healpix ON "DiaObject" (healpix) WHERE "validityEndMjdTai" IS NULL;
 CREATE UNIQUE INDEX {CURRENT_OBJECT} ON "DiaObject" ("diaObjectId") WHERE "validityEndMjdTai" IS NULL;
 CREATE INDEX dia_object_last_healpix ON "DiaObjectLast" (healpix);
@@ -86,8 +95,35 @@ def ddl() -> str:
     document = _document()
     tables = [_create_table(table) for table in document["tables"]]
     indexes = [index for table in document["tables"] for index in _create_indexes(table)]
-    version = f"INSERT INTO metadata VALUES ('{VERSION_KEY}', '{document['version']}');"  # noqa: S608 - ours
+    versions = {VERSION_KEY: document["version"], LAYOUT_KEY: LAYOUT}
+    version = "\n".join(f"INSERT INTO metadata VALUES ('{k}', '{v}');" for k, v in versions.items())  # noqa: S608 - ours
     return "\n".join([*tables, *indexes, OWN_DDL, version])
+
+
+def month_of(visit: int) -> int:
+    """YYYYMM of a visit."""
+    return visit // 10_000_000
+
+
+def month_ddl(month: int) -> str:
+    """The statements that make the partitions of a month, YYYYMM, where they are not there."""
+    return "\n".join(
+        f'CREATE TABLE IF NOT EXISTS "{table}_{month}" PARTITION OF "{table}"'
+        f" FOR VALUES FROM ({first_of(column, month)}) TO ({first_of(column, next_month(month))});"
+        for table, column in PARTITIONED.items()
+    )
+
+
+def next_month(month: int) -> int:
+    """YYYYMM of the month after."""
+    year, number = divmod(month, 100)
+    return (year + number // 12) * 100 + number % 12 + 1
+
+
+def first_of(column: str, month: int, day: int = 1) -> int:
+    """The least value that a column by which tables are cut can have from a day on."""
+    visit = exposure_id(month * 100 + day, 0)
+    return visit if column == "visit" else dia_source_id(visit, 0, 0)
 
 
 def schema_version() -> str:
@@ -117,7 +153,9 @@ def _create_table(table: Mapping[str, Any]) -> str:
         for constraint in table.get("constraints", ())
         if constraint["@type"] == "Unique"
     ]
-    return f'CREATE TABLE "{table["name"]}" (\n  ' + ",\n  ".join(lines) + ");"
+    cut = PARTITIONED.get(table["name"])
+    by_month = f' PARTITION BY RANGE ("{cut}")' if cut else ""
+    return f'CREATE TABLE "{table["name"]}" (\n  ' + ",\n  ".join(lines) + f"){by_month};"
 
 
 def _column_line(column: Column, described: list[dict[str, object]]) -> str:

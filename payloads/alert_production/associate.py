@@ -33,22 +33,21 @@ _POSITION = ("ra", "dec", "raErr", "decErr", "ra_dec_Cov")
 class Association:
     """`sources`: a copy, each row with one of `diaObjectId` and `ssObjectId` set and the other 0.
 
-    `objects`: the `DiaObject` rows that got a source, those that were known first, in their order, then the
-    new ones, which have an id and a position only (`dia_objects.update` does the rest). `new_ids`,
-    `updated_ids`: int64. `ss_sources`: an `SSSource` row for each source that is a Solar System object.
+    `updated_ids`: int64, the objects known that got a source, in their order. `new_objects`: `DiaObject` rows of the
+    others, which have an id and a position only (`dia_objects.update` does the rest). `ss_sources`: an `SSSource`
+    row for each source that is a Solar System object.
     """
 
     sources: Table
-    objects: Table
+    new_objects: Table
     ss_sources: Table
-    new_ids: Indices
     updated_ids: Indices
 
 
 def associate(sources: Table, objects: Table, ephemerides: Table) -> Association:
     """Give every DIASource of a visit-detector its object.
 
-    `sources`: `DiaSource` rows. `objects`: the `DiaObject` rows of the field, the valid version of each.
+    `sources`: `DiaSource` rows. `objects`: ids and places of the field's, as of their valid versions (`DiaObjectLast`).
     `ephemerides`: EPHEMERIS_DTYPE at the sources' time; `radius` under 1 arcsec counts as 1. DIAObjects
     match within 1 arcsec, by the likelihood of the offset given both position errors (Sutherland & Saunders
     1992, MNRAS 259, 413).
@@ -66,11 +65,8 @@ def associate(sources: Table, objects: Table, ephemerides: Table) -> Association
     result["diaObjectId"][still[mine]] = objects["diaObjectId"][known]
     fresh = np.setdiff1d(still, still[mine])
     result["diaObjectId"][fresh] = sources["diaSourceId"][fresh]
-    updated = objects[np.sort(known)]
-    new = _new_objects(sources[fresh])
     return Association(
-        sources=result, objects=np.concatenate([updated, new]), new_ids=new["diaObjectId"].copy(),
-        updated_ids=updated["diaObjectId"].copy(),
+        sources=result, new_objects=_new_objects(sources[fresh]), updated_ids=objects["diaObjectId"][np.sort(known)],
         ss_sources=ss_sources(sources[moving], ephemerides[predicted], ranks),
     )  # fmt: skip
 

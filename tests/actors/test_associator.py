@@ -265,7 +265,7 @@ async def test_another_that_committed_meanwhile_is_believed(
         return False
 
     async def no_objects(*_: object) -> Table:
-        return empty("DiaObject", 0)
+        return empty("DiaObjectLast", 0)
 
     async def no_history(*_: object) -> tuple[Table, Table]:
         return empty("DiaSource", 0), empty("DiaForcedSource", 0)
@@ -282,6 +282,37 @@ async def test_pixels_that_are_gone_are_bad_data_and_named(place: Place, due: Ca
     with pytest.raises(BadData, match=f"visit {VISIT} detector 94: its pixels are not in the pixel store"):
         await place.associator().react(due())
     assert place.kept.calls == []
+
+
+async def test_a_source_outside_its_detector_is_bad_data_and_commits_nothing(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    event, bad = due(), products()
+    bad.sources["dec"][1] += 0.2
+    await place.pixels.put(event.sources.products, bad)
+    with pytest.raises(
+        BadData, match=rf"DiaSource {dia_source_id(VISIT, 94, 1)} at ra .* 0\.2\d\d deg from the detector"
+    ):
+        await place.associator().react(event)
+    assert not await place.kept.l1.contains(VISIT, 94)
+
+
+async def test_photometry_is_not_forced_on_objects_not_seen_for_a_year(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    event, made = due(), products()
+    await place.pixels.put(event.sources.products, made)
+    await place.react(event)
+    objects = await place.kept.l1.objects_in(*WCS.crval, 1.0)
+    for days, forced in ((300.0, 4), (400.0, 0)):
+        visit = VISIT + int(days)
+        later = due(f"g{visit}", visit, STARTED + days * 86400.0)
+        empty_sky = products(visit, STARTED + days * 86400.0)
+        empty_sky = replace(empty_sky, sources=empty_sky.sources[:0], stamps=())
+        await place.pixels.put(later.sources.products, empty_sky)
+        await place.react(later)
+        _, found = await place.kept.l1.history_of(objects["diaObjectId"], mjd_from_tai(STARTED) + 1.0)
+        assert np.count_nonzero(found["visit"] == visit) == forced
 
 
 async def test_sources_without_a_position_are_bad_data_and_commit_nothing(

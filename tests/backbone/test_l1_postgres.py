@@ -16,10 +16,11 @@ from sqlalchemy.types import TypeEngine
 
 from backbone import l1_schema, pg_copy
 from backbone.l1 import Stored
-from backbone.l1_postgres import L1Postgres
+from backbone.l1_postgres import L1Postgres, _first_since
 from cluster.services import free_port
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady
+from schemas.identity import visit_detector_of
 from schemas.tables import apdb_schema
 from tests.backbone.l1_results import DEC, MJD, RA, filled, result
 
@@ -205,3 +206,53 @@ async def waiting_for_a_lock(connection: asyncpg.Connection) -> None:
     async with asyncio.timeout(10):
         while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             pass
+
+
+async def test_sources_lie_in_the_month_of_their_visit(l1: L1Postgres) -> None:
+    visits = 2027120100001, 2027123199999, 2028010100001
+    for day, visit in enumerate(visits):
+        await l1.store(result(visit, mjd=MJD + 700.0 + day), [], 1.0)
+    for table in l1_schema.PARTITIONED:
+        column = "visit" if table == "DiaForcedSource" else '"diaSourceId"'
+        rows = await l1._pool.fetch(f'SELECT DISTINCT tableoid::regclass::text AS name, {column} FROM "{table}"')  # noqa: S608
+        months = {str(row["name"]).strip('"').rsplit("_")[-1] for row in rows}
+        assert months == {"202712", "202801"}, table
+    for visit in visits:
+        assert len(await l1.sources_of(visit, 94)) == 20
+
+
+async def test_months_before_those_asked_for_are_not_looked_at(l1: L1Postgres, dsn: str) -> None:
+    """MJD 61000 is 21 November 2025."""
+    long_ago, lately = result(2024100500001, mjd=60589.0), result(2025112000001, mjd=MJD)
+    for each in (long_ago, lately):
+        await l1.store(each, [], 1.0)
+    ids = np.concatenate([long_ago.objects["diaObjectId"], lately.objects["diaObjectId"]])
+    assert len((await l1.history_of(ids, MJD - 500.0))[0]) == 38
+    holder = await asyncpg.connect(dsn)
+    async with holder.transaction():
+        for table in ("DiaSource", "DiaForcedSource"):
+            await holder.execute(f'LOCK TABLE ONLY "{table}_202410" IN ACCESS EXCLUSIVE MODE')
+        found = await asyncio.wait_for(l1.history_of(ids, MJD - 365.0), 10.0)
+    await holder.close()
+    assert [len(table) for table in found] == [19, 19]
+
+
+@pytest.mark.parametrize(("mjd", "first"), [(0.0, 2010010100000), (61000.0, 2025111900000), (60676.9, 2024123000000)])
+def test_the_first_visit_that_may_be_as_late_as_a_time(mjd: float, first: int) -> None:
+    assert _first_since("visit", mjd) == first
+    assert visit_detector_of(_first_since("diaSourceId", mjd)) == (first, 0)
+
+
+async def test_two_processes_make_room_for_the_same_month_at_once(l1: L1Postgres, dsn: str) -> None:
+    others = [l1, *[await L1Postgres.open(dsn) for _ in range(2)]]
+    stored = await asyncio.gather(*(o.store(result(2029050100001, d), [], 1.0) for d, o in enumerate(others)))
+    assert stored == [Stored.ADDED] * 3
+    for other in others[1:]:
+        await other.close()
+
+
+async def test_a_database_of_another_layout_is_refused(l1: L1Postgres, dsn: str) -> None:
+    await l1._pool.execute("DELETE FROM metadata WHERE name = $1", l1_schema.LAYOUT_KEY)
+    with pytest.raises(Broken, match="has layout None, this is for 2"):
+        await L1Postgres.open(dsn)
+    await l1._pool.execute("INSERT INTO metadata VALUES ($1, $2)", l1_schema.LAYOUT_KEY, l1_schema.LAYOUT)

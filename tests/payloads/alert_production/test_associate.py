@@ -56,10 +56,9 @@ def test_a_source_takes_the_object_at_its_place_and_the_rest_become_new() -> Non
     assert found.sources["diaObjectId"].tolist() == [101, 1, 103]
     assert found.sources["ssObjectId"].tolist() == [0, 0, 0]
     assert found.updated_ids.tolist() == [1]
-    assert found.new_ids.tolist() == [101, 103]
-    assert found.objects["diaObjectId"].tolist() == [1, 101, 103]
-    assert found.objects["ra"][1:].tolist() == [10.0, 10.2]
-    assert found.objects["nDiaSources"][1:].tolist() == [0, 0]
+    assert found.new_objects["diaObjectId"].tolist() == [101, 103]
+    assert found.new_objects["ra"].tolist() == [10.0, 10.2]
+    assert found.new_objects["nDiaSources"].tolist() == [0, 0]
 
 
 def test_the_input_is_left_as_it_was() -> None:
@@ -88,7 +87,7 @@ def test_neither_ra_zero_nor_the_poles_part_a_pair(source: Place, known: Place) 
 def test_one_arcsecond_is_the_limit(offset: float, matched: bool) -> None:
     ra, dec = position_at(33.0, -60.0, offset, 0.0)
     found = associate(_sources([ra], [dec]), _objects([33.0], [-60.0]), NO_EPHEMERIDES)
-    assert (len(found.new_ids) == 0) == matched
+    assert (len(found.new_objects) == 0) == matched
 
 
 def test_a_solar_system_object_comes_before_a_dia_object() -> None:
@@ -159,15 +158,14 @@ def test_however_crowded_each_source_gets_one_object_and_each_object_one_source(
     assert np.all((dia == 0) != (ss == 0))
     for ids in (dia[dia != 0], ss[ss != 0]):
         assert len(np.unique(ids)) == len(ids)
-    assert sorted(np.concatenate([found.new_ids, found.updated_ids])) == sorted(dia[dia != 0])
-    assert np.array_equal(found.objects["diaObjectId"], np.concatenate([found.updated_ids, found.new_ids]))
+    assert sorted(np.concatenate([found.new_objects["diaObjectId"], found.updated_ids])) == sorted(dia[dia != 0])
     assert len(found.ss_sources) == np.count_nonzero(ss)
     _assert_nobody_was_left_out(found, objects, ephemerides)
 
 
 def _assert_nobody_was_left_out(found: Association, objects: Table, ephemerides: Table) -> None:
     """Nothing unmatched is within an arcsecond of what it could have been matched to."""
-    lonely = found.sources[np.isin(found.sources["diaObjectId"], found.new_ids)]
+    lonely = found.sources[np.isin(found.sources["diaObjectId"], found.new_objects["diaObjectId"])]
     unseen = objects[~np.isin(objects["diaObjectId"], found.updated_ids)]
     still = found.sources[found.sources["ssObjectId"] == 0]
     missed = ephemerides[~np.isin(ephemerides["ssObjectId"], found.sources["ssObjectId"])]
@@ -189,14 +187,12 @@ def test_the_order_of_rows_changes_nothing(here: list[Place], known: list[Place]
 
 def test_nothing_in_nothing_out() -> None:
     found = associate(empty("DiaSource", 0), NO_OBJECTS, NO_EPHEMERIDES)
-    assert [len(t) for t in (found.sources, found.objects, found.ss_sources, found.new_ids, found.updated_ids)] == [
-        0
-    ] * 5
+    assert [len(t) for t in (found.sources, found.new_objects, found.ss_sources, found.updated_ids)] == [0] * 4
 
 
 def test_objects_and_predictions_without_sources_stay_unseen() -> None:
     found = associate(empty("DiaSource", 0), _objects([1.0], [2.0]), _ephemerides([1.0], [2.0]))
-    assert len(found.objects) == len(found.ss_sources) == 0
+    assert len(found.new_objects) == len(found.ss_sources) == len(found.updated_ids) == 0
 
 
 @pytest.mark.parametrize("column", ["ra", "dec"])
