@@ -164,17 +164,18 @@ class L1Postgres:
 
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """See `L1Database`."""
-        found = []
-        for name in ("DiaSource", "DiaForcedSource"):
-            column = l1_schema.PARTITIONED[name]
-            rest = (
-                'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."midpointMjdTai" >= $2::float8'
-                f' AND o."{column}" >= $3::bigint'  # so that months before are not looked at
-            )
-            found.append(await self._read(name, rest, object_ids.tolist(), since_mjd, _first_since(column, since_mjd)))
-        sources, forced = found
+        names = "DiaSource", "DiaForcedSource"
+        sources, forced = await asyncio.gather(*(self._history(name, object_ids, since_mjd) for name in names))
         order = "diaObjectId", "midpointMjdTai"
         return ordered(sources, *order), ordered(forced, *order)
+
+    async def _history(self, name: str, object_ids: Ids, since_mjd: float) -> Table:
+        column = l1_schema.PARTITIONED[name]
+        rest = (
+            'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."midpointMjdTai" >= $2::float8'
+            f' AND o."{column}" >= $3::bigint'  # so that months before are not looked at
+        )
+        return await self._read(name, rest, object_ids.tolist(), since_mjd, _first_since(column, since_mjd))
 
     async def sources_of(self, visit: int, detector: int) -> Table:
         """See `L1Database`."""
