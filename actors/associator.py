@@ -1,5 +1,6 @@
 """From measured sources to committed objects and alert packets."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ from actors.base import Actor
 from actors.camera_reader import PixelStore
 from actors.fan_out import Chronicle
 from actors.stage_times import StageTimes
-from backbone.l1 import L1Database, Stored, VisitDetectorResult
+from backbone.l1 import Ids, L1Database, Stored, VisitDetectorResult, alert_keys
 from payloads.alert_production import dia_objects, packets
 from payloads.alert_production.associate import Association, associate
 from payloads.alert_production.ephemerides import Night, OrbitCatalogue
@@ -30,8 +31,11 @@ FIELD_RADIUS_DEG = 0.17
 class PacketArchive(Protocol):
     """Where alert packets lie: archive, outbox and source of replays in one."""
 
-    def write(self, visit: int, detector: int, records: Iterable[bytes]) -> str:
-        """Write the packets of a visit-detector, in order, and return the file's name. Whole or not at all."""
+    def write(self, visit: int, detector: int, records: Iterable[bytes], ids: Ids, keys: Ids) -> str:
+        """Write the packets of a visit-detector, in order, and return the file's name. Whole or not at all.
+
+        `ids`, `keys`: of each its `diaSourceId`, and its `diaObjectId` or `ssObjectId`.
+        """
 
     def read(self, path: str) -> list[bytes]:
         """The packets of a file, byte for byte."""
@@ -104,8 +108,9 @@ class Associator(Actor):
     ) -> tuple[VisitDetectorResult, AlertsReady]:
         processed = mjd_from_tai(self._clock.now())
         since = mjd_from_tai(event.sources.observation.midpoint) - packets.HISTORY_DAYS
-        history, forced_history = await self._l1.history_of(found.updated_ids, since)
-        before = await self._l1.objects_of(found.updated_ids)
+        (history, forced_history), before = await asyncio.gather(
+            self._l1.history_of(found.updated_ids, since), self._l1.objects_of(found.updated_ids)
+        )
         with times("make_packets"):
             every, every_forced = np.concatenate([history, found.sources]), np.concatenate([forced_history, forced])
             objects = np.concatenate([before, found.new_objects])
@@ -122,7 +127,9 @@ class Associator(Actor):
                 orbits=night.orbits_of(found.ss_sources["ssObjectId"]),
                 observation=event.sources.observation,
             )
-            path = self._archive.write(event.visit, event.detector, records)
+            alert_ids = found.sources["diaSourceId"][chosen]
+            keys = alert_keys(found.sources[chosen])
+            path = self._archive.write(event.visit, event.detector, records, alert_ids, keys)
         observation = event.sources.observation
         result = VisitDetectorResult(
             group=event.group,
@@ -134,7 +141,7 @@ class Associator(Actor):
             forced=forced,
             ss_sources=found.ss_sources,
             alert_path=path,
-            alert_ids=found.sources["diaSourceId"][chosen],
+            alert_ids=alert_ids,
         )
         fact = AlertsReady(
             group=event.group,

@@ -158,7 +158,8 @@ def _count(visit: _Visit, event: Event) -> None:
             visit.ended.add(event.detector)
             visit.note(
                 event.detector, alerts_made=event.made, alerts_sent=event.sent,
-                alerts_acknowledged=event.acknowledged, failed=event.failed,
+                alerts_acknowledged=event.acknowledged, alerts_reduced=event.reduced, lite_failed=event.lite_failed,
+                failed=event.failed,
             )  # fmt: skip
         case DetectorFailed():
             visit.ended.add(event.detector)

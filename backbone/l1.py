@@ -82,7 +82,7 @@ class VisitDetectorResult:
         """The key of each alert: its `diaObjectId`, or the `ssObjectId` of a Solar System object."""
         order = np.argsort(self.sources["diaSourceId"])
         rows = self.sources[order[np.searchsorted(self.sources["diaSourceId"], self.alert_ids, sorter=order)]]
-        return np.where(rows["diaObjectId"] != 0, rows["diaObjectId"], rows["ssObjectId"])
+        return alert_keys(rows)
 
     @cached_property
     def digest(self) -> bytes:
@@ -101,7 +101,8 @@ class Outbox:
     """The stored record of a visit-detector, and how far its alerts got.
 
     `alert_ids`, `alert_keys`: int64 (n,), in the order of the file `path`. `acknowledged_at`: TAI s (n,), NaN
-    for what is still owed. `failures`: reason -> how many, of the last attempt.
+    for what is still owed. `failures`: reason -> how many, of the last attempt; and how many were
+    sent with smaller cutouts, or have no lite alert beside them, of all attempts.
     """
 
     group: str
@@ -189,6 +190,11 @@ class L1Database(Protocol):
 
     async def counts(self) -> dict[tuple[int, int], Counts]:
         """By visit and detector."""
+
+
+def alert_keys(sources: Table) -> Ids:
+    """The key of an alert about each `DiaSource` row: its `diaObjectId`, or the `ssObjectId` if it has none."""
+    return np.where(sources["diaObjectId"] != 0, sources["diaObjectId"], sources["ssObjectId"])
 
 
 def ordered(table: Table, *names: str) -> Table:

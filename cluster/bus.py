@@ -17,11 +17,12 @@ from backbone.journal import Delivery, Journal, Position
 from cluster.host import Outcome
 from schemas.clock import Clock
 from schemas.errors import Broken
-from schemas.events import DetectorFailed, DetectorReadOut, Event, RawNotArchived, RawReady, VisitRefused
+from schemas.events import DetectorFailed, DetectorReadOut, Event, NoticeFailed, RawNotArchived, RawReady, VisitRefused
 
 MAX_ATTEMPTS = 5
 BACKOFF_S = 0.5
-"""Wall seconds before the second attempt; doubles with each further one."""
+"""Wall seconds before the second attempt; doubles with each further one, `MAX_DOUBLINGS` times."""
+MAX_DOUBLINGS = 6
 
 Listener = Callable[[Event, float], None]
 """Called with each new fact and the time (TAI s) at which it was journalled."""
@@ -35,6 +36,8 @@ class Route:
     lanes: int
     understands: frozenset[str]
     deadline_s: float
+    patient: bool = False
+    """Never gives up what may yet succeed."""
 
 
 class Hosts(Protocol):
@@ -140,10 +143,11 @@ class Bus:
             if outcome is not None and outcome.verdict == "broken":
                 raise Broken(f"{pool}: {error}")
             final = outcome is not None and outcome.verdict in {"bad data", "bug"}
-            if final or delivery.attempts + 1 >= MAX_ATTEMPTS:
+            tired = delivery.attempts + 1 >= MAX_ATTEMPTS and not self._routes[pool].patient
+            if final or tired:
                 return await self._give_up(delivery, error)
             delivery = await self._journal.retry(delivery, error)
-            await asyncio.sleep(BACKOFF_S * 2 ** (delivery.attempts - 1))
+            await asyncio.sleep(BACKOFF_S * 2 ** min(delivery.attempts - 1, MAX_DOUBLINGS))
 
     async def _attempt(self, pool: str, lane: int, event: Event) -> tuple[Outcome | None, str]:
         """One call within the pool's deadline: an outcome, or None and why there is none."""
@@ -175,10 +179,12 @@ class Bus:
 
 
 def _obituary(delivery: Delivery, error: str) -> list[Event]:
-    """The facts that say that a delivery was given up. What only archives does not fail a detector."""
+    """The facts that say that a delivery was given up. What only archives or tells does not fail a detector."""
     event, detector = delivery.event, getattr(delivery.event, "detector", None)
     if delivery.pool == "archiver" and isinstance(event, RawReady):
         return [RawNotArchived(group=event.group, raw=event.raw, reason=error)]
+    if delivery.pool == "herald":
+        return [NoticeFailed(group=event.group, about=getattr(event, "notice", event.kind), reason=error)]
     if detector is None:
         return [VisitRefused(group=event.group, reason=f"{delivery.pool}: {error}")]
     failed = DetectorFailed(

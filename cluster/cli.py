@@ -1,4 +1,4 @@
-"""The command line: `pachon night`, `pachon alerts`, `pachon difference`."""
+"""The command line: `pachon night`, `pachon alerts`, `pachon replay-alerts`, `pachon withdraw`, `pachon difference`."""
 
 import sys
 import time
@@ -73,6 +73,48 @@ def alerts(
         from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
 
     _exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
+
+
+@app.command()
+def replay_alerts(
+    output: Annotated[Path, typer.Option(help="Folder of the night's results.")],
+    kafka: Annotated[str, typer.Option(help="The broker, host:port.")],
+    topic: Annotated[str, typer.Option(help="Where to; it is made if there is none.")],
+    night: Annotated[int | None, typer.Option(help="Alerts of a night, YYYYMMDD ...")] = None,
+    visit: Annotated[int | None, typer.Option(help="... or of a visit ...")] = None,
+    detector: Annotated[int | None, typer.Option(help="... or of a detector of it.")] = None,
+    postgres: Annotated[str, typer.Option(help="L1 database, to ask which files count; default: the newest.")] = "",
+) -> None:
+    """Send alerts of the archive again, byte for byte and with the keys of the first time."""
+
+    def play() -> int:
+        from cluster.replay_alerts import Wanted, run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(output, Wanted(night, visit, detector), kafka, topic, postgres)
+
+    _exit_with(play)
+
+
+@app.command()
+def withdraw(
+    output: Annotated[Path, typer.Option(help="The night's folder: its key signs, its clock tells the time.")],
+    kafka: Annotated[str, typer.Option(help="The broker, host:port.")],
+    reason: Annotated[str, typer.Option(help="Why, as brokers are told.")],
+    postgres: Annotated[str, typer.Option(help="The L1 database; default: the folder's own.")] = "",
+    dia_source: Annotated[list[int] | None, typer.Option(help="A diaSourceId; may be given again.")] = None,
+    visit: Annotated[int | None, typer.Option(help="All of a visit, forced photometry too.")] = None,
+    detector: Annotated[int | None, typer.Option(help="Only this detector of the visit.")] = None,
+) -> None:
+    """Withdraw DIASources and the alerts about them: in the database, then on the companion topic."""
+
+    def play() -> int:
+        from backbone.l1_withdrawals import Selection  # noqa: PLC0415 - so that --help answers at once
+        from cluster.withdraw import run  # noqa: PLC0415
+
+        what = Selection(tuple(dia_source or ()), visit, detector)
+        return run(output, postgres, kafka, what, reason, Console(soft_wrap=True, highlight=False))
+
+    _exit_with(play)
 
 
 @app.command()

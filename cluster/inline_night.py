@@ -18,21 +18,24 @@ from backbone.journal import MemoryJournal
 from backbone.l1 import L1Database
 from backbone.l1_memory import L1Memory
 from backbone.sal_events import event_of
+from backbone.visit_stream import VisitSpool
 from cluster import prepare
 from cluster.inline import InlineHosts
-from cluster.night import night_facts, staged, wind_down
+from cluster.night import end_night, night_facts, settled, staged
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.settings import Settings
 from cluster.site import FolderSite
 from schemas.clock import ManualClock
+from schemas.errors import Transient
+from schemas.events import NightBegan
 from schemas.image import Observation, Raw
 from simulators.camera.buffer import Catalogue
 from simulators.camera.exposure import FocalPlane
 from simulators.camera.truth import write_truth
 from simulators.ocs.sal import stamped
 from simulators.ocs.schedule import PlannedVisit
-from simulators.ocs.timeline import timeline
+from simulators.ocs.timeline import ANNOUNCED_S, timeline
 from simulators.sky.sky import Sky
 
 
@@ -84,6 +87,14 @@ class InlineSite(FolderSite):
         """The spool."""
         return AlertSpool(self.settings.output / "alerts.spool", self.clock)
 
+    async def lite_sink(self) -> AlertSpool:
+        """Another."""
+        return AlertSpool(self.settings.output / "alerts-lite.spool", self.clock)
+
+    async def notice_sink(self) -> VisitSpool:
+        """Its companion."""
+        return VisitSpool(self.settings.output / "visits.jsonl")
+
 
 async def play_inline(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console
@@ -98,6 +109,8 @@ async def play_inline(
     hosts = await InlineHosts.build(site, all_pools=True)
     one_lane = settings.model_copy(update={"workers": 1})
     async with staged(one_lane, hosts, hosts.keeper, journal, clock, [visit.group for visit in plan], console) as stage:
+        clock.set_to(plan[0].start_tai - ANNOUNCED_S)
+        await stage.bus.publish([NightBegan(day_obs=plan[0].day_obs, at=clock.now())])
         for number, moment in enumerate(timeline(plan)):
             clock.set_to(moment.tai)
             if isinstance(moment.payload, Observation):
@@ -107,7 +120,8 @@ async def play_inline(
             event = event_of(moment.kind, message)
             if event is not None:
                 await stage.bus.publish([event])
-                await stage.bus.drained()
-        await wind_down(stage)
+                if not await settled(stage):
+                    raise Transient(f"what follows from {moment.kind} is not finished: the log says what is owed")
+        await end_night(stage, plan[0].day_obs, clock)
     facts = replace(night_facts(options, plan, settings), timed=False)
     return await collect(facts, journal, l1, clock)

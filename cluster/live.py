@@ -23,7 +23,7 @@ from backbone.schema_registry import SchemaRegistry
 from cluster import prepare
 from cluster.child_process import ChildProcess
 from cluster.inline import InlineHosts
-from cluster.night import DUSK_S, SplitHosts, Stage, feed, night_facts, staged, until_over, wind_down
+from cluster.night import DUSK_S, SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
@@ -34,7 +34,7 @@ from cluster.stored_clock import StoredClock
 from payloads.alert_production.alert_schema import alert_schema, schema_id
 from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
-from schemas.events import NextVisit
+from schemas.events import NextVisit, NightBegan
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -96,7 +96,7 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
 async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[Settings]:
     """The schema registry, embedded unless its address is given, with the alert schema under its official id.
 
-    The topic of alerts is there too when this returns: who follows it need not wait for the first alert.
+    The topics of alerts and of visits are there too when this returns: who follows them need not wait for the first.
     """
     async with AsyncExitStack() as stack:
         url = options.registry
@@ -104,8 +104,10 @@ async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[S
             own = SchemaRegistry(settings.output / "schemas.json", port=options.registry_port)
             url = (await stack.enter_async_context(own)).url
         client = await stack.enter_async_context(RegistryClient(url))
-        await client.register(f"{settings.alert_topic}-value", alert_schema(), schema_id())
-        await asyncio.to_thread(create_topic, settings.kafka, settings.alert_topic)
+        for topic in (settings.alert_topic, settings.lite_topic):
+            await client.register(f"{topic}-value", alert_schema(), schema_id())
+            await asyncio.to_thread(create_topic, settings.kafka, topic)
+        await asyncio.to_thread(create_topic, settings.kafka, settings.visit_topic, partitions=1)
         yield settings.model_copy(update={"registry": url})
 
 
@@ -243,7 +245,9 @@ async def _observe(
     positions = await journal.positions() if options.kafka else {}
     with outside(options, plan, settings) as simulators:
         stage.metrics.processes.pids |= {"daq": simulators.daq.pid, "ocs": simulators.ocs.pid}
-        since = StoredClock(settings.clock_file).wall_start - DUSK_S
+        clock, day_obs = StoredClock(settings.clock_file), plan[0].day_obs
+        since = clock.wall_start - DUSK_S
+        await stage.bus.publish([NightBegan(day_obs=day_obs, at=clock.now())])
         async with (
             RegistryClient(settings.registry) as client,
             SalReader(settings.kafka, client, positions, since=since) as reader,
@@ -253,7 +257,7 @@ async def _observe(
             simulators.ocs.stop()
             feeding.cancel()
             await asyncio.wait([feeding])
-            await wind_down(stage)
+            await end_night(stage, day_obs, clock)
 
 
 async def _linger(options: NightOptions, stop: asyncio.Event, console: Console) -> None:

@@ -21,7 +21,7 @@ from cluster.options import NightOptions
 from cluster.settings import Settings
 from cluster.topology import POOLS
 from schemas.clock import Clock
-from schemas.events import Event, NextVisit, NextVisitCanceled, VisitDone, VisitRefused
+from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, VisitDone, VisitRefused
 from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -61,6 +61,11 @@ class Progress:
     def complete(self) -> bool:
         """Whether every planned visit has ended."""
         return self._planned <= self.ended
+
+    @property
+    def done(self) -> int:
+        """How many planned visits have ended."""
+        return len(self._planned & self.ended)
 
     @property
     def open_visits(self) -> list[str]:
@@ -164,15 +169,29 @@ async def until_over(
             await asyncio.wait_for(stop.wait(), TICK_S)
 
 
-async def wind_down(stage: Stage) -> None:
-    """Cancel the visits that wait for pixels, finish what has them, archive what was read; within a deadline."""
+async def end_night(stage: Stage, day_obs: int, clock: Clock) -> None:
+    """Wind down; if that leaves nothing undone, say that the night has ended."""
+    if await wind_down(stage):
+        await stage.bus.publish([NightEnded(day_obs=day_obs, visits=stage.progress.done, at=clock.now())])
+        await settled(stage)
+
+
+async def wind_down(stage: Stage) -> bool:
+    """Cancel the visits that wait for pixels, finish what has them, archive what was read: whether all was done."""
     canceled = [NextVisitCanceled(group=group, reason="the night was stopped") for group in stage.progress.open_visits]
     if canceled:
         await stage.bus.publish(canceled)
+    return await settled(stage)
+
+
+async def settled(stage: Stage) -> bool:
+    """Wait until nothing is owed, or nothing was heard for `DRAIN_DEADLINE_S`; whether nothing is owed."""
     drained = asyncio.ensure_future(stage.bus.drained())
     while not drained.done() and stage.progress.quiet_for() < DRAIN_DEADLINE_S:
         await asyncio.wait([drained], timeout=TICK_S)
-    if not drained.done():
-        drained.cancel()
-        owed = {pool: n for pool, n in stage.bus.waiting().items() if n}
-        structlog.get_logger().error("not finished", owed=owed, quiet_s=DRAIN_DEADLINE_S)
+    if drained.done():
+        return True
+    drained.cancel()
+    owed = {pool: n for pool, n in stage.bus.waiting().items() if n}
+    structlog.get_logger().error("not finished", owed=owed, quiet_s=DRAIN_DEADLINE_S)
+    return False

@@ -203,6 +203,16 @@ class EmbeddedPostgres:
         return self._copy / server.relative_to(packages)
 
 
+def served(folder: Path) -> str | None:
+    """The address of the `EmbeddedPostgres` that runs over a folder now, or None."""
+    data = (folder / "pgdata").resolve()
+    try:
+        pid, _, _, port = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[:4]
+    except (OSError, ValueError):
+        return None
+    return f"postgresql://pachon@{_LOOPBACK}:{port}/postgres" if _serves(pid.strip(), data) else None
+
+
 def _initdb(initdb: Path, data: Path, user: User | None) -> None:
     options = ["--username=pachon", "--auth=trust", "--no-locale", "--encoding=UTF8", "--no-instructions"]
     uid, gid = user or (None, None)

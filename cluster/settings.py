@@ -31,6 +31,16 @@ class Settings(BaseSettings):
         return camera(self.instrument)
 
     @property
+    def lite_topic(self) -> str:
+        """Where alerts go without history and cutouts."""
+        return f"{self.alert_topic}-lite"
+
+    @property
+    def visit_topic(self) -> str:
+        """Where brokers are told what begins and ends, what each visit made, and what is withdrawn."""
+        return f"{self.alert_topic}-visits"
+
+    @property
     def clock_file(self) -> Path:
         """Where the night's clock is kept, once it runs: a restarted process goes on in the same night."""
         return self.output / "clock.json"

@@ -14,6 +14,8 @@ from backbone.daq_client import FlightDaq
 from backbone.journal import PostgresJournal
 from backbone.l1 import L1Database
 from backbone.l1_postgres import L1Postgres
+from backbone.signing_key import SigningKey
+from backbone.visit_stream import NoticeSink, VisitStream
 from cluster.products import ButlerProducts
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
@@ -61,8 +63,18 @@ class Site(Protocol):
     async def l1(self) -> L1Database:
         """The L1 database."""
 
+    @property
+    def signing_key(self) -> SigningKey:
+        """What signs notices."""
+
     async def alert_sink(self) -> AlertSink:
         """Where alerts go."""
+
+    async def lite_sink(self) -> AlertSink:
+        """Where they go without history and cutouts."""
+
+    async def notice_sink(self) -> NoticeSink:
+        """Where notices go."""
 
 
 class FolderSite:
@@ -87,6 +99,11 @@ class FolderSite:
         """Packets on disk."""
         return AlertArchive(self.settings.alerts, alert_schema())
 
+    @cached_property
+    def signing_key(self) -> SigningKey:
+        """The night's own."""
+        return SigningKey.in_folder(self.settings.output)
+
 
 class ServerSite(FolderSite):
     """A process of the system proper: PostgreSQL, Kafka, the DAQ over the network, the Butler's repository."""
@@ -109,3 +126,11 @@ class ServerSite(FolderSite):
     async def alert_sink(self) -> AlertSink:
         """The broker."""
         return await AlertStream.open(self.settings.kafka, self.settings.alert_topic, self.clock)
+
+    async def lite_sink(self) -> AlertSink:
+        """The broker."""
+        return await AlertStream.open(self.settings.kafka, self.settings.lite_topic, self.clock)
+
+    async def notice_sink(self) -> NoticeSink:
+        """The broker."""
+        return VisitStream(self.settings.kafka, self.settings.visit_topic)

@@ -14,6 +14,7 @@ from actors.base import Actor
 from actors.camera_reader import CameraReader
 from actors.ccd_worker import CcdWorker
 from actors.fan_out import FanOut
+from actors.herald import Herald
 from actors.sequencer import Sequencer
 from actors.visit_keeper import VisitKeeper
 from cluster.bus import Route
@@ -27,7 +28,8 @@ class Pool:
 
     `make` builds one from what the site offers. `own_process`: hosted by Ray, in a process each; the others only keep
     order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
-    many deliveries a process takes at once (those that wait for others more than they work).
+    many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
+    long as what it needs does not answer; what it does holds up nothing else.
     """
 
     actor: type[Actor]
@@ -37,6 +39,7 @@ class Pool:
     per_worker: bool = False
     lanes: int = 1
     nice: int = 0
+    patient: bool = False
 
     @property
     def name(self) -> str:
@@ -49,7 +52,8 @@ class Pool:
 
     def route(self, settings: Settings) -> Route:
         """The pool as the bus sees it."""
-        return Route(self.name, self.processes(settings) * self.lanes, self.actor.understands, self.deadline_s)
+        lanes = self.processes(settings) * self.lanes
+        return Route(self.name, lanes, self.actor.understands, self.deadline_s, patient=self.patient)
 
 
 async def _fan_out(site: Site) -> FanOut:
@@ -85,7 +89,25 @@ async def _associator(site: Site) -> Associator:
 
 
 async def _alert_emitter(site: Site) -> AlertEmitter:
-    return AlertEmitter(l1=await site.l1(), archive=site.alert_archive, sink=await site.alert_sink())
+    return AlertEmitter(
+        l1=await site.l1(),
+        archive=site.alert_archive,
+        sink=await site.alert_sink(),
+        lite_sink=await site.lite_sink(),
+    )
+
+
+async def _herald(site: Site) -> Herald:
+    return Herald(
+        l1=await site.l1(),
+        archive=site.alert_archive,
+        sink=await site.notice_sink(),
+        chronicle=await site.chronicle(),
+        clock=site.clock,
+        signing_key=site.signing_key,
+        alert_topic=site.settings.alert_topic,
+        live=site.settings.detectors,
+    )
 
 
 async def _archiver(site: Site) -> Archiver:
@@ -101,6 +123,7 @@ _TABLE = (
     Pool(CcdWorker,     _ccd_worker,      120.0,    per_worker=True),
     Pool(Associator,    _associator,      60.0),
     Pool(AlertEmitter,  _alert_emitter,   60.0),
+    Pool(Herald,        _herald,          60.0,     nice=10, patient=True),
     Pool(Archiver,      _archiver,        120.0,    nice=10),
 )  # fmt: skip
 

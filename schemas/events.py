@@ -194,7 +194,11 @@ class AlertsReady(Event):
 
 
 class AlertsSent(Event):
-    """The broker's answer to every alert of a visit-detector. Times TAI s; `failed`: reason -> how many."""
+    """The broker's answer to every alert of a visit-detector. Times TAI s; `failed`: reason -> how many.
+
+    `reduced`: of the acknowledged, how many with smaller cutouts than they were made with, the broker having refused
+    them as too large. `lite_failed`: how many have no lite alert beside them; these are not lost alerts.
+    """
 
     identity: ClassVar = ("group", "detector")
     visit: int
@@ -205,6 +209,8 @@ class AlertsSent(Event):
     failed: dict[str, int]
     readout_ended: float
     last_acknowledged: float
+    reduced: int = 0
+    lite_failed: int = 0
 
 
 class DetectorFailed(Event):
@@ -227,6 +233,8 @@ class DetectorManifest(BaseModel):
     alerts_made: int = 0
     alerts_sent: int = 0
     alerts_acknowledged: int = 0
+    alerts_reduced: int = 0
+    lite_failed: int = 0
     failed: dict[str, int] = {}
     gave_up: str = ""
 
@@ -236,6 +244,54 @@ class VisitDone(Event):
 
     visit: int | None
     detectors: tuple[DetectorManifest, ...]
+
+
+# --- what brokers are told besides alerts -------------------------------------------------------------------------
+
+
+class NightBegan(Event):
+    """Observing begins. `day_obs`: YYYYMMDD; `at`: TAI s."""
+
+    identity: ClassVar = ("day_obs",)
+    day_obs: int
+    at: float
+
+
+class NightEnded(Event):
+    """Nothing more is owed for a night, of whose visits `visits` have ended. One that goes on later ends again."""
+
+    identity: ClassVar = ("day_obs", "visits")
+    day_obs: int
+    visits: int
+    at: float
+
+
+class NoticeDue(Event):
+    """Brokers are to be told this, word for word: it is kept before it is sent, so that it is always the same bytes.
+
+    `notice`: its name; `key`, `value`: of the message.
+    """
+
+    identity: ClassVar = ("notice",)
+    notice: str
+    key: str
+    value: str
+
+
+class NoticeSent(Event):
+    """The broker acknowledged a notice at a time (TAI s)."""
+
+    identity: ClassVar = ("notice",)
+    notice: str
+    at: float
+
+
+class NoticeFailed(Event):
+    """A notice, or what was to be told about a fact, is given up: a bug, or data that cannot be used."""
+
+    identity: ClassVar = ("group", "about")
+    about: str
+    reason: str
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -258,6 +314,11 @@ EVENTS: dict[str, type[Event]] = {
         AlertsSent,
         DetectorFailed,
         VisitDone,
+        NightBegan,
+        NightEnded,
+        NoticeDue,
+        NoticeSent,
+        NoticeFailed,
     )
 }
 """By kind: how the journal and the bus read them back."""

@@ -1,5 +1,6 @@
 """The official alert schema (`lsst-alert-packet`, its newest): its records, which columns they take, its id."""
 
+import re
 import struct
 from functools import cache
 from typing import Any, NamedTuple, cast
@@ -10,6 +11,8 @@ from lsst.alert.packet import get_latest_schema_version, get_path_to_latest_sche
 from schemas.errors import BadData
 
 Record = dict[str, Any]
+
+_NAME = re.compile(r"lsst\.v(?P<major>\d+)_(?P<minor>\d+)\.alert")
 
 
 class Field(NamedTuple):
@@ -33,9 +36,20 @@ def schema_id() -> int:
     return int(major) * 100 + int(minor)
 
 
-def frame(payload: bytes) -> bytes:
-    """What goes to Kafka: Confluent's header (magic 0, schema id, big-endian) and the Avro payload."""
-    return struct.pack(">bI", 0, schema_id()) + payload
+def id_of(name: str) -> int:
+    """The id of the schema whose top record has this full name, `lsst.v11_1.alert`. Raises BadData for another."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise BadData(f"{name!r} is not the name of an alert schema such as lsst.v11_1.alert")
+    return int(match["major"]) * 100 + int(match["minor"])
+
+
+def frame(payload: bytes, schema: int | None = None) -> bytes:
+    """What goes to Kafka: Confluent's header (magic 0, schema id, big-endian) and the Avro payload.
+
+    `schema`: the id of the schema that the payload is of, if it is not the newest.
+    """
+    return struct.pack(">bI", 0, schema_id() if schema is None else schema) + payload
 
 
 @cache

@@ -32,7 +32,6 @@ _BRIGHT = 10.0
 _DIPOLE_LOBE = 3.0
 _DIPOLE_BALANCE = 0.65
 _EXTENDED = 1.2
-_TRAIL_ALGORITHM = 1
 
 _FLAGS = {
     "bad": Mask.BAD, "cr": Mask.CR, "edge": Mask.EDGE, "nodata": Mask.NO_DATA, "interpolated": Mask.INTRP,
@@ -64,9 +63,10 @@ def measure(
 ) -> Table:
     """`DiaSource` rows, numbered from 0 in the order of y, then x. `processed`: TAI s, when this runs.
 
-    What is not known here is null: objects, reliability, and `glint_trail` is False. `snr` is the unsigned
-    significance of the detection, `isNegative` its sign. Dipoles are fitted where footprints of both signs
-    touch, trails where a footprint is long; a dipole's position is the middle of its lobes.
+    What is not known here is null: objects, reliability, and `glint_trail` is False; so is `trailAlgorithm`, whose
+    key has no number for a fit of the pixels. `snr` is the unsigned significance of the detection, `isNegative` its
+    sign. Dipoles are fitted where footprints of both signs touch, trails where a footprint is long; a dipole's
+    position is the middle of its lobes.
     """
     table = empty("DiaSource", detections.x.size)
     field, fits = _centroids(detections, subtraction)
@@ -181,7 +181,6 @@ def _put_trail_columns(table: Table, at: Indices, fit: Lobes, field: _Field) -> 
     table["trailLengthErr"][at] = along
     table["trailAngleErr"][at] = np.degrees(across / np.maximum(length, 1e-6))
     table["trailChi2"][at], table["trailNdata"][at] = fit.chi2, fit.n_pixels
-    table["trailAlgorithm"][at] = _TRAIL_ALGORITHM
     table["trail_flag"][at] = ~found
     edge = np.hypot(*fit.parameters[:, 3:5].T) / 2.0 + 1.0
     ny, nx = field.pixels.shape
@@ -266,9 +265,9 @@ def _psf_moments(psfs: Image, sigma: Floats) -> Floats:
 
 def _put_flags(table: Table, detections: Detections, sigma: float) -> None:
     n = table.size
-    footprint, center, size = np.zeros(n, np.uint16), np.zeros(n, np.uint16), np.zeros(n, np.int32)
+    footprint, center, box = np.zeros(n, np.uint16), np.zeros(n, np.uint16), np.zeros((n, 4), np.int64)
     x, y = (np.rint(table[name]).astype(np.int64) for name in ("x", "y"))
-    _gather(detections.mask, x, y, detections.first, detections.pixels, footprint, center, size)
+    _gather(detections.mask, x, y, detections.first, detections.pixels, footprint, center, box)
     for name, bits in _FLAGS.items():
         table[f"pixelFlags_{name}"] = (footprint & np.uint16(bits)) != 0
     for name in _CENTER_FLAGS:
@@ -276,7 +275,9 @@ def _put_flags(table: Table, detections: Detections, sigma: float) -> None:
     ny, nx = detections.mask.shape
     table["pixelFlags_offimage"] = (x < 0) | (y < 0) | (x >= nx) | (y >= ny)
     table["pixelFlags_edge"] |= table["pixelFlags_offimage"]
-    table["bboxSize"] = size + 2 * round(_GROW_SIGMAS * sigma)
+    x0, x1, y0, y1 = box.T
+    table["shape_flag_not_contained"] = (x < x0) | (x > x1) | (y < y0) | (y > y1)
+    table["bboxSize"] = np.maximum(x1 - x0, y1 - y0) + 1 + 2 * round(_GROW_SIGMAS * sigma)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -288,9 +289,9 @@ def _gather(
     pixels: Indices,
     footprint: MaskPlane,
     center: MaskPlane,
-    size: NDArray[np.int32],
+    box: Indices,
 ) -> None:
-    """Mask bits within 2 pixels of each footprint, in 3 x 3 about its centre; its longer side."""
+    """Mask bits within 2 pixels of each footprint, in 3 x 3 about its centre; its first and last column and row."""
     ny, nx = mask.shape
     for n in range(xs.size):
         x0, x1, y0, y1 = nx, -1, ny, -1
@@ -303,4 +304,4 @@ def _gather(
         for r in range(max(ys[n] - 1, 0), min(ys[n] + 2, ny)):
             for c in range(max(xs[n] - 1, 0), min(xs[n] + 2, nx)):
                 center[n] |= mask[r, c]
-        size[n] = max(x1 - x0, y1 - y0) + 1
+        box[n] = x0, x1, y0, y1

@@ -54,19 +54,26 @@ class FullPixels:
 
 @dataclass
 class FakeBroker:
-    """Acknowledges at `now` all alerts but those about `refused`; keeps what it took, in order."""
+    """Acknowledges at `now` all alerts but those about `refused`, and those of more than `most` bytes.
+
+    Keeps what it took, in order.
+    """
 
     now: float
     refused: set[int] = field(default_factory=set)
+    most: int = 2**30
     taken: list[Alert] = field(default_factory=list)
     calls: int = 0
 
     async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
         self.calls += 1
-        self.taken += [alert for alert in alerts if alert.dia_source_id not in self.refused]
-        return [self._answer(alert.dia_source_id) for alert in alerts]
+        answers = [self._answer(alert) for alert in alerts]
+        self.taken += [alert for alert, answer in zip(alerts, answers, strict=True) if not answer.error]
+        return answers
 
-    def _answer(self, dia_source_id: int) -> Delivery:
-        if dia_source_id in self.refused:
-            return Delivery(dia_source_id, float("nan"), "Local: Message timed out")
-        return Delivery(dia_source_id, self.now)
+    def _answer(self, alert: Alert) -> Delivery:
+        if alert.dia_source_id in self.refused:
+            return Delivery(alert.dia_source_id, float("nan"), "Local: Message timed out")
+        if len(alert.value) > self.most:
+            return Delivery(alert.dia_source_id, float("nan"), "Broker: Message size too large", too_large=True)
+        return Delivery(alert.dia_source_id, self.now)

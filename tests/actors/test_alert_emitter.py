@@ -1,21 +1,25 @@
+import hashlib
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.alert_emitter import AlertEmitter
+from actors.alert_emitter import ARCHIVED_AS, LITE_TRIES, AlertEmitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_spool import AlertSpool, read_spool
-from backbone.alert_stream import AlertSink
+from backbone.alert_stream import Alert, AlertSink, Delivery
 from backbone.l1 import VisitDetectorResult
 from backbone.l1_memory import L1Memory
-from payloads.alert_production.alert_schema import alert_schema, schema_id
+from payloads.alert_production.alert_schema import alert_schema, frame, schema_id
+from payloads.alert_production.lite import lite
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady, AlertsSent
 from tests.actors.fakes import FakeBroker
+from tests.actors.packets_of import packets_of
 from tests.backbone.full_disk import files_of_at_most
 from tests.backbone.l1_results import result
 
@@ -37,8 +41,9 @@ class Place:
     event: AlertsReady
     l1: L1Memory = field(default_factory=L1Memory)
 
-    def emitter(self, sink: AlertSink) -> AlertEmitter:
-        return AlertEmitter(l1=self.l1, archive=AlertArchive(self.folder, alert_schema()), sink=sink)
+    def emitter(self, sink: AlertSink, lite_sink: AlertSink | None = None) -> AlertEmitter:
+        archive = AlertArchive(self.folder, alert_schema())
+        return AlertEmitter(l1=self.l1, archive=archive, sink=sink, lite_sink=lite_sink or FakeBroker(NOW))
 
     @property
     def ids(self) -> list[int]:
@@ -55,10 +60,11 @@ async def place(tmp_path: Path) -> Place:
     return await committed(tmp_path, N)
 
 
-async def committed(folder: Path, n: int) -> Place:
+async def committed(folder: Path, n: int, side: int = 31) -> Place:
     whole = result(VISIT, 94, n=N)
-    records = [bytes([i]) * (50 + i) for i in range(n)]
-    path = AlertArchive(folder, alert_schema()).write(VISIT, 94, records)
+    records = packets_of(whole, side=side)[:n]
+    keys = whole.alert_keys()[:n]
+    path = AlertArchive(folder, alert_schema()).write(VISIT, 94, records, whole.alert_ids[:n], keys)
     stored = VisitDetectorResult(
         "g1", VISIT, 94, READOUT_ENDED, whole.sources, whole.objects, whole.forced, whole.ss_sources, path,
         whole.alert_ids[:n],
@@ -146,3 +152,130 @@ async def test_alerts_said_to_be_ready_and_never_committed_break_an_invariant(pl
     stranger = place.event.model_copy(update={"detector": 93})
     with pytest.raises(Broken, match=f"visit {VISIT} detector 93"):
         await place.emitter(FakeBroker(NOW)).react(stranger)
+
+
+async def test_a_packet_that_is_no_alert_of_the_schema_is_named_and_nothing_is_sent(place: Place) -> None:
+    spoilt = [*place.records[:4], place.records[4][:-1], place.records[5]]
+    archive = AlertArchive(place.folder, alert_schema())
+    path = archive.write(VISIT, 94, spoilt, place.stored.alert_ids, place.stored.alert_keys())
+    place.l1 = L1Memory()
+    await place.l1.store(replace(place.stored, alert_path=path), [place.event], 1001.0)
+    broker = FakeBroker(NOW)
+    with pytest.raises(BadData, match=f"{path}: the alert about DIASource {place.ids[4]}: .* cutoutTemplate"):
+        await place.emitter(broker, broker).react(place.event)
+    assert broker.calls == 0
+
+
+# --- lite -----------------------------------------------------------------------------------------------------
+
+
+async def test_every_alert_is_followed_by_its_lite_one_under_the_same_key(place: Place) -> None:
+    whole, short = FakeBroker(NOW), FakeBroker(NOW)
+    await place.emitter(whole, short).react(place.event)
+    assert [(a.key, a.dia_source_id) for a in short.taken] == [(a.key, a.dia_source_id) for a in whole.taken]
+    assert [a.value for a in short.taken] == [frame(lite(record)) for record in place.records]
+
+
+async def test_lite_alerts_go_in_the_attempt_in_which_their_whole_ones_arrive(place: Place) -> None:
+    late = {place.ids[1], place.ids[4]}
+    first, second = FakeBroker(NOW), FakeBroker(NOW)
+    with pytest.raises(Transient):
+        await place.emitter(FakeBroker(NOW, late), first).react(place.event)
+    await place.emitter(FakeBroker(NOW), second).react(place.event)
+    assert {a.dia_source_id for a in first.taken} == set(place.ids) - late
+    assert {a.dia_source_id for a in second.taken} == late
+
+
+async def test_lite_alerts_that_fail_are_tried_again_and_then_told_and_hold_up_nothing(place: Place) -> None:
+    lost = {place.ids[0], place.ids[2]}
+    short = FakeBroker(NOW, lost)
+    (sent,) = await place.emitter(FakeBroker(NOW), short).react(place.event)
+    assert sent == SENT.model_copy(update={"lite_failed": 2})
+    assert short.calls == LITE_TRIES
+    assert await place.acknowledged() == [True] * N
+    outbox = await place.l1.outbox(VISIT, 94)
+    assert outbox is not None
+    assert outbox.failures == {"lite: Local: Message timed out": 2}
+
+
+async def test_a_lite_alert_that_arrives_at_the_second_try_has_not_failed(place: Place) -> None:
+    class Moody(FakeBroker):
+        async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
+            self.refused = {place.ids[3]} if not self.calls else set()
+            return await super().send(alerts)
+
+    short = Moody(NOW)
+    assert await place.emitter(FakeBroker(NOW), short).react(place.event) == [SENT]
+    assert sorted(a.dia_source_id for a in short.taken) == sorted(place.ids)
+
+
+async def test_what_failed_of_lite_in_an_earlier_attempt_is_counted_by_a_new_emitter(place: Place) -> None:
+    with pytest.raises(Transient, match="1 of 6 alerts not acknowledged: Local"):
+        await place.emitter(FakeBroker(NOW, {place.ids[1]}), FakeBroker(NOW, {place.ids[0]})).react(place.event)
+    for _ in range(2):
+        short = FakeBroker(NOW)
+        (sent,) = await place.emitter(FakeBroker(NOW), short).react(place.event)
+        assert sent == SENT.model_copy(update={"lite_failed": 1})
+
+
+async def test_a_crash_before_the_answers_are_noted_sends_whole_and_lite_again(place: Place) -> None:
+    class Dead(L1Memory):
+        async def mark_sent(self, *_: object) -> None:
+            raise Transient("the database does not answer")
+
+    emitter = place.emitter(FakeBroker(NOW))
+    dead = Dead()
+    await dead.store(place.stored, [place.event], 1001.0)
+    emitter._l1 = dead
+    with pytest.raises(Transient, match="database"):
+        await emitter.react(place.event)
+    whole, short = FakeBroker(NOW), FakeBroker(NOW)
+    assert await place.emitter(whole, short).react(place.event) == [SENT]
+    assert len(whole.taken) == len(short.taken) == N
+
+
+# --- too large ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("most", "told"), [(250_000, "reduced to 51 px"), (85_000, "reduced to 26 px"), (9_000, "left out")]
+)
+async def test_what_is_too_large_is_sent_with_smaller_cutouts_and_says_so(tmp_path: Path, most: int, told: str) -> None:
+    place, broker, short = await committed(tmp_path, N, side=102), FakeBroker(NOW, most=most), FakeBroker(NOW)
+    assert await place.emitter(broker, short).react(place.event) == [SENT.model_copy(update={"reduced": N})]
+    archived = [hashlib.sha256(record).hexdigest() for record in place.records]
+    assert [alert.headers for alert in broker.taken] == [(("cutouts", told), (ARCHIVED_AS, sha)) for sha in archived]
+    assert [alert.dia_source_id for alert in broker.taken] == place.ids
+    assert all(len(alert.value) <= most for alert in broker.taken)
+    for alert, record in zip(broker.taken, place.records, strict=True):
+        assert lite(alert.value[5:]) == lite(record)
+    assert [alert.value[5:] for alert in short.taken] == [lite(record) for record in place.records]
+    assert await place.acknowledged() == [True] * N
+
+
+async def test_only_what_is_refused_is_made_smaller_and_a_resend_has_the_same_bytes(place: Place) -> None:
+    sizes = [len(record) + 5 for record in place.records]
+    most = sorted(sizes)[1]
+    large = {number for number, size in zip(place.ids, sizes, strict=True) if size > most}
+    assert 0 < len(large) < N
+    first, again = FakeBroker(NOW, refused={place.ids[1]}, most=most), FakeBroker(NOW, most=most)
+    with pytest.raises(Transient, match="1 of 6"):
+        await place.emitter(first).react(place.event)
+    assert {alert.dia_source_id for alert in first.taken if alert.headers} == large - {place.ids[1]}
+    (sent,) = await place.emitter(again).react(place.event)
+    assert sent == SENT.model_copy(update={"reduced": len(large)})
+    place.l1 = L1Memory()
+    await place.l1.store(place.stored, [place.event], 1001.0)
+    anew = FakeBroker(NOW, most=most)
+    await place.emitter(anew).react(place.event)
+    bytes_of = {alert.dia_source_id: alert.value for alert in first.taken + again.taken}
+    assert {alert.dia_source_id: alert.value for alert in anew.taken} == bytes_of
+
+
+async def test_an_alert_too_large_even_without_cutouts_is_owed_and_says_why(place: Place) -> None:
+    with pytest.raises(Transient, match="6 of 6 alerts not acknowledged: Broker: Message size too large"):
+        await place.emitter(FakeBroker(NOW, most=500)).react(place.event)
+    assert await place.acknowledged() == [False] * N
+    outbox = await place.l1.outbox(VISIT, 94)
+    assert outbox is not None
+    assert outbox.failures == {"Broker: Message size too large": N}

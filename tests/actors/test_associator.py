@@ -12,7 +12,7 @@ import pytest
 from actors.associator import Associator
 from backbone.alert_archive import AlertArchive
 from backbone.journal import MemoryJournal
-from backbone.l1 import Stored, VisitDetectorResult
+from backbone.l1 import Ids, Stored, VisitDetectorResult
 from backbone.l1_memory import L1Memory
 from cluster.pixels import MemoryPixels
 from payloads.alert_production.alert_schema import alert_schema
@@ -87,8 +87,8 @@ class Watched:
         self._store = self.l1.store
         self.l1.store = self.store  # type: ignore[method-assign] - watched, else as it is
 
-    def write(self, visit: int, detector: int, records: Iterable[bytes]) -> str:
-        path = self.archive.write(visit, detector, records)
+    def write(self, visit: int, detector: int, records: Iterable[bytes], ids: Ids, keys: Ids) -> str:
+        path = self.archive.write(visit, detector, records, ids, keys)
         self.calls.append("written")
         return path
 

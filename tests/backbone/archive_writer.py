@@ -4,8 +4,6 @@
 """
 
 import argparse
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +11,7 @@ from pathlib import Path
 from backbone.butler import ButlerArchive
 from schemas.skymap import tract_at
 from tests.backbone import kept_objects as kept
-
-
-def die_at(count: int) -> None:
-    """Kill this process at the `count`th file that it opens or renames from now on."""
-    left = count
-
-    def watch(event: str, _: object) -> None:
-        nonlocal left
-        if event in {"open", "os.rename"}:
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
+from tests.backbone.last_breath import die_at
 
 
 def main(folder: Path, detectors: list[int], last_breath: int | None) -> None:

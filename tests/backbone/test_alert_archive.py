@@ -9,8 +9,9 @@ from lsst.alert.packet import Schema, retrieve_alerts, simulate_alert
 from backbone.alert_archive import AlertArchive
 from schemas.errors import BadData, Transient
 from tests.backbone.full_disk import files_of_at_most
+from tests.backbone.kept_alerts import DETECTOR, VISIT, ids_of, keys_of
 
-VISIT = 2026070500004
+N = 7
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,10 @@ def schema() -> dict[str, Any]:
 def packets(schema: dict[str, Any]) -> list[bytes]:
     """Alerts of the official schema, with cutouts of some size."""
     made = []
-    for i in range(7):
+    for i in range(N):
         alert = simulate_alert(Schema.from_file().definition)  # it changes the schema that it is given
-        alert |= {"diaSourceId": 100 + i, "cutoutDifference": bytes([i]) * 20_000}
+        alert |= {"diaSourceId": int(ids_of(N)[i]), "cutoutDifference": bytes([i]) * 20_000}
+        alert["diaSource"] |= {"diaObjectId": 1000 + i, "ssObjectId": None}
         stream = io.BytesIO()
         fastavro.schemaless_writer(stream, schema, alert)
         made.append(stream.getvalue())
@@ -37,20 +39,24 @@ def archive(tmp_path: Path, schema: dict[str, Any]) -> AlertArchive:
     return AlertArchive(tmp_path, schema)
 
 
+def write(archive: AlertArchive, records: list[bytes]) -> str:
+    return archive.write(VISIT, DETECTOR, records, ids_of(len(records)), keys_of(len(records)))
+
+
 def test_alerts_come_back_byte_for_byte(archive: AlertArchive, packets: list[bytes]) -> None:
-    path = archive.write(VISIT, 94, iter(packets))
-    assert path.startswith("20260705/2026070500004_094_")
+    path = archive.write(VISIT, DETECTOR, iter(packets), ids_of(N), keys_of(N))
+    assert path.startswith("20260705/2026070500004/2026070500004_094_")
     assert archive.read(path) == packets
 
 
 def test_a_visit_detector_without_alerts_has_an_empty_file(archive: AlertArchive) -> None:
-    assert archive.read(archive.write(VISIT, 94, [])) == []
+    assert archive.read(write(archive, [])) == []
 
 
 def test_fastavro_reads_the_file(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    with (tmp_path / archive.write(VISIT, 94, packets)).open("rb") as file:
+    with (tmp_path / write(archive, packets)).open("rb") as file:
         alerts = list(fastavro.reader(file))
     assert alerts == [fastavro.schemaless_reader(io.BytesIO(p), schema, None) for p in packets]
 
@@ -58,9 +64,9 @@ def test_fastavro_reads_the_file(
 def test_the_official_package_reads_the_file_and_its_schema(
     archive: AlertArchive, packets: list[bytes], schema: dict[str, Any], tmp_path: Path
 ) -> None:
-    with (tmp_path / archive.write(VISIT, 94, packets)).open("rb") as file:
+    with (tmp_path / write(archive, packets)).open("rb") as file:
         written, alerts = retrieve_alerts(file)
-        assert [alert["diaSourceId"] for alert in alerts] == list(range(100, 107))
+        assert [alert["diaSourceId"] for alert in alerts] == ids_of(N).tolist()
     assert written.definition["name"] == schema["name"]
     assert [f["name"] for f in written.definition["fields"]] == [f["name"] for f in schema["fields"]]
 
@@ -68,16 +74,16 @@ def test_the_official_package_reads_the_file_and_its_schema(
 def test_the_same_alerts_written_again_are_the_same_file(
     archive: AlertArchive, packets: list[bytes], tmp_path: Path
 ) -> None:
-    path = archive.write(VISIT, 94, packets)
+    path = write(archive, packets)
     first = (tmp_path / path).read_bytes()
-    assert archive.write(VISIT, 94, packets) == path
+    assert write(archive, packets) == path
     assert (tmp_path / path).read_bytes() == first
-    assert len(list(tmp_path.rglob("*.*"))) == 1
+    assert len(list(tmp_path.rglob("*.*"))) == 2
 
 
 def test_other_alerts_get_another_name_and_the_first_file_stays(archive: AlertArchive, packets: list[bytes]) -> None:
-    first = archive.write(VISIT, 94, packets)
-    second = archive.write(VISIT, 94, packets[::-1])
+    first = write(archive, packets)
+    second = write(archive, packets[::-1])
     assert first != second
     assert archive.read(first) == packets
     assert archive.read(second) == packets[::-1]
@@ -87,7 +93,7 @@ def test_other_alerts_get_another_name_and_the_first_file_stays(archive: AlertAr
 def test_a_file_cut_short_is_refused_by_name(
     archive: AlertArchive, packets: list[bytes], tmp_path: Path, kept: int
 ) -> None:
-    path = archive.write(VISIT, 94, packets)
+    path = write(archive, packets)
     file = tmp_path / path
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BadData, match=str(file)):
@@ -97,8 +103,8 @@ def test_a_file_cut_short_is_refused_by_name(
 def test_a_file_that_lost_its_last_alert_whole_is_refused(
     archive: AlertArchive, packets: list[bytes], tmp_path: Path
 ) -> None:
-    shorter = tmp_path / archive.write(VISIT, 94, packets[:-1])
-    path = archive.write(VISIT, 94, packets)
+    shorter = tmp_path / write(archive, packets[:-1])
+    path = write(archive, packets)
     shorter.replace(tmp_path / path)
     with pytest.raises(BadData, match="are not those that were written"):
         archive.read(path)
@@ -108,7 +114,7 @@ def test_a_file_that_lost_its_last_alert_whole_is_refused(
 def test_a_single_changed_byte_is_noticed_outside_the_schema(
     archive: AlertArchive, packets: list[bytes], tmp_path: Path, place: int
 ) -> None:
-    path = archive.write(VISIT, 94, packets)
+    path = write(archive, packets)
     data = bytearray((tmp_path / path).read_bytes())
     data[place] ^= 0x10
     (tmp_path / path).write_bytes(data)
@@ -125,6 +131,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
     archive: AlertArchive, packets: list[bytes], tmp_path: Path
 ) -> None:
     with files_of_at_most(150_000), pytest.raises(Transient, match=r"2026070500004_094.*cannot be written"):
-        archive.write(VISIT, 94, packets * 10)
+        write(archive, packets * 10)
     assert list(tmp_path.rglob("*.*")) == []
-    assert archive.read(archive.write(VISIT, 94, packets)) == packets
+    assert archive.read(write(archive, packets)) == packets

@@ -1,10 +1,12 @@
 """What happens to alerts when the broker does not do its part."""
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backbone import alert_stream
@@ -12,6 +14,8 @@ from backbone.alert_stream import Alert, AlertStream
 from cluster.services import EmbeddedKafka, free_port
 from schemas.clock import ManualClock
 from schemas.errors import Transient
+from tests.backbone.consumers import messages_of
+from tests.backbone.small_broker import small_broker
 
 ALERTS = [Alert(b"7", bytes([i]) * 100, i) for i in range(20)]
 
@@ -80,3 +84,39 @@ async def test_a_broker_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPat
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(Transient, match=address):
         await AlertStream.open(address, "alerts", ManualClock())
+
+
+@pytest.mark.parametrize("most", [40_000, 120_000])
+async def test_what_a_broker_refuses_with_its_batch_goes_alone_and_only_the_large_one_fails(
+    tmp_path: Path, most: int
+) -> None:
+    """A broker limits batches; to make smaller what would pass alone would spoil it."""
+    rng = np.random.default_rng(1)
+    alerts = [Alert(str(i % 3).encode(), rng.bytes(30_000), i) for i in range(20)]
+    large = Alert(b"1", rng.bytes(130_000), 99)
+    async with small_broker(tmp_path, most) as broker:
+        stream = await AlertStream.open(broker.bootstrap, "alerts", ManualClock(5.0))
+        deliveries = await stream.send([*alerts[:10], large, *alerts[10:]])
+        assert [(d.dia_source_id, d.error) for d in deliveries if d.too_large] == [
+            (99, "Broker: Message size too large")
+        ]
+        assert [d.acknowledged_at for d in deliveries if not d.too_large] == [5.0] * 20
+        assert max(broker.refused) > most
+        messages = await asyncio.to_thread(messages_of, broker.bootstrap, "alerts", 20)
+    assert {message.value() for message in messages} == {alert.value for alert in alerts}
+
+
+async def test_headers_travel_with_an_alert(broker: str) -> None:
+    stream = await AlertStream.open(broker, "with-headers", ManualClock(5.0))
+    told = Alert(b"7", b"packet", 1, headers=(("cutouts", "reduced to 51 px"),))
+    await stream.send([told, ALERTS[0]])
+    (message, plain) = await asyncio.to_thread(messages_of, broker, "with-headers", 2)
+    assert message.headers() == [("cutouts", b"reduced to 51 px")]
+    assert not plain.headers()
+
+
+async def test_alerts_are_compressed(tmp_path: Path) -> None:
+    async with small_broker(tmp_path, 5_000) as broker:
+        stream = await AlertStream.open(broker.bootstrap, "alerts", ManualClock(5.0))
+        (delivery,) = await stream.send([Alert(b"7", b"nothing new " * 10_000, 1)])
+    assert (delivery.error, broker.refused) == ("", [])

@@ -14,6 +14,7 @@ from schemas.events import (
     DetectorFailed,
     Event,
     NextVisit,
+    NoticeFailed,
     RawReady,
     ReadoutEnded,
     VisitAssigned,
@@ -158,6 +159,42 @@ async def test_bad_data_and_bugs_are_not_tried_again(verdict: str) -> None:
         DetectorFailed,
         VisitRefused,
     }
+
+
+async def test_a_patient_pool_tries_on_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pass_over(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("cluster.bus.asyncio.sleep", pass_over)
+    monkeypatch.setattr("cluster.bus.BACKOFF_S", 0.5)
+    tries = 3 * MAX_ATTEMPTS
+    hosts = ScriptedHosts(lambda _p, _l, _e, n: outcome() if n > tries else outcome(verdict="transient", error="busy"))
+    journal = MemoryJournal()
+    routes = [Route("herald", 1, frozenset({"VisitAssigned"}), 1.0, patient=True)]
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.count[assigned(3).event_id] == tries + 1
+    assert [fact.kind for fact in await journal.facts()] == ["VisitAssigned"]
+    assert max(slept) == 32.0
+
+
+async def test_a_notice_that_cannot_be_made_fails_no_detector_and_no_visit() -> None:
+    hosts = ScriptedHosts(lambda *_: outcome(verdict="bug", error="KeyError: 94"))
+    journal = MemoryJournal()
+    routes = [Route("herald", 1, frozenset({"VisitAssigned"}), 1.0, patient=True)]
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.drained(), 2)
+    (failed,) = await journal.facts("NoticeFailed", "DetectorFailed", "VisitRefused")
+    assert isinstance(failed, NoticeFailed)
+    assert (failed.about, failed.reason) == ("VisitAssigned", "KeyError: 94")
 
 
 async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:

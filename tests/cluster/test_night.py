@@ -16,11 +16,11 @@ from backbone.journal import MemoryJournal
 from cluster import night
 from cluster.host import Host, Outcome
 from cluster.inline import InlineHosts
-from cluster.night import Progress, SplitHosts, Stage, staged, until_over, wind_down
+from cluster.night import Progress, SplitHosts, Stage, end_night, staged, until_over, wind_down
 from cluster.settings import Settings
 from schemas.clock import ManualClock
 from schemas.errors import Broken, Transient
-from schemas.events import Event, NextVisit, NextVisitCanceled, RawReady, VisitDone, VisitRefused
+from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, RawReady, VisitDone, VisitRefused
 from schemas.identity import DatasetId
 from schemas.image import Observation
 
@@ -206,6 +206,25 @@ async def test_winding_down_gives_up_what_stays_silent_and_says_what_is_owed(tmp
         assert {d.pool for d in await journal.owed()} >= {"ccd_worker", "archiver"}
     (line,) = [line for line in logs if line["event"] == "not finished"]
     assert line["owed"]["archiver"] == 1  # the other one is in its hands
+
+
+async def test_a_night_ends_when_nothing_is_owed_any_more_and_that_is_told(tmp_path: Path) -> None:
+    journal, hosts = MemoryJournal(), ToldHosts()
+    async with played(tmp_path, hosts, ["g1", "g2"], journal) as stage:
+        await stage.bus.publish([plan("g1"), plan("g2"), done("g1"), ready()])
+        await asyncio.wait_for(end_night(stage, 20260705, ManualClock(7.0)), SOON_S)
+        assert await journal.owed() == []
+    assert [entry.event.kind for entry in await journal.entries()][-1] == "NightEnded"
+    assert await journal.facts("NightEnded") == [NightEnded(day_obs=20260705, visits=1, at=7.0)]
+    assert ("herald", "NightEnded") in {(pool, e.kind) for pool, _, e in hosts.calls}
+
+
+async def test_a_night_that_leaves_something_undone_has_not_ended(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    async with played(tmp_path, HungHosts(), journal=journal) as stage:
+        await stage.bus.publish([plan(), done(), ready()])
+        await asyncio.wait_for(end_night(stage, 20260705, ManualClock(7.0)), SOON_S)
+    assert await journal.facts("NightEnded") == []
 
 
 async def test_a_host_that_says_broken_ends_the_night_loudly(tmp_path: Path) -> None:

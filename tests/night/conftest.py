@@ -29,6 +29,7 @@ class Night:
     code: int
     screen: str
     seen: list[bytes] = field(default_factory=list)
+    told: list[bytes] = field(default_factory=list)
     killed: bool = False
 
     @property
@@ -59,7 +60,7 @@ def inline_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
 
 def consume(bootstrap: str, topic: str, seen: list[bytes], stop: threading.Event) -> None:
     """A stranger: reads the topic from its start until told to stop, and then what is left."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "stranger", "auto.offset.reset": "earliest",
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "auto.offset.reset": "earliest",
                          "session.timeout.ms": 6000, "log_level": 0})  # fmt: skip
     consumer.subscribe([topic])
     while True:
@@ -98,21 +99,22 @@ def live_night(session_folder: Path) -> Night:
     killer.start()
     watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.start()
-    reader = None
+    readers: list[threading.Thread] = []
     with process:
         assert process.stdout is not None
         for line in process.stdout:
             night.screen += line
             address = re.search(r"Kafka (\S+),.*alerts on (\S+)", line)
             if address:
-                known = (address[1], address[2], night.seen, stop)
-                reader = threading.Thread(target=consume, args=known, daemon=True)
-                reader.start()
+                for topic, heard in ((address[2], night.seen), (f"{address[2]}-visits", night.told)):
+                    known = (address[1], topic, heard, stop)
+                    readers.append(threading.Thread(target=consume, args=known, daemon=True))
+                    readers[-1].start()
             if "the broker stays up" in line:
                 stop.set()
     night.code = process.returncode
     watchdog.cancel()
     stop.set()
-    if reader is not None:
+    for reader in readers:
         reader.join(15.0)
     return night

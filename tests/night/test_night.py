@@ -1,9 +1,11 @@
 """A short night end to end: inline, live, and one held to the other."""
 
+import hashlib
 import io
 import json
 import os
 import struct
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from astropy.io import fits
 from lsst.alert.packet import Schema, get_path_to_latest_schema
 
 from backbone.alert_spool import read_spool
+from backbone.visit_stream import read_visit_spool
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(600)]
 
@@ -71,6 +74,33 @@ def test_every_spooled_alert_is_an_official_packet(inline_night: Any) -> None:
     assert all(a["diaObject"] is not None or a["ssSource"] is not None for a in alerts)
 
 
+def reconciles(messages: list[bytes], notices: list[dict[str, Any]]) -> bool:
+    """Whether each visit's manifest says of the alerts what somebody who received them finds, and of all of them."""
+    hashes: dict[tuple[int, int], dict[int, bytes]] = defaultdict(dict)
+    for message, alert in zip(messages, decoded(messages), strict=True):
+        where = alert["diaSource"]["visit"], alert["diaSource"]["detector"]
+        hashes[where][alert["diaSourceId"]] = hashlib.sha256(message[5:]).digest()
+    found = {
+        where: (len(own), hashlib.sha256(b"".join(i.to_bytes(8, "big") + own[i] for i in sorted(own))).hexdigest())
+        for where, own in hashes.items()
+    }
+    told = {
+        (notice["visit"], one["detector"]): (one["acknowledged"], one["digest"])
+        for notice in notices if notice["kind"] == "visit_ends" for one in notice["detectors"]
+    }  # fmt: skip
+    return found == told
+
+
+def kinds(notices: list[dict[str, Any]]) -> list[str]:
+    return [notice["kind"] for notice in notices]
+
+
+def test_the_manifests_of_the_inline_night_reconcile_with_its_spool(inline_night: Any) -> None:
+    notices = [json.loads(notice.value) for notice in read_visit_spool(inline_night.output / "visits.jsonl")]
+    assert reconciles(read_spool(inline_night.output / "alerts.spool"), notices)
+    assert kinds(notices) == ["night_begins", "visit_begins", "visit_begins", "visit_ends", "visit_ends", "night_ends"]
+
+
 def test_cutouts_hold_wcs_psf_variance_and_mask(inline_night: Any) -> None:
     alert = decoded(read_spool(inline_night.output / "alerts.spool"))[0]
     for name in ("cutoutScience", "cutoutTemplate", "cutoutDifference"):
@@ -103,9 +133,18 @@ def test_a_stranger_saw_every_alert(live_night: Any) -> None:
 
 
 @pytest.mark.ray
+def test_a_stranger_reconciles_what_it_saw_with_the_manifests(live_night: Any) -> None:
+    notices = [json.loads(value) for value in dict.fromkeys(live_night.told)]
+    assert reconciles(live_night.seen, notices)
+    assert kinds(notices)[0] == "night_begins"
+    assert kinds(notices)[-1] == "night_ends"
+    assert kinds(notices).count("visit_begins") == kinds(notices).count("visit_ends") == 2
+
+
+@pytest.mark.ray
 def test_inline_and_live_tell_the_same_facts(inline_night: Any, live_night: Any) -> None:
-    # The archive's URIs name the output folder; the alert file's name a hash of the times inside.
-    but = ("RawArchived", "AlertsReady")
+    # The archive's URIs name the output folder; the alert file's name, and a manifest, a hash of the times inside.
+    but = ("RawArchived", "AlertsReady", "NoticeDue")
     assert told(inline_night, *but) == told(live_night, *but)
     assert len(inline_night.facts) == len(live_night.facts)
 

@@ -15,7 +15,7 @@ from payloads.alert_production.subtract import Subtraction
 from schemas.clock import mjd_from_tai
 from schemas.identity import dia_source_id, visit_detector_of
 from schemas.image import Mask, MaskPlane
-from schemas.tables import Table, dtype_of
+from schemas.tables import Table, dtype_of, empty
 from schemas.wcs import separation_arcsec
 from tests.payloads.alert_production.conftest import DETECTOR, PROCESSED, VISIT
 from tests.payloads.alert_production.pairs import Pair
@@ -185,7 +185,7 @@ def test_a_trail_is_tried_from_a_lower_ratio_of_moments_where_it_is_bright(
     for k in np.flatnonzero((np.diff(found.first) >= 12) & (found.opposite == 0)):
         row = sources[np.argmin(np.hypot(sources["x"] - found.x[k], sources["y"] - found.y[k]))]
         bright, ratio = row["snr"] > 10, wide[k] / narrow[k]
-        tried = row["trailAlgorithm"] == 1
+        tried = row["trailNdata"] > 0
         assert tried == (ratio > (1.3 if bright else 2.0))
         kinds.add((bool(bright), "short" if ratio < 1.3 else "long" if ratio > 2.0 else "between"))
     assert {(True, "short"), (True, "between"), (True, "long"), (False, "between")} <= kinds
@@ -212,6 +212,14 @@ def test_the_box_holds_the_footprint(sources: Table) -> None:
     assert sources["bboxSize"][bright].mean() > sources["bboxSize"][~bright].mean()
 
 
+def test_a_centre_outside_its_footprint_is_told(detections: Detections) -> None:
+    table = empty("DiaSource", detections.x.size)
+    table["x"], table["y"] = detections.x, detections.y
+    table["x"][0], table["y"][1] = detections.x[0] + 60, detections.y[1] - 60
+    module._put_flags(table, detections, 2.0)
+    assert np.flatnonzero(table["shape_flag_not_contained"]).tolist() == [0, 1]
+
+
 def test_no_detections_make_no_rows(pair: Pair, subtraction: Subtraction) -> None:
     none = measured(pair, with_image(subtraction, np.zeros((1024, 1024))))
     assert none.size == 0
@@ -233,9 +241,10 @@ def test_gathered_bits_are_those_of_the_pixels_round_about(
     first = np.cumsum([0, *(len(m) for m in members)])
     pixels = np.concatenate([np.empty(0, np.int64), *(m[:, 0] * shape[1] + m[:, 1] for m in members)]).astype(np.int64)
     xs, ys = (rng.integers(-4, n + 4, count) for n in shape[::-1])  # a fit may leave the image
-    footprint, center, size = np.zeros(count, np.uint16), np.zeros(count, np.uint16), np.zeros(count, np.int32)
-    module._gather(mask, xs, ys, first, pixels, footprint, center, size)
+    footprint, center, box = np.zeros(count, np.uint16), np.zeros(count, np.uint16), np.zeros((count, 4), np.int64)
+    module._gather(mask, xs, ys, first, pixels, footprint, center, box)
     for k, member in enumerate(members):
         assert footprint[k] == np.bitwise_or.reduce([bits_within(mask, y, x, 2) for y, x in member])
         assert center[k] == bits_within(mask, ys[k], xs[k], 1)
-        assert size[k] == np.ptp(member, axis=0).max() + 1
+        (y0, x0), (y1, x1) = member.min(0), member.max(0)
+        assert box[k].tolist() == [x0, x1, y0, y1]

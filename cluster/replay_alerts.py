@@ -1,0 +1,192 @@
+"""`pachon replay-alerts`: sends alerts of a night's archive again, byte for byte as they were first sent."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from backbone.alert_archive import AlertArchive, AlertFile
+from backbone.alert_stream import Alert, AlertSink, AlertStream
+from backbone.l1 import L1Database
+from backbone.l1_postgres import L1Postgres
+from cluster.settings import Settings
+from payloads.alert_production.alert_schema import alert_schema, frame, id_of
+from schemas.clock import TAI_MINUS_UTC, NightClock
+from schemas.errors import BadData, Transient
+
+BATCH_BYTES = 32 * 2**20
+"""Files are read and sent together up to this size: small ones would mostly wait for the broker's answer."""
+
+_REAL_TIME = NightClock(wall_start=0.0, night_start=TAI_MINUS_UTC)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A night, or a visit, or a detector of it. Raises BadData for any other choice."""
+
+    night: int | None = None
+    visit: int | None = None
+    detector: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.night is None) == (self.visit is None):
+            raise BadData("give either --night or --visit")
+        if self.detector is not None and self.visit is None:
+            raise BadData("--detector goes with --visit")
+
+    def __str__(self) -> str:
+        """For messages."""
+        detector = "" if self.detector is None else f" detector {self.detector}"
+        return f"night {self.night}" if self.visit is None else f"visit {self.visit}{detector}"
+
+    def holds(self, visit: int, detector: int) -> bool:
+        """Whether a visit-detector is wanted."""
+        if self.visit is None:
+            return visit // 100_000 == self.night
+        return visit == self.visit and self.detector in {None, detector}
+
+    def files(self, archive: AlertArchive) -> list[AlertFile]:
+        """What the archive has of it, by visit and detector."""
+        files = archive.files_of_night(self.night or 0) if self.visit is None else archive.files_of_visit(self.visit)
+        return [file for file in files if self.holds(file.visit, file.detector)]
+
+
+@dataclass
+class Tally:
+    """What became of the alerts sent. `failures`: why not acknowledged -> how many; `unreadable`: of files."""
+
+    files: int = 0
+    alerts: int = 0
+    acknowledged: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+    def check(self, broker: str) -> None:
+        """Raises BadData or Transient, naming files and broker, unless everything was read and acknowledged."""
+        said = []
+        if self.unreadable:
+            said.append(f"{len(self.unreadable)} files could not be sent: {self.unreadable[0]}")
+        if self.failures:
+            ((why, _),) = self.failures.most_common(1)
+            said.append(f"{self.failures.total()} of {self.alerts} alerts not acknowledged by {broker}: {why}")
+        if said:
+            raise (BadData if self.unreadable else Transient)("; ".join(said))
+
+
+def run(output: Path, wanted: Wanted, kafka: str, topic: str, postgres: str) -> int:
+    """Do it; the exit code. Raises PachonError for what is missing, corrupt or not acknowledged."""
+    folder = Settings(output=output).alerts
+    if not folder.is_dir():
+        raise BadData(f"{folder}: there is no alert archive")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    asyncio.run(_run(AlertArchive(folder, alert_schema()), wanted, kafka, topic, postgres, console))
+    return 0
+
+
+async def _run(archive: AlertArchive, wanted: Wanted, kafka: str, topic: str, postgres: str, console: Console) -> None:
+    paths = await _stored(archive, wanted, postgres, console) if postgres else _newest(archive, wanted, console)
+    if not paths:
+        raise BadData(f"{archive.folder}: there are no alerts of {wanted}")
+    sink = await AlertStream.open(kafka, topic, _REAL_TIME)
+    tally = await replay(archive, paths, sink, console)
+    console.print(
+        f"{tally.alerts} alerts of {tally.files} files sent to {topic} at {kafka}, {tally.acknowledged} acknowledged"
+    )
+    tally.check(kafka)
+
+
+async def replay(archive: AlertArchive, paths: Sequence[str], sink: AlertSink, console: Console) -> Tally:
+    """Send the alerts of files in their order, each with the key that it had, and count what is acknowledged.
+
+    A file that cannot be read is told and passed over; where nothing of a batch is acknowledged it ends.
+    """
+    tally = Tally()
+    for batch in _batches(archive, paths, tally, console):
+        deliveries = iter(await sink.send([alert for _, alerts in batch for alert in alerts]))
+        before = tally.acknowledged
+        for path, alerts in batch:
+            answers = [next(deliveries) for _ in alerts]
+            failed = [answer.error for answer in answers if math.isnan(answer.acknowledged_at)]
+            tally.files += 1
+            tally.alerts += len(alerts)
+            tally.acknowledged += len(alerts) - len(failed)
+            tally.failures.update(failed)
+            console.print(f"{path}: {len(alerts) - len(failed)} of {len(alerts)} acknowledged")
+        if tally.failures and tally.acknowledged == before:
+            break
+    return tally
+
+
+def _batches(
+    archive: AlertArchive, paths: Sequence[str], tally: Tally, console: Console
+) -> Iterator[list[tuple[str, list[Alert]]]]:
+    """The alerts of the files that can be read, some files at a time."""
+    batch, size = [], 0
+    for path in paths:
+        try:
+            alerts = alerts_of(archive, path)
+        except BadData as error:
+            console.print(f"{path}: not sent: {error}")
+            tally.unreadable.append(str(error))
+            continue
+        batch.append((path, alerts))
+        size += sum(len(alert.value) for alert in alerts)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def alerts_of(archive: AlertArchive, path: str) -> list[Alert]:
+    """The messages that a file of the archive went out as. Raises BadData, naming the file, if it is corrupt."""
+    records, rows = archive.read(path), archive.index(path)
+    schema = id_of(str(archive.schema(path)["name"]))
+    named = zip(records, rows["diaSourceId"].tolist(), rows["key"].tolist(), strict=True)
+    return [Alert(str(key).encode(), frame(record, schema), number) for record, number, key in named]
+
+
+def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> list[str]:
+    """A file for each visit-detector; of several, the one written last."""
+    paths = []
+    for (visit, detector), files in groupby(wanted.files(archive), lambda file: (file.visit, file.detector)):
+        newest, *others = sorted((file.path for file in files), key=lambda path: -_written_ns(archive, path))
+        paths.append(newest)
+        if others:
+            console.print(
+                f"visit {visit} detector {detector} has {1 + len(others)} files; without --postgres, which says the"
+                f" stored one, the newest is taken: {newest}, not {', '.join(others)}"
+            )
+    return paths
+
+
+def _written_ns(archive: AlertArchive, path: str) -> int:
+    try:
+        return (archive.folder / path).stat().st_mtime_ns
+    except OSError as error:
+        raise BadData(f"{archive.folder / path}: there is no such alert file") from error
+
+
+async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console: Console) -> list[str]:
+    """The files that the L1 database names."""
+    l1 = await L1Postgres.open(postgres)
+    try:
+        paths = await _named(l1, wanted)
+    finally:
+        await l1.close()
+    stored = set(paths)
+    for file in wanted.files(archive):
+        if file.path not in stored:
+            console.print(f"{file.path}: not sent: the L1 database does not name it")
+    return paths
+
+
+async def _named(l1: L1Database, wanted: Wanted) -> list[str]:
+    chosen = [place for place in sorted(await l1.counts()) if wanted.holds(*place)]
+    outboxes = [await l1.outbox(visit, detector) for visit, detector in chosen]
+    return [outbox.path for outbox in outboxes if outbox is not None]
