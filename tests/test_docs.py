@@ -19,7 +19,7 @@ NAMES = sorted(
         )
     )
 )
-COMMANDS = ("night", "alerts", "difference")
+COMMANDS = ("night", "alerts", "difference", "replay-alerts", "withdraw")
 
 
 @pytest.mark.parametrize("name", NAMES)
