@@ -127,9 +127,9 @@ class Associator(Actor):
                 orbits=night.orbits_of(found.ss_sources["ssObjectId"]),
                 observation=event.sources.observation,
             )
-            alert_ids = found.sources["diaSourceId"][chosen]
-            keys = alert_keys(found.sources[chosen])
-            path = self._archive.write(event.visit, event.detector, records, alert_ids, keys)
+        alert_ids, keys = found.sources["diaSourceId"][chosen], alert_keys(found.sources[chosen])
+        # In a thread: other visit-detectors need not wait until this one's alerts are on the disk.
+        path = await asyncio.to_thread(self._archive.write, event.visit, event.detector, records, alert_ids, keys)
         observation = event.sources.observation
         result = VisitDetectorResult(
             group=event.group,

@@ -158,7 +158,8 @@ class AlertArchive:
             before, behind = self._container.block(record)
             file.write(before)
             offset = file.tell()
-            file.write(record + behind)
+            file.write(record)
+            file.write(behind)
             digest.add(record)
             yield offset, record
 

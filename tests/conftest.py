@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.services import EmbeddedKafka, EmbeddedPostgres
+
 
 @contextmanager
 def _folder() -> Iterator[Path]:
@@ -43,3 +45,21 @@ def cluster_folder() -> Iterator[Path]:
     """One for a database that tests start, stop and crash, but leave whole: to make one takes a while."""
     with _folder() as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def dsn(module_folder: Path) -> Iterator[str]:
+    """A database server for the tests of a module."""
+    with EmbeddedPostgres(module_folder) as server:
+        yield server.url
+        assert server.process is not None
+        server.process.kill()  # its data are not wanted again
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker for the tests of a module."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
+        yield kafka.bootstrap
+        assert kafka.process is not None
+        kafka.process.kill()  # at once, however many clients it has

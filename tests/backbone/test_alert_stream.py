@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,6 @@ from tests.backbone.consumers import messages_of
 from tests.backbone.small_broker import small_broker
 
 ALERTS = [Alert(b"7", bytes([i]) * 100, i) for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
-        yield kafka.bootstrap
-        assert kafka.process is not None
-        kafka.process.kill()  # at once, however many clients it has
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,6 @@ class Place:
 
     sink: NoticeSink
     read: Callable[[int], Sequence[Notice]]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
-        yield kafka.bootstrap
-        assert kafka.process is not None
-        kafka.process.kill()
 
 
 @pytest.fixture(params=["broker", "file"])

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from backbone.signing_key import SigningKey
 from backbone.visit_stream import NoticeSink, VisitStream
 from cluster.bus import Bus
 from cluster.host import Host, Outcome
-from cluster.services import EmbeddedKafka, EmbeddedPostgres, free_port
+from cluster.services import EmbeddedKafka, free_port
 from cluster.settings import Settings
 from cluster.topology import POOLS
 from payloads.alert_production.alert_schema import alert_schema, frame
@@ -37,12 +37,6 @@ from tests.backbone.l1_results import result
 VISIT, N, NOW = 2026070500001, 6, 1.7833e9
 DETECTORS = (90, 94)
 DEADLINE_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def dsn(module_folder: Path) -> Iterator[str]:
-    with EmbeddedPostgres(module_folder) as server:
-        yield server.url
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from backbone.l1_postgres import L1Postgres
 from cluster import replay_alerts
 from cluster.cli import app
 from cluster.replay_alerts import Wanted, replay
-from cluster.services import EmbeddedKafka, EmbeddedPostgres, free_port
+from cluster.services import EmbeddedKafka, free_port
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
@@ -34,22 +34,6 @@ from tests.backbone.l1_results import result
 N = 5
 READ_S, QUIET_S = 20.0, 0.3
 Messages = list[tuple[bytes, bytes]]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
-        yield kafka.bootstrap
-        assert kafka.process is not None
-        kafka.process.kill()  # at once, however many clients it has
-
-
-@pytest.fixture(scope="module")
-def dsn(module_folder: Path) -> Iterator[str]:
-    with EmbeddedPostgres(module_folder) as server:
-        yield server.url
-        assert server.process is not None
-        server.process.kill()  # its data are not wanted again
 
 
 @pytest.fixture

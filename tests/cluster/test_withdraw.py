@@ -21,7 +21,7 @@ from backbone.l1_withdrawals import Selection
 from backbone.notices import Notice
 from backbone.signing_key import PUBLIC_FILE, SigningKey
 from cluster.cli import app
-from cluster.services import EmbeddedKafka, EmbeddedPostgres, free_port, served
+from cluster.services import EmbeddedPostgres, free_port, served
 from cluster.withdraw import tell_owed
 from schemas.clock import ManualClock, NightClock, mjd_from_tai
 from schemas.errors import Transient
@@ -47,12 +47,6 @@ async def fill(dsn: str) -> None:
         made.sources["timeWithdrawnMjdTai"] = made.forced["timeWithdrawnMjdTai"] = np.nan
         await l1.store(made, [], 1.0)
     await l1.close()
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
-        yield kafka.bootstrap
 
 
 def ask(*arguments: object) -> Result:

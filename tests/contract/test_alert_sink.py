@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from confluent_kafka import Consumer
 
 from backbone.alert_spool import AlertSpool, read_spool
 from backbone.alert_stream import Alert, AlertSink, AlertStream
-from cluster.services import EmbeddedKafka
 from schemas.clock import ManualClock
 
 READ_DEADLINE_S = 20.0
@@ -33,14 +32,6 @@ class Place:
 
     sink: AlertSink
     read: Callable[[int], Sequence[Message]]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker") / "broker.log") as kafka:
-        yield kafka.bootstrap
-        assert kafka.process is not None
-        kafka.process.kill()  # at once, however many clients it has
 
 
 @pytest.fixture(params=["broker", "file"])

@@ -1,12 +1,10 @@
 """What the bus relies on: the same for the journal in PostgreSQL and in memory."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
 from backbone.journal import Delivery, Journal, MemoryJournal, Position, PostgresJournal, write_facts
-from cluster.services import EmbeddedPostgres
 from schemas.errors import Transient
 from schemas.events import NextVisit, NextVisitCanceled, VisitRefused
 
@@ -18,18 +16,12 @@ CANCELED = NextVisitCanceled(group="g1")
 OWED = {PLAN.event_id: ["fan_out", "other"]}
 
 
-@pytest.fixture(scope="module")
-def server(module_folder: Path) -> Iterator[str]:
-    with EmbeddedPostgres(module_folder) as postgres:
-        yield postgres.url
-
-
 @pytest.fixture(params=["memory", "postgres"])
-async def journal(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Journal]:
+async def journal(request: pytest.FixtureRequest, dsn: str) -> AsyncIterator[Journal]:
     if request.param == "memory":
         yield MemoryJournal()
         return
-    opened = await PostgresJournal.open(server)
+    opened = await PostgresJournal.open(dsn)
     async with opened._pool.acquire() as connection:
         await connection.execute("TRUNCATE journal, delivery, input_position")
     yield opened
@@ -80,8 +72,8 @@ async def test_a_position_moves_with_what_it_caused(journal: Journal) -> None:
     assert await journal.positions() == {("topic", 0): 8}
 
 
-async def test_a_fact_committed_with_its_rows_still_gets_its_debts(server: str) -> None:
-    journal = await PostgresJournal.open(server)
+async def test_a_fact_committed_with_its_rows_still_gets_its_debts(dsn: str) -> None:
+    journal = await PostgresJournal.open(dsn)
     async with journal._pool.acquire() as connection:
         await connection.execute("TRUNCATE journal, delivery")
         await write_facts(connection, [PLAN], 5.0)

@@ -1,9 +1,8 @@
 """What any L1 database promises: held by the one in PostgreSQL and by the one in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,21 +10,12 @@ import pytest
 from backbone.l1 import L1Database, Stored
 from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
-from cluster.services import EmbeddedPostgres
 from schemas.errors import BadData
 from schemas.tables import Table, dtype_of, empty
 from tests.backbone.l1_results import DEC, MJD, RA, filled, result
 
 VISIT = 2026070500004
 WIDE = 1.0
-
-
-@pytest.fixture(scope="module")
-def dsn(module_folder: Path) -> Iterator[str]:
-    with EmbeddedPostgres(module_folder) as server:
-        yield server.url
-        assert server.process is not None
-        server.process.kill()  # its data are not wanted again
 
 
 @pytest.fixture(params=["postgres", "memory"])
