@@ -123,7 +123,8 @@ class L1Postgres:
         async with self._transaction(f"making room for {months[0]} and {months[1]}") as connection:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _DDL_LOCK)
             for each in months:
-                await connection.execute(l1_schema.month_ddl(each))
+                if await connection.fetchval("SELECT to_regclass($1)", f'"SSSource_{each}"') is None:
+                    await connection.execute(l1_schema.month_ddl(each))
         self._months.add(month)
 
     @asynccontextmanager

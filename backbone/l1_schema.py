@@ -106,9 +106,13 @@ def month_of(visit: int) -> int:
 
 
 def month_ddl(month: int) -> str:
-    """The statements that make the partitions of a month, YYYYMM, where they are not there."""
+    """The statements that make the partitions of a month, YYYYMM.
+
+    Made apart and attached: that waits neither for readers, a dump for instance, nor they for it.
+    """
     return "\n".join(
-        f'CREATE TABLE IF NOT EXISTS "{table}_{month}" PARTITION OF "{table}"'
+        f'CREATE TABLE "{table}_{month}" (LIKE "{table}" INCLUDING ALL);'
+        f'ALTER TABLE "{table}" ATTACH PARTITION "{table}_{month}"'
         f" FOR VALUES FROM ({first_of(column, month)}) TO ({first_of(column, next_month(month))});"
         for table, column in PARTITIONED.items()
     )

@@ -256,3 +256,14 @@ async def test_a_database_of_another_layout_is_refused(l1: L1Postgres, dsn: str)
     with pytest.raises(Broken, match="has layout None, this is for 2"):
         await L1Postgres.open(dsn)
     await l1._pool.execute("INSERT INTO metadata VALUES ($1, $2)", l1_schema.LAYOUT_KEY, l1_schema.LAYOUT)
+
+
+async def test_a_month_is_made_while_a_dump_reads_and_while_others_read_on(l1: L1Postgres, dsn: str) -> None:
+    await l1.store(result(2031020100001), [], 1.0)
+    reader = await asyncpg.connect(dsn)
+    async with reader.transaction():
+        await reader.execute('LOCK TABLE "DiaSource", "SSSource", "DiaForcedSource" IN ACCESS SHARE MODE')
+        stored = await asyncio.wait_for(l1.store(result(2031060100001), [], 1.0), 10.0)
+        assert stored is Stored.ADDED
+        assert len(await asyncio.wait_for(l1.sources_of(2031020100001, 94), 10.0)) == 20
+    await reader.close()
