@@ -39,7 +39,7 @@ class AlertEmitter(Actor):
 
     A lite alert follows its whole one: in the attempt in which that is acknowledged, before this is noted, so that
     after a crash both are sent again. Whole alerts are the promise, lite ones a courtesy: what the broker still owes
-    of them after `LITE_TRIES` is counted and told, and holds up nothing.
+    of them after `LITE_TRIES` is counted and told; it holds up the next detector's, no longer.
     """
 
     def __init__(self, *, l1: L1Database, archive: PacketArchive, sink: AlertSink, lite_sink: AlertSink) -> None:

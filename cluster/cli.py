@@ -148,7 +148,7 @@ def difference(
 def train_reliability(
     out: Annotated[Path, typer.Option(help="File of the model.")],
     version: Annotated[str, typer.Option(help="Its name, as it stands in every alert scored.")],
-    seeds: Annotated[str, typer.Option(help="Of nights and pairs, comma-separated; the last to measure.")] = "11,12,13",
+    seeds: Annotated[str, typer.Option(help="Of nights and pairs; the last half to measure.")] = "11,12,13",
 ) -> None:
     """Train the reliability model on simulated nights and pairs, and measure it on those of the seeds held out."""
 

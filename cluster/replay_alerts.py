@@ -1,4 +1,4 @@
-"""`pachon replay-alerts`: sends alerts of a night's archive again, byte for byte as they were first sent."""
+"""`pachon replay-alerts`: sends alerts of a night's archive again, byte for byte as they were archived."""
 
 import asyncio
 import math

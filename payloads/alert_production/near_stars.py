@@ -31,27 +31,42 @@ def temper(score: Image, light: Image, variance: Image, mask: MaskPlane, sigma: 
     `light`: what was subtracted, `variance` and `mask` the difference's, all (ny, nx); `sigma`: of the PSF, pixels. By
     rings of a pixel about the stars, up to 6 sigma: errors of kernel, interpolation and registration alike. The width
     is the median of sizes, of 100 stars or more: those that vary or are gone do not rule it. About each saturated star
-    it is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing.
+    it is that of its own rings of 3 pixels, up to 120: its halo is of another shape in another seeing. Near several
+    stars the largest width counts.
     """
+    width = np.ones_like(score)
+    _near_stars(score, light, variance, sigma, width)
+    _in_halos(score, mask, width)
+    np.divide(score, width, out=score)
+
+
+def _near_stars(score: Image, light: Image, variance: Image, sigma: float, width: Image) -> None:
     found = stars.find(light, variance, _BRIGHT)
     x, y = found["x"].astype(np.int64), found["y"].astype(np.int64)
     peak = found["peak"] / np.sqrt(variance[y, x])
     classes = np.minimum(np.log2(peak / _BRIGHT), _CLASSES - 1).astype(np.int64)
-    counts = np.zeros((_CLASSES, int(np.clip(_REACH * sigma, _NEAREST, _FARTHEST)) + 1, _BINS), np.int64)
-    _count(score, x, y, classes, 1, counts)
-    number = np.bincount(classes, minlength=_CLASSES)
-    _divide(score, x, y, classes, 1, _widths(counts, number))
-    _temper_halos(score, mask)
+    rings = _rings(int(np.clip(_REACH * sigma, _NEAREST, _FARTHEST)) + 1, 1)
+    counts = np.zeros((_CLASSES, int(rings.max()) + 1, _BINS), np.int64)
+    _count(score, x, y, classes, rings, counts)
+    _widen(width, x, y, classes, rings, _widths(counts, np.bincount(classes, minlength=_CLASSES)))
 
 
-def _temper_halos(score: Image, mask: MaskPlane) -> None:
+def _in_halos(score: Image, mask: MaskPlane, width: Image) -> None:
     burnt = mask_ops.footprints(mask, Mask.SAT | Mask.SAT_TEMPLATE)
     largest = np.argsort(-burnt.area)[:_SATURATED]
     x, y = (np.rint(axis[largest]).astype(np.int64) for axis in (burnt.x, burnt.y))
+    rings, each = _rings(_HALO_RINGS + 1, _HALO_STEP), np.arange(len(largest))
     counts = np.zeros((len(largest), _HALO_RINGS + 1, _BINS), np.int64)
-    _count(score, x, y, np.arange(len(largest)), _HALO_STEP, counts)
-    width, told = _width(counts), counts.sum(axis=-1) >= _FEWEST
-    _divide(score, x, y, np.arange(len(largest)), _HALO_STEP, np.where(told & (width > _HARMLESS_ALONE), width, 1.0))
+    _count(score, x, y, each, rings, counts)
+    own, told = _width(counts), counts.sum(axis=-1) >= _FEWEST
+    _widen(width, x, y, each, rings, np.where(told & (own > _HARMLESS_ALONE), own, 1.0))
+
+
+def _rings(number: int, step: int) -> Indices:
+    """(k, k): which ring of `step` pixels about the middle one each pixel is in; -1 beyond so many."""
+    offset = np.arange(-(number - 1) * step, (number - 1) * step + 1)
+    ring = np.floor(np.hypot(offset[:, None], offset) / step + 0.5).astype(np.int64)
+    return np.where(ring < number, ring, -1)
 
 
 def _widths(counts: Indices, number: Indices) -> Floats:
@@ -79,25 +94,28 @@ def _width(counts: Indices) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count(score: Image, xs: Indices, ys: Indices, classes: Indices, step: int, counts: Indices) -> None:
-    """Sizes of the score about each star, by class, ring and bin."""
+def _count(score: Image, xs: Indices, ys: Indices, classes: Indices, rings: Indices, counts: Indices) -> None:
+    """Sizes of the score about each star, by class, ring and bin; what has no score, or none that is a number, not."""
     ny, nx = score.shape
-    radius = (counts.shape[1] - 1) * step
+    half = rings.shape[0] // 2
     for k in range(xs.size):
-        for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
-            for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
-                ring = int(np.hypot(x - xs[k], y - ys[k]) / step + 0.5)
-                if ring < counts.shape[1] and score[y, x] != 0.0:
-                    counts[classes[k], ring, min(int(abs(score[y, x]) * _PER_UNIT), _BINS - 1)] += 1
+        for y in range(max(ys[k] - half, 0), min(ys[k] + half + 1, ny)):
+            for x in range(max(xs[k] - half, 0), min(xs[k] + half + 1, nx)):
+                ring, size = rings[y - ys[k] + half, x - xs[k] + half], abs(score[y, x])
+                if ring >= 0 and size > 0.0:
+                    counts[classes[k], ring, int(min(size * _PER_UNIT, _BINS - 1.0))] += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _divide(score: Image, xs: Indices, ys: Indices, classes: Indices, step: int, widths: Floats) -> None:
-    ny, nx = score.shape
-    radius = (widths.shape[1] - 1) * step
+def _widen(width: Image, xs: Indices, ys: Indices, classes: Indices, rings: Indices, widths: Floats) -> None:
+    """Bring the width up to each star's, by class and ring."""
+    ny, nx = width.shape
+    half = rings.shape[0] // 2
     for k in range(xs.size):
-        for y in range(max(ys[k] - radius, 0), min(ys[k] + radius + 1, ny)):
-            for x in range(max(xs[k] - radius, 0), min(xs[k] + radius + 1, nx)):
-                ring = int(np.hypot(x - xs[k], y - ys[k]) / step + 0.5)
-                if ring < widths.shape[1]:
-                    score[y, x] /= np.float32(widths[classes[k], ring])
+        if widths[classes[k]].max() <= 1.0:
+            continue
+        for y in range(max(ys[k] - half, 0), min(ys[k] + half + 1, ny)):
+            for x in range(max(xs[k] - half, 0), min(xs[k] + half + 1, nx)):
+                ring = rings[y - ys[k] + half, x - xs[k] + half]
+                if ring >= 0:
+                    width[y, x] = max(width[y, x], np.float32(widths[classes[k], ring]))

@@ -24,7 +24,7 @@ def light_within(psf: Psf) -> float:
     """The part of a point's light that is within the stamp of the PSF (at the centre), 0 to 1.
 
     What is beyond is that of a Moffat profile (1969, A&A 3, 455) through the stamp's own wings. Of a Moffat PSF it is
-    right to 2e-4; of a Kolmogorov one, whose wings are higher than any Moffat's, it is two thirds of what is beyond.
+    right to 2e-3, the better the more FWHMs the stamp has; a Kolmogorov PSF, whose wings are higher, has more beyond.
     """
     ny, nx = psf.shape
     kernel = psf.at((nx - 1) / 2, (ny - 1) / 2).astype(np.float64)

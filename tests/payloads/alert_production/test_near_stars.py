@@ -79,25 +79,34 @@ def test_the_brightest_classes_are_taken_together_until_they_hold_enough_stars()
 
 @given(shape=shapes(), stars=st.integers(0, 4), rings=st.integers(1, 6), step=st.integers(1, 3), rng=generators())
 @settings(max_examples=40, deadline=None)
-def test_sizes_are_counted_and_divided_by_class_and_ring_up_to_every_edge(
+def test_sizes_are_counted_and_widths_laid_out_by_class_and_ring_up_to_every_edge(
     shape: tuple[int, int], stars: int, rings: int, step: int, rng: np.random.Generator
 ) -> None:
     score = rng.normal(scale=5.0, size=shape).astype(np.float32)
     score[rng.uniform(size=shape) < 0.2] = 0.0
+    score[rng.uniform(size=shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32))
     xs, ys = rng.integers(0, shape[1], stars), rng.integers(0, shape[0], stars)
     classes, widths = rng.integers(0, 2, stars), rng.uniform(1.0, 3.0, (2, rings))
-    counts, expected = np.zeros((2, rings, near_stars._BINS), np.int64), score.copy()
-    reference = np.zeros_like(counts)
-    near_stars._count(score, xs, ys, classes, step, counts)
+    counts, made, expected = np.zeros((2, rings, near_stars._BINS), np.int64), np.ones_like(score), np.ones_like(score)
+    reference, table = np.zeros_like(counts), near_stars._rings(rings, step)
+    near_stars._count(score, xs, ys, classes, table, counts)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     for x, y, k in zip(xs, ys, classes, strict=True):
         ring = np.floor(np.hypot(columns - x, rows - y) / step + 0.5).astype(np.int64)
         square = (np.abs(columns - x) <= (rings - 1) * step) & (np.abs(rows - y) <= (rings - 1) * step)
         near = (ring < rings) & square
-        seen = near & (score != 0.0)
-        bins = np.minimum((np.abs(score[seen]).astype(np.float64) * 20.0).astype(int), near_stars._BINS - 1)
+        seen = near & (np.abs(score) > 0.0)
+        bins = np.minimum(np.abs(score[seen]).astype(np.float64) * 20.0, near_stars._BINS - 1).astype(int)
         np.add.at(reference, (k, ring[seen], bins), 1)
-        expected[near] /= widths[k, ring[near]].astype(np.float32)
+        expected[near] = np.maximum(expected[near], widths[k, ring[near]].astype(np.float32))
     np.testing.assert_array_equal(counts, reference)
-    near_stars._divide(score, xs, ys, classes, step, widths)
-    np.testing.assert_allclose(score, expected, rtol=1e-6)
+    near_stars._widen(made, xs, ys, classes, table, widths)
+    np.testing.assert_array_equal(made, expected)
+
+
+def test_between_two_stars_the_larger_width_counts_once() -> None:
+    rng = np.random.default_rng(6)
+    light, _, _ = sky_of(100.0, apart=10)
+    score = (rng.normal(size=SHAPE) * 2.0).astype(np.float32)
+    temper(score, light, np.ones(SHAPE, np.float32), NOTHING, 1.5)
+    assert score[40:-40, 40:-40].std() == pytest.approx(1.0, rel=0.05)
