@@ -1,26 +1,25 @@
 """The alert archive: one Avro object container file for each visit-detector; outbox and replay source, too.
 
-The file's name ends in a hash of its alerts: the same alerts written again are the same file, others get
+The file's name ends in a hash of its alerts' hashes: the same alerts written again are the same file, others get
 another name, and which of two is the stored one is said by the L1 database, which keeps the name. Reading
-checks the hash. Beside it lies its index (`backbone.alert_index`), which is on the disk before the alerts have
-their name; a file that has none is searched itself. No codec: writing is part of the 60 s.
+checks the hash. Beside it lies its index (`backbone.alert_index`); what it tells is read from the file itself where
+it is lost or corrupt. No codec: writing is part of the 60 s.
 """
 
 import hashlib
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from backbone import alert_index
-from backbone.alert_container import Container, blocks, long, schema_of
+from backbone.alert_container import Container, blocks, schema_of
 from backbone.alert_index import Ids, Rows
 from schemas.errors import BadData, Transient
-from schemas.identity import visit_detector_of
+from schemas.identity import day_obs_of_visit, visit_detector_of
 
 _HASH_BYTES = 8
 _HEADER_BYTES = 2**20
@@ -39,36 +38,33 @@ class AlertFile:
 
 
 class AlertArchive:
-    """Files of one Avro `schema` under a folder, `20260705/2026070500004/2026070500004_094_<hash>.avro`.
-
-    Written before a visit had a folder of its own, they lie in that of the night.
-    """
+    """Files of one Avro `schema` under a folder, `20260705/2026070500004/2026070500004_094_<hash>.avro`."""
 
     def __init__(self, folder: Path, schema: Mapping[str, Any]) -> None:
         self.folder = folder
         self._container = Container(schema)
 
-    def write(self, visit: int, detector: int, records: Iterable[bytes], ids: Ids, keys: Ids) -> str:
+    def write(self, visit: int, detector: int, records: Sequence[bytes], ids: Ids, keys: Ids) -> str:
         """Keep alerts, schemaless Avro records; returns the file's name within the archive.
 
         `ids`, `keys`: int64 (n,), the `diaSourceId` of each and its `diaObjectId` or `ssObjectId`. When it
-        returns, the file is on the disk, whole, and so is its index. Raises Transient, naming the file, if
-        that fails, BadData if there are not as many ids and keys as records, or an id is of another
-        visit-detector.
+        returns, the file is on the disk, whole. Raises Transient, naming the file, if that fails, BadData if there are
+        not as many ids and keys as records, or an id is of another visit-detector.
         """
-        _check_ids(visit, detector, ids)
-        folder = self.folder / str(visit // 100_000) / str(visit)
+        _check(visit, detector, records, ids, keys)
+        folder = self.folder / str(day_obs_of_visit(visit)) / str(visit)
         partial = folder / f".{visit}_{detector:03d}.{os.getpid()}.partial"
         partial_index = partial.with_suffix(".partial-index")
+        hashes = [hashlib.sha256(record).digest() for record in records]
+        path = folder / f"{visit}_{detector:03d}_{_digest(hashes)}.avro"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            digest, rows = self._write_alerts(partial, records, ids, keys)
-            path = folder / f"{visit}_{detector:03d}_{digest}.avro"
-            _write_synced(partial_index, alert_index.encode(rows, digest))
+            self._make(folder)
+            offsets = self._write_alerts(partial, records)
+            rows = alert_index.rows_of(ids, keys, offsets, list(map(len, records)), hashes)
+            partial_index.write_bytes(alert_index.encode(rows, _digest(hashes)))
             partial_index.replace(_index_of(path))
             partial.replace(path)
-            for each in (folder, folder.parent, self.folder):  # another process may just have made them
-                _sync_folder(each)
+            _sync_folder(folder)
         except OSError as error:
             raise Transient(f"{partial}: the alerts cannot be written: {error.strerror}") from error
         finally:
@@ -83,28 +79,35 @@ class AlertArchive:
         Raises BadData, naming the file, if it is absent, cut short, or not what was written.
         """
         where = self.folder / path
-        return [record for _, record in _checked(_bytes_of(where), where)]
+        alerts = list(blocks(_bytes_of(where), str(where)))
+        _check_hashes([hashlib.sha256(record).digest() for _, record in alerts], where)
+        return [record for _, record in alerts]
+
+    def hashes(self, path: str) -> dict[int, bytes]:
+        """SHA-256 of each alert of a file as it was written, by `diaSourceId`. Raises as `index` does."""
+        rows = self.index(path)
+        return dict(zip(rows["diaSourceId"].tolist(), map(bytes, rows["sha256"]), strict=True))
 
     def index(self, path: str) -> Rows:
         """Where the alerts of a file lie, in their order: `backbone.alert_index.ROW` (n,).
 
-        Without an index file it comes of decoding all alerts. Raises BadData, naming the file that is corrupt.
+        Where there is no index, or a corrupt one, it comes of decoding all alerts. Raises BadData, naming the file, if
+        that is corrupt, too.
         """
         where = self.folder / path
         try:
-            data = _index_of(where).read_bytes()
-        except FileNotFoundError:
+            return alert_index.decode(_index_of(where).read_bytes(), _hash_in(where), str(_index_of(where)))
+        except (FileNotFoundError, BadData):
             return _index_from(where)
         except OSError as error:
             raise Transient(f"{_index_of(where)}: the index cannot be read: {error.strerror}") from error
-        return alert_index.decode(data, _hash_in(where), str(_index_of(where)))
 
     def get(self, dia_source_id: int, path: str | None = None) -> bytes:
         """The alert about a DIASource, from the file that the L1 database names, else from all that may hold it.
 
         Raises BadData if there is none, it is corrupt, or (without `path`) two files hold it with other bytes.
         """
-        visit, detector = _maker_of(dia_source_id)
+        visit, detector = visit_detector_of(dia_source_id)
         files = [path] if path else [f.path for f in self.files_of_visit(visit) if f.detector == detector]
         held = {each: self._held(dia_source_id, each) for each in files}
         found = {each: alert for each, alert in held.items() if alert is not None}
@@ -127,41 +130,39 @@ class AlertArchive:
     def files_of_night(self, day_obs: int) -> list[AlertFile]:
         """By visit, detector and name."""
         night = self.folder / str(day_obs)
-        places = [night, *(night / name for name in _folders(night))]
-        return sorted(file for place in places for file in self.files_in(place))
+        return sorted(file for name in _folders(night) for file in self.files_in(night / name))
 
     def files_of_visit(self, visit: int) -> list[AlertFile]:
         """By detector and name."""
-        night = self.folder / str(visit // 100_000)
-        return sorted(f for place in (night, night / str(visit)) for f in self.files_in(place) if f.visit == visit)
+        return sorted(self.files_in(self.folder / str(day_obs_of_visit(visit)) / str(visit)))
 
     def files_in(self, folder: Path) -> Iterator[AlertFile]:
-        """What lies right in a folder of the archive, in no order."""
+        """What lies in a visit's folder, in no order."""
         within = folder.relative_to(self.folder)
         for name in _names(folder):
             match = _NAME.fullmatch(name)
             if match is not None:
                 yield AlertFile(int(match["visit"]), int(match["detector"]), f"{within}/{name}")
 
-    def _write_alerts(self, partial: Path, records: Iterable[bytes], ids: Ids, keys: Ids) -> tuple[str, Rows]:
-        """The Avro file; returns the hash of the alerts, and their index."""
-        digest = _Digest()
-        with partial.open("wb") as file:
-            file.write(self._container.header)
-            rows = alert_index.rows_of(ids, keys, self._written(file, records, digest))
-            _sync(file)
-        return digest.hex(), rows
+    def _make(self, folder: Path) -> None:
+        """A visit's folder, on the disk, too."""
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for each in (folder.parent, self.folder, self.folder.parent):
+                _sync_folder(each)
 
-    def _written(self, file: BinaryIO, records: Iterable[bytes], digest: "_Digest") -> Iterator[tuple[int, bytes]]:
-        """Each record, and its offset, once it is written."""
-        for record in records:
-            before, behind = self._container.block(record)
-            file.write(before)
-            offset = file.tell()
-            file.write(record)
-            file.write(behind)
-            digest.add(record)
-            yield offset, record
+    def _write_alerts(self, path: Path, records: Sequence[bytes]) -> list[int]:
+        """The Avro file; returns where each record begins."""
+        offsets = []
+        with path.open("wb") as file:
+            at = file.write(self._container.header)
+            for record in records:
+                before, behind = self._container.block(record)
+                offsets.append(at + len(before))
+                at += sum(map(file.write, (before, record, behind)))
+            file.flush()
+            os.fsync(file.fileno())
+        return offsets
 
     def _held(self, dia_source_id: int, path: str) -> bytes | None:
         """The alert about a DIASource in a file, if it is there."""
@@ -169,57 +170,37 @@ class AlertArchive:
         rows = rows[rows["diaSourceId"] == dia_source_id]
         if not len(rows):
             return None
-        offset, length, crc32 = (int(rows[0][name]) for name in ("offset", "length", "crc32"))
-        record = _bytes_of(self.folder / path, length, offset)
-        if len(record) != length or zlib.crc32(record) != crc32:
+        record = _bytes_of(self.folder / path, int(rows[0]["length"]), int(rows[0]["offset"]))
+        if hashlib.sha256(record).digest() != bytes(rows[0]["sha256"]):
             raise BadData(f"{self.folder / path}: the alert about DIASource {dia_source_id} is not what was written")
         return record
 
 
-class _Digest:
-    """A hash of alerts and of where each ends."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()  # three times as fast as BLAKE2 where the processor has it built in
-
-    def add(self, record: bytes) -> None:
-        self._hash.update(long(len(record)))
-        self._hash.update(record)
-
-    def hex(self) -> str:
-        return self._hash.hexdigest()[: 2 * _HASH_BYTES]
+def _digest(hashes: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(hashes)).hexdigest()[: 2 * _HASH_BYTES]
 
 
-def _maker_of(dia_source_id: int) -> tuple[int, int]:
-    """The visit and detector of an id. Raises BadData for a number that is none."""
-    try:
-        return visit_detector_of(dia_source_id)
-    except (ValueError, OverflowError) as error:
-        raise BadData(f"{dia_source_id} is not the id of a DIASource: {error}") from error
-
-
-def _check_ids(visit: int, detector: int, ids: Ids) -> None:
+def _check(visit: int, detector: int, records: Sequence[bytes], ids: Ids, keys: Ids) -> None:
+    if not len(records) == len(ids) == len(keys):
+        raise BadData(f"{len(records)} alerts, {len(ids)} ids and {len(keys)} keys came")
     for number in ids.tolist():
-        if _maker_of(number) != (visit, detector):
+        if visit_detector_of(number) != (visit, detector):
             raise BadData(f"visit {visit} detector {detector}: DIASource {number} is not of it")
 
 
-def _checked(data: bytes, where: Path) -> list[tuple[int, bytes]]:
-    """The alerts of a file, with their offsets. Raises BadData if they are not those that its name says."""
-    alerts, digest = list(blocks(data, str(where))), _Digest()
-    for _, record in alerts:
-        digest.add(record)
-    if digest.hex() != _hash_in(where):
+def _check_hashes(hashes: Sequence[bytes], where: Path) -> None:
+    if _digest(hashes) != _hash_in(where):
         raise BadData(f"{where}: the alerts in it are not those that were written")
-    return alerts
 
 
 def _index_from(where: Path) -> Rows:
     """The index of a file that has none beside it."""
     data = _bytes_of(where)
-    alerts = _checked(data, where)
-    ids, keys = alert_index.ids_and_keys((record for _, record in alerts), schema_of(data, str(where)), str(where))
-    return alert_index.rows_of(ids, keys, alerts)
+    offsets, alerts = zip(*blocks(data, str(where)), strict=True) if data else ((), ())
+    hashes = [hashlib.sha256(record).digest() for record in alerts]
+    _check_hashes(hashes, where)
+    ids, keys = alert_index.ids_and_keys(alerts, schema_of(data, str(where)), str(where))
+    return alert_index.rows_of(ids, keys, offsets, list(map(len, alerts)), hashes)
 
 
 def _index_of(path: Path) -> Path:
@@ -254,17 +235,6 @@ def _names(folder: Path) -> list[str]:
 def _folders(folder: Path) -> list[str]:
     """The nights or visits in a folder: numbers, all of them."""
     return sorted(name for name in _names(folder) if name.isdecimal())
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        _sync(file)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,13 +2,12 @@
 
 Eight bytes of magic, a row of `ROW` for each alert in the order of the Avro file, all little-endian, and 16
 bytes of BLAKE2b of the rows, keyed with the hash in the file's name: an index beside a wrong file is refused.
-An Avro file has all that its index says, so that an index that is lost is made anew from it.
+An Avro file has all that its index says: what an index that is lost or corrupt told is read from there.
 """
 
 import hashlib
 import io
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import fastavro
@@ -17,24 +16,22 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadData
 
-_MAGIC = b"PachonI1"
+_MAGIC = b"PachonI2"
 _DIGEST_BYTES = 16
 
-ROW = np.dtype([("diaSourceId", "<i8"), ("key", "<i8"), ("offset", "<i8"), ("length", "<u4"), ("crc32", "<u4")])
-"""`key`: the alert's `diaObjectId`, or the `ssObjectId` of a Solar System object; `offset`: of its first byte."""
+ROW = np.dtype([("diaSourceId", "<i8"), ("key", "<i8"), ("offset", "<i8"), ("length", "<i8"), ("sha256", "V32")])
+"""`key`: the alert's `diaObjectId`, or the `ssObjectId` of a Solar System object; `offset`: of its first byte;
+`sha256`: of its bytes."""
 
 Rows = NDArray[np.void]
 Ids = NDArray[np.int64]
 
 
-def rows_of(ids: Ids, keys: Ids, alerts: Iterable[tuple[int, bytes]]) -> Rows:
-    """An index of alerts, each with its offset. Raises BadData if there are not as many ids and keys as alerts."""
-    places = [(offset, len(record), zlib.crc32(record)) for offset, record in alerts]
-    if not len(places) == len(ids) == len(keys):
-        raise BadData(f"{len(places)} alerts, {len(ids)} ids and {len(keys)} keys came")
-    rows = np.zeros(len(places), ROW)
-    rows["diaSourceId"], rows["key"] = ids, keys
-    rows[["offset", "length", "crc32"]] = np.array(places, ROW[["offset", "length", "crc32"]])
+def rows_of(ids: Ids, keys: Ids, offsets: Sequence[int], lengths: Sequence[int], hashes: Sequence[bytes]) -> Rows:
+    """An index of alerts: of each its id, its key, where it begins, how long it is and its SHA-256."""
+    rows = np.zeros(len(offsets), ROW)
+    rows["diaSourceId"], rows["key"], rows["offset"], rows["length"] = ids, keys, offsets, lengths
+    rows["sha256"] = np.frombuffer(b"".join(hashes), "V32")
     return rows
 
 
@@ -48,7 +45,7 @@ def decode(data: bytes, file_hash: str, where: str) -> Rows:
     """The rows of an index. Raises BadData, naming it, if they are not those that were written."""
     rows, digest = data[len(_MAGIC) : -_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if not data.startswith(_MAGIC) or len(rows) % ROW.itemsize or digest != _digest(rows, file_hash):
-        raise BadData(f"{where}: the index is corrupt; where there is none, the alert file itself is searched")
+        raise BadData(f"{where}: the index is corrupt")
     return np.frombuffer(rows, ROW)
 
 

@@ -107,10 +107,9 @@ def _opened(path: Path) -> Iterator[tuple[sqlite3.Connection, Path]]:
 
 
 def _folders_of(night: Path) -> dict[str, int]:
-    """The folders with alert files of a night, `.` the night's own, and when each was changed last, ns."""
+    """The folders of a night's visits, and when each was changed last, ns."""
     try:
         with os.scandir(night) as entries:
-            visits = {e.name: e.stat().st_mtime_ns for e in entries if e.name.isdecimal()}
-        return {".": night.stat().st_mtime_ns} | visits
+            return {e.name: e.stat().st_mtime_ns for e in entries if e.name.isdecimal()}
     except OSError as error:
         raise Transient(f"{night}: the alert files cannot be listed: {error.strerror}") from error

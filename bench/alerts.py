@@ -13,7 +13,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -156,7 +156,7 @@ def by_astropy(one: Stamp) -> list[bytes]:
     ):  # fmt: skip
         file = io.BytesIO()
         hdus = [fits.PrimaryHDU(pixels.image, header), fits.ImageHDU(pixels.variance, name="UNCERT")]
-        hdus += [fits.ImageHDU(pixels.mask.astype(np.int32), name="MASK"), fits.ImageHDU(psf, name="PSFIMAGE")]
+        hdus += [fits.ImageHDU(pixels.mask, name="MASK"), fits.ImageHDU(psf, name="PSFIMAGE")]
         fits.HDUList(hdus).writeto(file)
         files.append(file.getvalue())
     return files
@@ -228,7 +228,7 @@ class TimedArchive(AlertArchive):
         super().__init__(folder, alert_schema())
         self._timed = timed
 
-    def write(self, visit: int, detector: int, records: Iterable[bytes], ids: Ids, keys: Ids) -> str:
+    def write(self, visit: int, detector: int, records: Sequence[bytes], ids: Ids, keys: Ids) -> str:
         """See `AlertArchive`."""
         return self._timed("archive", super().write, visit, detector, records, ids, keys)
 

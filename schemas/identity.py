@@ -30,6 +30,11 @@ def exposure_id(day_obs: int, seq_num: int) -> int:
     return day_obs * 100_000 + seq_num
 
 
+def day_obs_of_visit(visit: int) -> int:
+    """The night of a visit or exposure, YYYYMMDD."""
+    return visit // 100_000
+
+
 def image_name(day_obs: int, seq_num: int, source: str = "MC", controller: str = "O") -> str:
     """The camera's image name, `MC_O_20250422_000250`."""
     return f"{source}_{controller}_{day_obs:08d}_{seq_num:06d}"
@@ -54,11 +59,14 @@ def dia_forced_source_id(visit: int, detector: int, number: int) -> int:
 
 
 def visit_detector_of(dia_source: int) -> tuple[int, int]:
-    """(visit, detector) that made an id."""
+    """(visit, detector) that made an id. Raises BadData for a number that is none."""
     packed = dia_source >> _NUMBER_BITS
     detector = packed & ((1 << _DETECTOR_BITS) - 1)
     seq_num = (packed >> _DETECTOR_BITS) & ((1 << _SEQ_BITS) - 1)
-    day = dt.date.fromordinal(_FIRST_DAY + (packed >> (_DETECTOR_BITS + _SEQ_BITS)))
+    try:
+        day = dt.date.fromordinal(_FIRST_DAY + (packed >> (_DETECTOR_BITS + _SEQ_BITS)))
+    except (ValueError, OverflowError) as error:
+        raise BadData(f"{dia_source} is not the id of a DIASource: {error}") from error
     return exposure_id(int(day.strftime("%Y%m%d")), seq_num), detector
 
 

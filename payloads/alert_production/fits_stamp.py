@@ -19,6 +19,8 @@ Bytes = NDArray[np.uint8]
 
 _BLOCK = 2880
 _END = "END".ljust(80)
+_SIGN = np.uint16(0x8000)
+"""FITS has no unsigned numbers: 32768 less, as a signed one, is this bit turned."""
 
 Value = str | float | int | bool
 
@@ -28,8 +30,8 @@ def stamp_bytes(cutout: MaskedImage, wcs: Wcs, psf: Image, rotation: float | Non
 
     PRIMARY: the image, float32 nJy, with the cards of `wcs` (whose pixel (0, 0) is the cutout's) and, if
     given, ROTPA: `rotation`, the position angle (deg) of the focal plane's +y. UNCERT: the variance,
-    float32 nJy**2. MASK: int32, its bits named by cards `MP_<name>`. PSFIMAGE: float32, sum 1. Raises
-    BadData for planes that differ in shape.
+    float32 nJy**2. MASK: uint16 (as FITS has it, int16 with BZERO 32768), its bits named by cards `MP_<name>`.
+    PSFIMAGE: float32, sum 1. Raises BadData for planes that differ in shape.
     """
     if not cutout.image.shape == cutout.variance.shape == cutout.mask.shape or psf.ndim != 2:
         shapes = cutout.image.shape, cutout.mask.shape, cutout.variance.shape, psf.shape
@@ -37,10 +39,10 @@ def stamp_bytes(cutout: MaskedImage, wcs: Wcs, psf: Image, rotation: float | Non
     header, rest = _primary_header(cutout.shape, wcs, rotation), _after_primary(cutout.shape, psf.shape)
     file = np.empty(header.size + rest.empty.size, np.uint8)
     file[: header.size], file[header.size :] = header, rest.empty
-    planes: tuple[NDArray[np.generic], ...] = (cutout.image, cutout.variance, cutout.mask, psf)
-    for plane, begin, dtype in zip(planes, rest.begin, (">f4", ">f4", ">i4", ">f4"), strict=True):
+    planes: tuple[NDArray[np.generic], ...] = (cutout.image, cutout.variance, cutout.mask ^ _SIGN, psf)
+    for plane, begin, dtype in zip(planes, rest.begin, (">f4", ">f4", ">u2", ">f4"), strict=True):
         at = header.size + begin
-        file[at : at + 4 * plane.size].view(dtype).reshape(plane.shape)[...] = plane
+        file[at : at + np.dtype(dtype).itemsize * plane.size].view(dtype).reshape(plane.shape)[...] = plane
     return file.data
 
 
@@ -67,13 +69,15 @@ class _Rest(NamedTuple):
 @lru_cache(maxsize=1024)
 def _after_primary(shape: tuple[int, int], psf_shape: tuple[int, int]) -> _Rest:
     """There are as many as there are sizes of stamps, a hundred or so."""
-    parts, begin = [], [0]
-    for name, bitpix, axes, before in (
-        ("UNCERT", -32, shape, shape), ("MASK", 32, shape, shape), ("PSFIMAGE", -32, psf_shape, shape),
+    pixels = shape[0] * shape[1]
+    parts, begin = [bytes(_padded(4 * pixels))], [0]
+    for name, bitpix, axes, size in (
+        ("UNCERT", -32, shape, 4 * pixels), ("MASK", 16, shape, 2 * pixels),
+        ("PSFIMAGE", -32, psf_shape, 4 * psf_shape[0] * psf_shape[1]),
     ):  # fmt: skip
-        parts += [bytes(_padded(4 * before[0] * before[1])), _extension(name, bitpix, axes)]
+        parts.append(_extension(name, bitpix, axes))
         begin.append(sum(map(len, parts)))
-    parts.append(bytes(_padded(4 * psf_shape[0] * psf_shape[1])))
+        parts.append(bytes(_padded(size)))
     return _Rest(np.frombuffer(b"".join(parts), np.uint8), tuple(begin))
 
 
@@ -113,6 +117,7 @@ def _extension(name: str, bitpix: int, shape: tuple[int, ...]) -> bytes:
     if name == "UNCERT":
         cards |= {"UTYPE": "VarianceUncertainty", "BUNIT": "nJy2"}
     if name == "MASK":
+        cards |= {"BSCALE": 1, "BZERO": 32768}
         cards |= {f"MP_{bit.name}": bit.value.bit_length() - 1 for bit in Mask}
     cards["EXTNAME"] = name
     return _padded_header("".join(card(key, value) for key, value in cards.items()))

@@ -44,7 +44,7 @@ def write(archive: AlertArchive, records: list[bytes]) -> str:
 
 
 def test_alerts_come_back_byte_for_byte(archive: AlertArchive, packets: list[bytes]) -> None:
-    path = archive.write(VISIT, DETECTOR, iter(packets), ids_of(N), keys_of(N))
+    path = archive.write(VISIT, DETECTOR, packets, ids_of(N), keys_of(N))
     assert path.startswith("20260705/2026070500004/2026070500004_094_")
     assert archive.read(path) == packets
 

@@ -97,12 +97,10 @@ def test_a_file_that_was_removed_is_left_out(archive: AlertArchive, objects: Ale
     assert objects.find(1002) == [kept]
 
 
-def test_files_from_before_there_were_indices_are_found(archive: AlertArchive, objects: AlertsOfObjects) -> None:
+def test_a_file_without_its_index_is_found(archive: AlertArchive, objects: AlertsOfObjects) -> None:
     written = write(archive, VISIT)
     (archive.folder / written.path).with_suffix(".index").unlink()
-    night, _, name = written.path.split("/")
-    (archive.folder / written.path).rename(archive.folder / night / name)
-    assert objects.find(1002) == [KeptAlert(written.dia_source_id, f"{night}/{name}")]
+    assert objects.find(1002) == [written]
 
 
 def test_a_lost_index_of_a_night_is_made_anew(archive: AlertArchive, objects: AlertsOfObjects) -> None:

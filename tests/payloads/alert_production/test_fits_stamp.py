@@ -36,7 +36,7 @@ def test_astropy_reads_back_every_pixel(hdus: fits.HDUList) -> None:
     assert [hdu.name for hdu in hdus] == ["PRIMARY", "UNCERT", "MASK", "PSFIMAGE"]
     for hdu, pixels in zip(hdus, (cutout.image, cutout.variance, cutout.mask, PSF), strict=True):
         assert np.array_equal(hdu.data, pixels, equal_nan=True)
-    assert [hdu.header["BITPIX"] for hdu in hdus] == [-32, -32, 32, -32]
+    assert [hdu.header["BITPIX"] for hdu in hdus] == [-32, -32, 16, -32]
 
 
 def test_the_file_keeps_the_standard(hdus: fits.HDUList) -> None:
