@@ -22,6 +22,9 @@ DELIVERY_S = 15.0
 _GRACE_S = 2.0
 """Beyond that, for the client's own report of what timed out."""
 
+TWO_ROUNDS_S = 2 * (DELIVERY_S + _GRACE_S)
+"""What sending may take at most: once, and once more for what was refused as too large."""
+
 _CREATE_S = 10.0
 _POLL_S = 0.05
 _SETTINGS: dict[str, str | int | bool] = {
@@ -73,8 +76,8 @@ class Delivery:
 class AlertSink(Protocol):
     """Where alerts go: a broker, or a file in a run without one."""
 
-    async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
-        """Send, and wait for the answer about each within a deadline. What failed is told, not raised."""
+    async def send(self, alerts: Sequence[Alert], within_s: float = TWO_ROUNDS_S) -> list[Delivery]:
+        """Send, and wait some wall seconds at most for the answers. What failed is told, not raised."""
 
 
 class AlertStream:
@@ -84,7 +87,7 @@ class AlertStream:
         self._bootstrap = bootstrap
         self._topic = topic
         self._clock = clock
-        self._producer: Producer | None = None
+        self._producer: Producer | None = self._client(_SETTINGS)  # connects, before there is anything to send
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
@@ -93,21 +96,22 @@ class AlertStream:
         await asyncio.to_thread(create_topic, bootstrap, topic)
         return cls(bootstrap, topic, clock)
 
-    async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
+    async def send(self, alerts: Sequence[Alert], within_s: float = TWO_ROUNDS_S) -> list[Delivery]:
         """See `AlertSink`. An alert told as failed may have arrived all the same: at least once."""
+        give_up = time.monotonic() + within_s
         async with self._one_at_a_time:
-            return await asyncio.to_thread(self._send, alerts)
+            return await asyncio.to_thread(self._send, alerts, give_up)
 
-    def _send(self, alerts: Sequence[Alert]) -> list[Delivery]:
+    def _send(self, alerts: Sequence[Alert], give_up: float) -> list[Delivery]:
         producer = self._producer or self._client(_SETTINGS)
-        batch = self._round(producer, alerts)
+        batch = self._round(producer, alerts, give_up)
         # A client that lost messages has lost its numbering of them, too: the next attempt has a new one.
         self._producer = None if batch.lost or batch.pending else producer
         deliveries = batch.deliveries(alerts)
         refused = sorted(batch.too_large)
         if refused and len(alerts) > 1:
             apart = [alerts[place] for place in refused]
-            answers = self._round(self._client(_SETTINGS | _APART), apart).deliveries(apart)
+            answers = self._round(self._client(_SETTINGS | _APART), apart, give_up).deliveries(apart)
             for place, answer in zip(refused, answers, strict=True):
                 deliveries[place] = answer
         return deliveries
@@ -115,10 +119,10 @@ class AlertStream:
     def _client(self, settings: Mapping[str, str | int | bool]) -> Producer:
         return Producer({"bootstrap.servers": self._bootstrap, **settings})
 
-    def _round(self, producer: Producer, alerts: Sequence[Alert]) -> "_Batch":
-        """Send each once, and wait for the answers until the deadline."""
+    def _round(self, producer: Producer, alerts: Sequence[Alert], give_up: float) -> "_Batch":
+        """Send each once, and wait for the answers until the deadline, that of the round or that of the call."""
         batch = _Batch(self._clock, len(alerts))
-        give_up = time.monotonic() + DELIVERY_S + _GRACE_S
+        give_up = min(give_up, time.monotonic() + DELIVERY_S + _GRACE_S)
         for place, alert in enumerate(alerts):
             self._produce(producer, alert, batch, place, give_up)
         while batch.pending and time.monotonic() < give_up:
@@ -201,3 +205,12 @@ def create_topic(bootstrap: str, topic: str, *, partitions: int = PARTITIONS) ->
                 raise Transient(f"topic {topic} cannot be made at {bootstrap}: {error.args[0].str()}") from error
         except TimeoutError as error:
             raise Transient(f"topic {topic} cannot be made: {bootstrap} does not answer") from error
+
+
+def topics_of(bootstrap: str) -> dict[str, int]:
+    """Name -> partitions of the topics of a broker. Raises Transient if it does not answer."""
+    try:
+        listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}).list_topics(timeout=_CREATE_S)
+    except KafkaException as error:
+        raise Transient(f"{bootstrap} does not tell its topics: {error.args[0].str()}") from error
+    return {name: len(topic.partitions) for name, topic in listed.topics.items() if not name.startswith("__")}

@@ -90,7 +90,7 @@ class ChildProcess:
                     user=uid,
                     group=gid,
                     extra_groups=None if self._user is None else [],
-                    preexec_fn=_dying_with(os.getpid(), self._death_signal),  # noqa: PLW1509 - see there
+                    preexec_fn=dying_with(os.getpid(), self._death_signal),  # noqa: PLW1509 - see there
                 )
             except OSError as error:
                 raise BadData(f"{self.name}: cannot start {self._command[0]}: {error}") from error
@@ -156,8 +156,8 @@ class ChildProcess:
         return self._process
 
 
-def _dying_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
-    """What the child does between fork and exec, after its change of user, which resets the signal.
+def dying_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
+    """What a child does between fork and exec, to die with its parent; after a change of user, which resets the signal.
 
     Two system calls through a library loaded beforehand: nothing that another thread of the parent can hold.
     """

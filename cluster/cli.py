@@ -20,6 +20,10 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+letters = typer.Typer(help="What came from outside and could not be used.", no_args_is_help=True)
+app.add_typer(letters, name="dead-letters")
+
+
 @app.callback()
 def _root() -> None:
     """Pachon: pixels and observatory events in, alerts out within 60 s."""
@@ -55,6 +59,18 @@ def night(
     _exit_with(lambda: _night(given))
 
 
+@app.command(hidden=True)
+def drive(errand: Annotated[Path, typer.Argument(help="What to do, as `night` wrote it down.")]) -> None:
+    """Be the driver of a night: what `night` starts, and starts again when it dies."""
+
+    def play() -> int:
+        from cluster.driver import drive as run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(errand, Console(soft_wrap=True, highlight=False))
+
+    _exit_with(play)
+
+
 @app.command()
 def alerts(
     kafka: Annotated[str, typer.Option(help="The broker, host:port.")] = "127.0.0.1:9092",
@@ -83,14 +99,15 @@ def replay_alerts(
     night: Annotated[int | None, typer.Option(help="Alerts of a night, YYYYMMDD ...")] = None,
     visit: Annotated[int | None, typer.Option(help="... or of a visit ...")] = None,
     detector: Annotated[int | None, typer.Option(help="... or of a detector of it.")] = None,
-    postgres: Annotated[str, typer.Option(help="L1 database, to ask which files count; default: the newest.")] = "",
+    postgres: Annotated[str, typer.Option(help="L1 database: it says which files and alerts count.")] = "",
+    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="Also those that it says are withdrawn.")] = False,
 ) -> None:
     """Send alerts of the archive again, byte for byte and with the keys of the first time."""
 
     def play() -> int:
         from cluster.replay_alerts import Wanted, run  # noqa: PLC0415 - so that --help answers at once
 
-        return run(output, Wanted(night, visit, detector), kafka, topic, postgres)
+        return run(output, Wanted(night, visit, detector, withdrawn), kafka, topic, postgres)
 
     _exit_with(play)
 
@@ -104,15 +121,86 @@ def withdraw(
     dia_source: Annotated[list[int] | None, typer.Option(help="A diaSourceId; may be given again.")] = None,
     visit: Annotated[int | None, typer.Option(help="All of a visit, forced photometry too.")] = None,
     detector: Annotated[int | None, typer.Option(help="Only this detector of the visit.")] = None,
+    superseded_by: Annotated[int | None, typer.Option(help="The DIASource in place of the one withdrawn.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let what was withdrawn count again.")] = False,
 ) -> None:
     """Withdraw DIASources and the alerts about them: in the database, then on the companion topic."""
 
     def play() -> int:
-        from backbone.l1_withdrawals import Selection  # noqa: PLC0415 - so that --help answers at once
+        from backbone.l1_withdrawals import Change, Selection  # noqa: PLC0415 - so that --help answers at once
         from cluster.withdraw import run  # noqa: PLC0415
 
-        what = Selection(tuple(dia_source or ()), visit, detector)
-        return run(output, postgres, kafka, what, reason, Console(soft_wrap=True, highlight=False))
+        asked = Change(Selection(tuple(dia_source or ()), visit, detector), reason, undo, superseded_by)
+        return run(output, postgres, kafka, asked, Console(soft_wrap=True, highlight=False))
+
+    _exit_with(play)
+
+
+@app.command()
+def precover(
+    output: Annotated[Path, typer.Option(help="The night's folder: its archive has the raws.")],
+    night: Annotated[int | None, typer.Option(help="In which they were new, YYYYMMDD; default: the last.")] = None,
+    days: Annotated[float, typer.Option(help="How far back to look.", min=0.0)] = 30.0,
+    postgres: Annotated[str, typer.Option(help="The L1 database; default: the folder's own.")] = "",
+) -> None:
+    """Force photometry of a night's new DIAObjects in the visits before; killed, it goes on where it stood."""
+
+    def play() -> int:
+        from cluster.precover import run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(output, night, days, postgres, Console(soft_wrap=True, highlight=False))
+
+    _exit_with(play)
+
+
+@letters.callback()
+def _letters(
+    context: typer.Context,
+    kafka: Annotated[str, typer.Option(help="The broker, host:port.")],
+) -> None:
+    context.obj = kafka
+
+
+@letters.command("list")
+def list_letters(context: typer.Context) -> None:
+    """List the dead letters: number, where each was, since when, and why."""
+
+    def play() -> int:
+        from cluster.dead_letters import show_all  # noqa: PLC0415 - so that --help answers at once
+
+        return show_all(context.obj, Console(highlight=False))
+
+    _exit_with(play)
+
+
+@letters.command("show")
+def show_letter(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(help="Of the dead letter, as `list` tells it.")],
+    registry: Annotated[str, typer.Option(help="The schema registry, http://host:port, to decode it.")] = "",
+) -> None:
+    """Show one: all that is known of it, its fields if it can be decoded, its bytes."""
+
+    def play() -> int:
+        from cluster.dead_letters import show_one  # noqa: PLC0415 - so that --help answers at once
+
+        return show_one(context.obj, registry, number, Console(highlight=False))
+
+    _exit_with(play)
+
+
+@letters.command("resubmit")
+def resubmit_letters(
+    context: typer.Context,
+    numbers: Annotated[list[int] | None, typer.Argument(help="Of dead letters, as `list` tells them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that were not resubmitted yet.")] = False,
+) -> None:
+    """Send dead letters to where they came from once more, byte for byte."""
+
+    def play() -> int:
+        from cluster.dead_letters import resubmit  # noqa: PLC0415 - so that --help answers at once
+
+        return resubmit(context.obj, numbers or (), everything=everything, console=Console(highlight=False))
 
     _exit_with(play)
 
@@ -208,3 +296,7 @@ def main() -> None:
         said = error.format_message()  # nothing where the help was asked for by saying nothing
         code = _complain(said) if said else error.exit_code
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,74 +1,41 @@
-"""A night with real parts: servers, Ray, and the simulators as processes of their own."""
+"""A night with real parts, as its driver plays it: the bus, and hosts on Ray. What it is played beside: `outside`."""
 
 import asyncio
-import json
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from rich.console import Console
 
 from access.report.collect import Collected, collect
-from backbone.alert_stream import create_topic
+from actors.fan_out import OPEN_S
 from backbone.journal import Journal, PostgresJournal
 from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
-from backbone.schema_registry import SchemaRegistry
 from cluster import prepare
-from cluster.child_process import ChildProcess
 from cluster.inline import InlineHosts
 from cluster.night import DUSK_S, SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
-from cluster.services import EmbeddedKafka, EmbeddedPostgres, check_tcp, free_port, usable_port
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
-from payloads.alert_production.alert_schema import alert_schema, schema_id
 from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
 from schemas.events import NextVisit, NightBegan
-from simulators.ocs.schedule import PlannedVisit, dump_plan
+from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import ANNOUNCED_S
 
-SERVER_DEADLINE_S = 20.0
 OBJECT_STORE_BYTES = 4 * 2**30
 PRODUCTS_DEADLINE_S = 1800.0
 _RAY_SYSTEM = {
     "health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }  # fmt: skip
-
-
-@contextmanager
-def servers(options: NightOptions, settings: Settings) -> Iterator[Settings]:
-    """Kafka and PostgreSQL, embedded unless their addresses are given; settings that name them."""
-    with ExitStack() as stack:
-        kafka, postgres = options.kafka, options.postgres
-        if kafka:
-            _check_address(f"kafka://{kafka}", 9092)
-        else:
-            broker = EmbeddedKafka(settings.output / "kafka.log", port=options.kafka_port or None)
-            kafka = stack.enter_context(broker).bootstrap
-        if postgres:
-            _check_address(postgres, 5432)
-        else:
-            postgres = stack.enter_context(EmbeddedPostgres(settings.output / "postgres")).url
-        yield settings.model_copy(update={"kafka": kafka, "postgres": postgres})
-
-
-def _check_address(url: str, port: int) -> None:
-    parts = urlsplit(url)
-    if not parts.hostname:
-        raise BadData(f"{url!r} names no host")
-    check_tcp(parts.hostname, parts.port or port, SERVER_DEADLINE_S)
 
 
 @contextmanager
@@ -92,25 +59,6 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
         ray.shutdown()
 
 
-@asynccontextmanager
-async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[Settings]:
-    """The schema registry, embedded unless its address is given, with the alert schema under its official id.
-
-    The topics of alerts and of visits are there too when this returns: who follows them need not wait for the first.
-    """
-    async with AsyncExitStack() as stack:
-        url = options.registry
-        if not url:
-            own = SchemaRegistry(settings.output / "schemas.json", port=options.registry_port)
-            url = (await stack.enter_async_context(own)).url
-        client = await stack.enter_async_context(RegistryClient(url))
-        for topic in (settings.alert_topic, settings.lite_topic):
-            await client.register(f"{topic}-value", alert_schema(), schema_id())
-            await asyncio.to_thread(create_topic, settings.kafka, topic)
-        await asyncio.to_thread(create_topic, settings.kafka, settings.visit_topic, partitions=1)
-        yield settings.model_copy(update={"registry": url})
-
-
 async def make_products(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, there: RayHosts
 ) -> tuple[int, int]:
@@ -132,91 +80,56 @@ async def make_products(
     return len(lacking), wanted
 
 
-@dataclass(frozen=True)
-class Outside:
-    """The simulators' processes."""
-
-    daq: ChildProcess
-    ocs: ChildProcess
-
-    def runs(self) -> bool:
-        """Whether the OCS still has something to say."""
-        return self.ocs.returncode is None
-
-
-@contextmanager
-def outside(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> Iterator[Outside]:
-    """The camera's DAQ and the observatory control, on the night's clock, which starts here."""
-    clock = _begin(options, plan, settings)
-    told = json.dumps(asdict(clock))
-    dump_plan(plan, settings.output / "plan.json")
-    daq = _python(
-        "simulators.camera.daq", "--port", settings.daq.rsplit(":", 1)[1], "--seed", str(options.seed),
-        "--instrument", settings.instrument, "--clock", told, "--buffer", str(settings.output / "daq"),
-        "--truth", str(settings.truth), "--detectors", ",".join(map(str, settings.detectors)),
-    )  # fmt: skip
-    ocs = _python(
-        "simulators.ocs.ocs", "--bootstrap", settings.kafka, "--registry", settings.registry, "--daq", settings.daq,
-        "--clock", told, "--plan", str(settings.output / "plan.json"),
-    )  # fmt: skip
-    with ChildProcess("daq", daq, settings.output / "daq.log") as camera:
-        camera.wait_for("ready")
-        with ChildProcess("ocs", ocs, settings.output / "ocs.log") as observatory:
-            yield Outside(camera, observatory)
-
-
 def _begin(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightClock:
     first = plan[0].start_tai - ANNOUNCED_S
     return StoredClock(settings.clock_file).begin(NightClock.starting(first, delay_s=DUSK_S, speed=options.speed))
 
 
-def _python(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
 @asynccontextmanager
 async def live_stage(
-    settings: Settings, there: RayHosts, journal: PostgresJournal, plan: Sequence[PlannedVisit], console: Console
-) -> AsyncIterator[Stage]:
-    """A running bus between the hosts on Ray and those in this process."""
-    clock = StoredClock(settings.clock_file)
-    here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, there: RayHosts, journal: PostgresJournal,
+    console: Console,
+) -> AsyncIterator[Stage]:  # fmt: skip
+    """A running bus between the hosts on Ray and those in this process. The night's clock runs from here on."""
     pids = await there.ready()
+    clock = _begin(options, plan, settings)
+    here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
     hosts = SplitHosts(here, there)
     async with staged(settings, hosts, here.keeper, journal, clock, [v.group for v in plan], console) as stage:
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
         yield stage
 
 
-async def play(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
+async def play(
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console,
+    observatory_runs: Callable[[], bool],
+) -> Collected:  # fmt: skip
     """Play a plan from its first event to its last alert, and collect the report. Servers and Ray run already."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    usable_port("metrics", options.metrics_port)
-    async with registry(options, settings) as registered:
-        named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
-        console.print(f"Kafka {named.kafka}, schema registry {named.registry}, alerts on {named.alert_topic}")
-        async with opened(named) as (journal, l1):
-            await refuse_played(journal, plan, named)
-            there = RayHosts(named)  # their processes start, and rehearse, while the products are made
-            made, wanted = await make_products(options, plan, named, there)
-            console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
-            await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-            async with live_stage(named, there, journal, plan, console) as stage:
-                port = stage.metrics.serve(options.metrics_port)
-                console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {named.log}")
-                await _observe(options, plan, named, stage, journal, stop)
-            facts = night_facts(options, plan, named)
-            collected = await collect(facts, journal, l1, StoredClock(named.clock_file))
-            await _linger(options, stop, console)
+    console.print(f"Kafka {settings.kafka}, schema registry {settings.registry}, alerts on {settings.alert_topic}")
+    async with opened(settings) as (journal, l1):
+        await refuse_played(journal, plan, settings)
+        there = RayHosts(settings)  # their processes start, and rehearse, while the products are made
+        made, wanted = await make_products(options, plan, settings, there)
+        console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
+        await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
+        async with live_stage(options, plan, settings, there, journal, console) as stage:
+            port = stage.metrics.serve(options.metrics_port)
+            console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
+            await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
+        facts = night_facts(options, plan, settings)
+        collected = await collect(facts, journal, l1, StoredClock(settings.clock_file))
+        await _linger(options, stop, console)
     return collected
 
 
 async def refuse_played(journal: Journal, plan: Sequence[PlannedVisit], settings: Settings) -> None:
     """A database holds a night once. Raises BadData if it holds this one, and was not played into this folder."""
     day_obs = plan[0].day_obs
-    told = [fact for fact in await journal.facts("NextVisit") if isinstance(fact, NextVisit)]
+    since = plan[0].start_tai - OPEN_S
+    told = [fact for fact in await journal.facts("NextVisit", since=since) if isinstance(fact, NextVisit)]
     if not settings.clock_file.exists() and day_obs in {day_obs_of(fact.start_time) for fact in told}:
         where = f"the database {settings.postgres} holds a night {day_obs} already"
         raise BadData(f"{where}: give the folder it was played into, to go on with it, or another database")
@@ -238,26 +151,24 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[PostgresJournal, L1P
 
 async def _observe(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, stage: Stage, journal: PostgresJournal,
-    stop: asyncio.Event,
+    observatory_runs: Callable[[], bool], stop: asyncio.Event,
 ) -> None:  # fmt: skip
     """From the first announcement until nothing is owed any more."""
     # An embedded broker starts empty: positions in an earlier one's topics mean nothing there.
     positions = await journal.positions() if options.kafka else {}
-    with outside(options, plan, settings) as simulators:
-        stage.metrics.processes.pids |= {"daq": simulators.daq.pid, "ocs": simulators.ocs.pid}
-        clock, day_obs = StoredClock(settings.clock_file), plan[0].day_obs
-        since = clock.wall_start - DUSK_S
-        await stage.bus.publish([NightBegan(day_obs=day_obs, at=clock.now())])
-        async with (
-            RegistryClient(settings.registry) as client,
-            SalReader(settings.kafka, client, positions, since=since) as reader,
-        ):
-            feeding = asyncio.create_task(feed(reader, stage.bus))
-            await until_over(stage, simulators.runs, stop, feeding)
-            simulators.ocs.stop()
-            feeding.cancel()
-            await asyncio.wait([feeding])
-            await end_night(stage, day_obs, clock)
+    clock, day_obs = StoredClock(settings.clock_file), plan[0].day_obs
+    since = clock.wall_start - DUSK_S
+    await stage.bus.publish([NightBegan(day_obs=day_obs, at=clock.now())])
+    stage.catch_up.begin()
+    async with (
+        RegistryClient(settings.registry) as client,
+        SalReader(settings.kafka, client, positions, since=since) as reader,
+    ):
+        feeding = asyncio.create_task(feed(reader, stage.bus, journal))
+        await until_over(stage, observatory_runs, stop, feeding)
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        await end_night(stage, day_obs, clock)
 
 
 async def _linger(options: NightOptions, stop: asyncio.Event, console: Console) -> None:

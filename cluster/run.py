@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -29,21 +30,24 @@ def run(given: Mapping[str, object], console: Console) -> int:
     settings = Settings(output=output, instrument=options.instrument, detectors=detectors, workers=options.workers)
     logs.configure(settings.log, "night")
     console.print(f"{len(plan)} visits, {len(detectors)} detectors, seed {options.seed}; results in {output}")
-    night = _inline(options, plan, settings, console) if options.inline else _live(options, plan, settings, console)
+    return (_inline if options.inline else _live)(options, plan, settings, console)
+
+
+def told(night: Collected, output: Path, console: Console) -> int:
+    """Write and show the report of a night; the exit code."""
     write(night, output)
     show(night.report, console)
     console.print(f"report: {output / 'report.html'}, {output / 'report.json'}")
     return 0 if night.report.balance.reconciles else INCOMPLETE
 
 
-def _inline(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
+def _inline(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> int:
     from cluster.inline_night import play_inline  # noqa: PLC0415 - the live night has no use for it
 
-    return asyncio.run(play_inline(options, plan, settings, console))
+    return told(asyncio.run(play_inline(options, plan, settings, console)), settings.output, console)
 
 
-def _live(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> Collected:
-    from cluster import live  # noqa: PLC0415 - the inline night must not import Ray
+def _live(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> int:
+    from cluster.supervisor import supervise  # noqa: PLC0415 - the inline night has no use for it
 
-    with live.servers(options, settings) as named, live.ray_cluster(options):
-        return asyncio.run(live.play(options, plan, named, console))
+    return supervise(options, plan, settings, console)

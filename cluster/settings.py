@@ -46,6 +46,16 @@ class Settings(BaseSettings):
         return self.output / "clock.json"
 
     @property
+    def plan_file(self) -> Path:
+        """What the simulated observatory will do."""
+        return self.output / "plan.json"
+
+    @property
+    def process_file(self) -> Path:
+        """The ids of the processes that a night runs in, by name: for who watches them, or stops one on purpose."""
+        return self.output / "processes.json"
+
+    @property
     def butler(self) -> Path:
         """The Data Butler's repository."""
         return self.output / "butler"

@@ -21,10 +21,11 @@ class StoredClock:
             part = self._path.with_suffix(".part")
             part.write_text(json.dumps(asdict(clock)), encoding="utf-8")
             part.replace(self._path)
-        return self._line
+        return self.line
 
     @cached_property
-    def _line(self) -> NightClock:
+    def line(self) -> NightClock:
+        """The clock itself. Raises Broken if the night has not begun."""
         if not self._path.exists():
             raise Broken(f"the night of {self._path.parent} has not begun: there is no {self._path.name}")
         try:
@@ -35,13 +36,13 @@ class StoredClock:
 
     def now(self) -> float:
         """TAI seconds of the night."""
-        return self._line.now()
+        return self.line.now()
 
     @property
     def wall_start(self) -> float:
         """POSIX seconds at which the night's time began."""
-        return self._line.wall_start
+        return self.line.wall_start
 
     def wall_seconds(self, seconds: float) -> float:
         """How many seconds of the wall's time pass while `seconds` of the night's do."""
-        return self._line.wall_seconds(seconds)
+        return self.line.wall_seconds(seconds)

@@ -1,0 +1,87 @@
+"""The driver of a night: the process that holds the bus, and Ray."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from rich.console import Console
+
+from cluster import logs
+from cluster.live import play, ray_cluster
+from cluster.run import told
+from cluster.supervisor import RAY_LOST, Errand
+from schemas.errors import BadData
+from simulators.ocs.schedule import load_plan
+
+TICK_S = 0.5
+_RAY = ("raylet", "gcs_server")
+
+
+def drive(errand: Path, console: Console) -> int:
+    """Play the night that a file tells of; the exit code. Raises PachonError for what cannot be played."""
+    try:
+        given = Errand.model_validate_json(errand.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadData(f"{errand} does not tell a driver what to do: {error}") from error
+    logs.configure(given.settings.log, "night")
+    plan = load_plan(given.settings.plan_file)
+    with ray_cluster(given.options), _no_longer_than(_RAY):
+        night = asyncio.run(play(given.options, plan, given.settings, console, _observatory()))
+    return told(night, given.settings.output, console)
+
+
+def _observatory() -> Callable[[], bool]:
+    """Whether the observatory may still say something: until our standard input ends."""
+    silent = threading.Event()
+
+    def listen() -> None:
+        sys.stdin.buffer.read()
+        silent.set()
+
+    threading.Thread(target=listen, name="observatory", daemon=True).start()
+    return lambda: not silent.is_set()
+
+
+@contextmanager
+def _no_longer_than(programs: tuple[str, ...]) -> Iterator[None]:
+    """End this process, as a crash would, when a child of it that runs one of these has died.
+
+    Without Ray it is of no use; Ray would let it wait for a minute before it ends it.
+    """
+    pids, over = _children(programs), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(TICK_S):
+            if dead := [pid for pid in pids if _stat(pid)[1] in _DEAD]:
+                structlog.get_logger().error("Ray died", pids=dead)
+                os._exit(RAY_LOST)
+
+    threading.Thread(target=watch, name="ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+_DEAD = ("", "Z", "X")
+
+
+def _children(programs: tuple[str, ...]) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in pids for name, _, parent in [_stat(pid)] if name in programs and parent == os.getpid()]
+
+
+def _stat(pid: int) -> tuple[str, str, int]:
+    """Name, state and parent of a process; no state if there is none. See proc(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", "", 0
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    state, parent, *_ = rest.split()
+    return name, state, int(parent)

@@ -1,0 +1,219 @@
+"""Plays a night in a process of its own, the driver, and starts again what dies: it, the night's servers, the DAQ.
+
+The driver holds the bus and Ray. Its state is in PostgreSQL and on the disk, so that starting and recovering are one
+path: a new driver goes on where the last one stood.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+
+from cluster.child_process import ChildProcess, dying_with
+from cluster.options import NightOptions
+from cluster.outside import Servers, Simulators, Topics, registry, servers, simulators
+from cluster.services import free_port, usable_port
+from cluster.settings import Settings
+from cluster.stored_clock import StoredClock
+from schemas.errors import Broken, PachonError
+from simulators.ocs.schedule import PlannedVisit, dump_plan
+
+RAY_LOST = 75
+"""Exit code of a driver whose Ray is gone: a new one starts it anew."""
+
+TICK_S = 0.2
+SOON_S = 60.0
+MAX_DEATHS = 5
+"""As many deaths of the driver, each within `SOON_S` of its start: it will not live."""
+
+TOPICS_EVERY_S = 5.0
+"""How often a broker of the night's own is asked for its topics, to make them again should it die."""
+
+
+class Errand(BaseModel):
+    """What a driver is told, by a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    options: NightOptions
+    settings: Settings
+
+
+def supervise(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> int:
+    """Play a plan; the driver's exit code. Raises Broken if it keeps dying."""
+    dump_plan(plan, settings.plan_file)
+    usable_port("metrics", options.metrics_port)
+    with servers(options, settings) as given:
+        named = settings.model_copy(update={"kafka": given.kafka, "postgres": given.postgres})
+        return asyncio.run(_supervise(options, plan[0].day_obs, named, given, console))
+
+
+async def _supervise(options: NightOptions, day_obs: int, settings: Settings, given: Servers, console: Console) -> int:
+    async with registry(options, settings) as registered:
+        named = registered.model_copy(update={"daq": f"grpc://127.0.0.1:{free_port()}"})
+        errand = settings.output / "driver.json"
+        errand.write_text(Errand(options=options, settings=named).model_dump_json(), encoding="utf-8")
+        with ExitStack() as stack:
+            return await Supervisor(options, day_obs, named, given, console, errand, stack).run()
+
+
+class Driver:
+    """The driver's process, with this one's terminal. Its standard input ends when the observatory is silent."""
+
+    def __init__(self, errand: Path) -> None:
+        command = [sys.executable, "-m", "cluster.cli", "drive", str(errand)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            preexec_fn=dying_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509 - see there
+        )
+        self._began = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def age_s(self) -> float:
+        """Wall seconds since its start."""
+        return time.monotonic() - self._began
+
+    def tell_silence(self) -> None:
+        """That the observatory has nothing more to say."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def stop(self) -> None:
+        """Ask it to end the night."""
+        self._process.send_signal(signal.SIGTERM)
+
+
+@dataclass
+class Supervisor:
+    """Of one night."""
+
+    options: NightOptions
+    day_obs: int
+    settings: Settings
+    servers: Servers
+    console: Console
+    errand: Path
+    stack: ExitStack
+    simulators: Simulators | None = None
+    stopped: bool = False
+    early_deaths: int = 0
+    topics: Topics = field(init=False)
+    _topics_due: float = 0.0
+    _pids: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """The topics are those of the night's broker."""
+        self.topics = Topics(self.settings.kafka)
+
+    async def run(self) -> int:
+        """Until a driver ends by itself; its exit code."""
+        while True:
+            driver = Driver(self.errand)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, driver)
+            code = await self._watch(driver)
+            if self.stopped or (code >= 0 and code != RAY_LOST):
+                return code
+            self._mourn(driver, code)
+
+    def _stop(self, driver: Driver) -> None:
+        self.stopped = True
+        if self.simulators is not None:
+            self.simulators.ocs.stop()
+        if driver.code is None:
+            driver.stop()
+
+    async def _watch(self, driver: Driver) -> int:
+        while (code := driver.code) is None:
+            self._begin()
+            await self._mend()
+            self._note(driver)
+            if self.simulators is not None and self.simulators.silent:
+                driver.tell_silence()
+            await asyncio.sleep(TICK_S)
+        return code
+
+    def _mourn(self, driver: Driver, code: int) -> None:
+        """Raises Broken if it was one too many."""
+        how = "lost Ray" if code == RAY_LOST else f"died: {signal.Signals(-code).name}"
+        structlog.get_logger().error("the driver is started again", how=how, age_s=driver.age_s)
+        self.early_deaths = self.early_deaths + 1 if driver.age_s < SOON_S else 0
+        if self.early_deaths >= MAX_DEATHS:
+            raise Broken(f"the night's driver {how}, {MAX_DEATHS} times, each within {SOON_S:.0f} s of its start")
+        self.console.print(f"\nthe night's driver {how}; it is started again")
+
+    def _begin(self) -> None:
+        """Start the simulators as soon as the night's clock runs."""
+        if self.simulators is None and self.settings.clock_file.exists() and not self.stopped:
+            clock = StoredClock(self.settings.clock_file).line
+            self.simulators = simulators(self.stack, self.options, self.settings, clock)
+
+    async def _mend(self) -> None:
+        """Start again the servers that died. What does not come up is tried again."""
+        for name, server in self.servers.own.items():
+            if server.process is not None and server.process.returncode is not None:
+                up = await self._tried(f"start {name} again", server.start)
+                if up and name == "kafka":
+                    await self._refill()
+        if self.simulators is not None and self.simulators.daq.returncode is not None and not self.stopped:
+            await self._tried("start the DAQ again", self.simulators.start_daq)
+        if "kafka" in self.servers.own and time.monotonic() > self._topics_due:
+            self._topics_due = time.monotonic() + TOPICS_EVERY_S
+            await self._tried("ask for topics", self.topics.note, in_thread=True)
+
+    async def _refill(self) -> None:
+        """The broker began anew with nothing: its topics, and the night's alerts, which were acknowledged before."""
+        await self._tried("make the topics again", self.topics.restore, in_thread=True)
+        if self.settings.alerts.is_dir():
+            given = ("--output", self.settings.output, "--night", self.day_obs, "--kafka", self.settings.kafka)
+            where = ("--topic", self.settings.alert_topic, "--postgres", self.settings.postgres)
+            command = [sys.executable, "-m", "cluster.cli", "replay-alerts", *map(str, (*given, *where))]
+            replay = ChildProcess("replay of alerts", command, self.settings.output / "replay.log")
+            self.stack.enter_context(replay)
+
+    async def _tried(self, what: str, act: Callable[[], None], *, in_thread: bool = False) -> bool:
+        """Whether it could be done; programs are started by the main thread, with which they are to die."""
+        log = structlog.get_logger().bind(what=what)
+        try:
+            if in_thread:
+                await asyncio.to_thread(act)
+            else:
+                act()
+        except PachonError as error:
+            log.warning("cannot yet be done", error=str(error))
+            return False
+        if not in_thread:
+            log.error("done, for it had died")
+        return True
+
+    def _note(self, driver: Driver) -> None:
+        """Which process is what, in a file, whenever it changes."""
+        children = self.servers.processes() | (self.simulators.processes() if self.simulators else {})
+        pids = {"night": os.getpid(), "driver": driver.pid} | {name: child.pid for name, child in children.items()}
+        if pids != self._pids:
+            part = self.settings.process_file.with_suffix(".part")
+            part.write_text(json.dumps(pids), encoding="utf-8")
+            part.replace(self.settings.process_file)
+            self._pids = pids
