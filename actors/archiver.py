@@ -34,7 +34,7 @@ class Archiver(Actor):
         """Write the raw as FITS; say where it lies."""
         raw = await raw_of(self._pixels, self._daq, event.observation, event.detector)
         uri, sha256 = self._archive.put_raw(raw)
-        return [RawArchived(group=event.group, raw=event.raw, uri=uri, sha256=sha256)]
+        return [RawArchived(group=event.group, raw=event.raw, uri=uri, sha256=sha256, observation=event.observation)]
 
     async def on_dia_sources_ready(self, event: DiaSourcesReady) -> Sequence[Event]:
         """Keep the figures of the visit-detector: seeing, zero point, seconds by stage."""

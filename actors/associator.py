@@ -1,11 +1,12 @@
 """From measured sources to committed objects and alert packets."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from actors.base import Actor
 from actors.camera_reader import PixelStore
@@ -15,23 +16,30 @@ from backbone.l1 import Ids, L1Database, Stored, VisitDetectorResult, alert_keys
 from payloads.alert_production import dia_objects, packets
 from payloads.alert_production.associate import Association, associate
 from payloads.alert_production.ephemerides import Night, OrbitCatalogue
-from payloads.alert_production.forced import forced_photometry
+from payloads.alert_production.forced import forced_sources
 from schemas.clock import Clock, mjd_from_tai
-from schemas.errors import BadData
-from schemas.events import AlertsReady, AssociationDue, Event
-from schemas.identity import dia_forced_source_id
+from schemas.errors import BadData, PachonError
+from schemas.events import AlertsReady, AssociationDue, Event, VisitAssigned
 from schemas.image import DiaProducts
-from schemas.tables import Table, empty
+from schemas.instrument import Camera
+from schemas.pointing import center_of
+from schemas.tables import Table
 from schemas.wcs import separation_arcsec
 
 FIELD_RADIUS_DEG = 0.17
 """Of a cone about a CCD's centre that holds all of it: half its diagonal, and a little."""
 
+PRELOAD_RADIUS_DEG = FIELD_RADIUS_DEG + 0.015
+"""About where a CCD's centre should look: the pointing is good to 10 arcsec, and a WCS wrong by 40 is still mended."""
+
+PRELOAD_S = 20.0
+"""Wall seconds: a visit is announced at least as long before its first exposure."""
+
 
 class PacketArchive(Protocol):
     """Where alert packets lie: archive, outbox and source of replays in one."""
 
-    def write(self, visit: int, detector: int, records: Iterable[bytes], ids: Ids, keys: Ids) -> str:
+    def write(self, visit: int, detector: int, records: Sequence[bytes], ids: Ids, keys: Ids) -> str:
         """Write the packets of a visit-detector, in order, and return the file's name. Whole or not at all.
 
         `ids`, `keys`: of each its `diaSourceId`, and its `diaObjectId` or `ssObjectId`.
@@ -39,6 +47,9 @@ class PacketArchive(Protocol):
 
     def read(self, path: str) -> list[bytes]:
         """The packets of a file, byte for byte."""
+
+    def hashes(self, path: str) -> dict[int, bytes]:
+        """SHA-256 of each packet of a file, by `diaSourceId`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +62,56 @@ class _Field:
 
 
 class Associator(Actor):
-    """Owns a visit-detector from its measured sources to its committed rows and packets."""
+    """Owns a visit-detector from its measured sources to its committed rows and packets.
+
+    What it will read is brought into the database's memory, and the night's orbits are predicted, as soon as the visit
+    is known: beside what it is given to do, not before it. That is a courtesy; without it the same is read, later.
+    """
 
     def __init__(
-        self, *, l1: L1Database, archive: PacketArchive, pixels: PixelStore, chronicle: Chronicle, clock: Clock
+        self,
+        *,
+        camera: Camera,
+        l1: L1Database,
+        archive: PacketArchive,
+        pixels: PixelStore,
+        chronicle: Chronicle,
+        clock: Clock,
     ) -> None:
+        self._camera = camera
         self._l1 = l1
         self._archive = archive
         self._pixels = pixels
         self._chronicle = chronicle
         self._clock = clock
+        self._log = structlog.get_logger().bind(pool="associator")
         self._night: Night | None = None
+        self._making_night, self._preloading = asyncio.Lock(), asyncio.Lock()
+        self._preloads: set[asyncio.Task[None]] = set()
+
+    async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
+        """Begin to preload; what is due meanwhile need not wait for it."""
+        job = asyncio.create_task(self._preload(event))
+        self._preloads.add(job)
+        job.add_done_callback(self._preloads.discard)
+        return []
+
+    async def preloaded(self) -> None:
+        """Wait for what was begun, which takes `PRELOAD_S` at the most and the night's orbits."""
+        await asyncio.gather(*self._preloads)
+
+    async def _preload(self, event: VisitAssigned) -> None:
+        """One detector after another, on one connection; what fails or comes too late is told, and no more."""
+        plan = event.visit_plan
+        mjd = mjd_from_tai(plan.start_time)
+        try:
+            place = center_of(self._camera[event.detector], plan.ra, plan.dec, plan.rotation)
+            await self._ephemerides(mjd)
+            async with asyncio.timeout(PRELOAD_S), self._preloading:
+                await self._l1.preload(*place, PRELOAD_RADIUS_DEG, mjd - packets.HISTORY_DAYS)
+        except (PachonError, TimeoutError) as error:
+            reason = str(error) or f"not done within {PRELOAD_S:.0f} s"
+            self._log.warning("not preloaded", group=event.group, detector=event.detector, error=reason)
 
     async def on_association_due(self, event: AssociationDue) -> Sequence[Event]:
         """Associate, force photometry, make packets, write the file, commit; then say so."""
@@ -161,35 +211,31 @@ class Associator(Actor):
         """`DiaForcedSource` rows of each `known` DIAObject and of the new ones, where there are usable pixels."""
         columns = ["diaObjectId", "ra", "dec"]
         places = np.concatenate([known[columns], found.new_objects[columns]])
-        places = places[np.argsort(places["diaObjectId"])]
-        measured = forced_photometry(products.difference, products.science, places["ra"], places["dec"])
-        places, measured = places[measured["usable"]], measured[measured["usable"]]
-        rows = empty("DiaForcedSource", len(places))
-        rows["diaForcedSourceId"] = [dia_forced_source_id(event.visit, event.detector, n) for n in range(len(places))]
-        for name in ("diaObjectId", "ra", "dec"):
-            rows[name] = places[name]
-        for name in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr"):
-            rows[name] = measured[name]
-        rows["visit"], rows["detector"], rows["band"] = event.visit, event.detector, products.difference.band
-        rows["midpointMjdTai"] = mjd_from_tai(products.difference.midpoint)
-        rows["timeProcessedMjdTai"] = mjd_from_tai(self._clock.now())
-        return rows
+        now = self._clock.now()
+        return forced_sources(products, places, visit=event.visit, detector=event.detector, processed=now)
 
     async def _ephemerides(self, mjd: float) -> Night:
-        """The night's prediction of the known orbits: made once, for some hours."""
-        if self._night is None or not self._night.covers(mjd):
-            self._night = Night(OrbitCatalogue(await self._l1.orbits()), mjd)
-        return self._night
+        """The night's prediction of the known orbits: made once, for some hours, by whoever first asks for it."""
+        async with self._making_night:
+            if self._night is None or not self._night.covers(mjd):
+                self._night = await asyncio.to_thread(_night_of, await self._l1.orbits(), mjd)
+            return self._night
+
+
+def _night_of(orbits: Table, mjd: float) -> Night:
+    return Night(OrbitCatalogue(orbits), mjd)
 
 
 def _check_inside(event: AssociationDue, sources: Table, field: _Field) -> None:
-    """Raises BadData, naming it, for a source that is not where its detector looked."""
+    """Raises BadData, naming it, for a source that is not where its detector looked, or nowhere."""
     apart = separation_arcsec(sources["ra"], sources["dec"], field.ra, field.dec)
-    if np.any(apart > FIELD_RADIUS_DEG * 3600.0):
-        stray = sources[np.argmax(apart)]
+    astray = np.flatnonzero(~(apart <= FIELD_RADIUS_DEG * 3600.0))  # also NaN
+    if len(astray):
+        stray, away = sources[astray[0]], apart[astray[0]] / 3600.0
+        where = f"is {away:.3f} deg from the detector's centre" if np.isfinite(away) else "is nowhere on the sky"
         raise BadData(
             f"visit {event.visit} detector {event.detector}: DiaSource {stray['diaSourceId']} at ra {stray['ra']}, "
-            f"dec {stray['dec']} is {apart.max() / 3600.0:.3f} deg from the detector's centre"
+            f"dec {stray['dec']} {where}; there are {len(astray)} such"
         )
 
 

@@ -1,34 +1,61 @@
 """From visits to detectors: one assignment, and later one readout, for each live detector."""
 
+import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
+
+import structlog
 
 from actors.base import Actor
 from schemas.errors import BadData
-from schemas.events import DetectorReadOut, Event, NextVisit, ReadoutEnded, VisitAssigned, VisitRefused
+from schemas.events import (
+    DetectorReadOut,
+    Event,
+    NextVisit,
+    NextVisitCanceled,
+    ReadoutEnded,
+    VisitAssigned,
+    VisitDone,
+    VisitRefused,
+)
 from schemas.image import Observation
 from schemas.instrument import Camera
+
+_log = structlog.get_logger()
+
+OPEN_S = 2 * 86400.0
+"""What was told longer ago (s) is of no open visit: the camera's DAQ holds pixels for two days."""
 
 
 class Chronicle(Protocol):
     """What was told before: where an actor that remembers nothing looks."""
 
-    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
-        """Facts of these kinds (of one group), oldest first."""
+    async def facts(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Event]:
+        """Facts of these kinds (of one group), told since then (TAI s), oldest first."""
 
 
 class FanOut(Actor):
-    """Says `VisitAssigned` for each live detector when a visit is announced, `DetectorReadOut` when pixels wait."""
+    """Says `VisitAssigned` for each live detector when a visit is announced, `DetectorReadOut` when pixels wait.
+
+    Announcement, cancellation and readout may come in any order: whichever comes later finds the others in the journal.
+    """
 
     def __init__(self, *, camera: Camera, live: Sequence[int], chronicle: Chronicle) -> None:
         self._camera = camera
         self._live = tuple(live)
         self._chronicle = chronicle
-        self._plans: dict[str, NextVisit] = {}
 
     async def on_next_visit(self, event: NextVisit) -> Sequence[Event]:
-        """Assign the visit, or refuse it with the reason."""
-        self._plans[event.group] = event
+        """Assign the visit, with the pixels that were read out before it was announced, or say why not."""
+        told = await self._chronicle.facts("NextVisitCanceled", "ReadoutEnded", group=event.group)
+        over = any(isinstance(fact, NextVisitCanceled) for fact in told)
+        early = [self._read_out(fact, event, over) for fact in told if isinstance(fact, ReadoutEnded)]
+        return [*self._assigned(event, over), *chain.from_iterable(early)]
+
+    def _assigned(self, event: NextVisit, canceled: bool) -> Sequence[Event]:
+        if canceled:
+            return [VisitRefused(group=event.group, reason="it was canceled before it was announced")]
         try:
             band = self._band(event)
         except BadData as error:
@@ -38,38 +65,44 @@ class FanOut(Actor):
         ]
 
     async def on_readout_ended(self, event: ReadoutEnded) -> Sequence[Event]:
-        """Have each live detector's pixels fetched, those of a refused visit too: every raw is archived."""
-        if event.instrument != self._camera.name:
+        """Have each live detector's pixels fetched, also those of a visit refused or over: every raw is archived.
+
+        Pixels of a visit that was not announced wait in the camera's buffer until it is.
+        """
+        told = await self._chronicle.facts("NextVisit", "NextVisitCanceled", "VisitDone", group=event.group)
+        plan = next((fact for fact in told if isinstance(fact, NextVisit)), None)
+        if plan is None and event.instrument == self._camera.name:
+            _log.warning("read out before its nextVisit", image=event.image_name)
+            return []
+        return self._read_out(event, plan, any(isinstance(fact, NextVisitCanceled | VisitDone) for fact in told))
+
+    def _read_out(self, event: ReadoutEnded, plan: NextVisit | None, over: bool) -> Sequence[Event]:
+        if plan is None or event.instrument != self._camera.name:
             return [VisitRefused(group=event.group, reason=f"pixels of {event.instrument}, not {self._camera.name}")]
-        plan = await self._plan_of(event.group)
-        if plan is None:
-            reason = f"{event.image_name} was read out without a nextVisit; its pixels stay in the camera's buffer"
-            return [VisitRefused(group=event.group, reason=reason)]
-        observation = self._observation(event, plan)
+        observation = self._observation(event, plan, over)
         return [
             DetectorReadOut(group=event.group, detector=detector, observation=observation) for detector in self._live
         ]
-
-    async def _plan_of(self, group: str) -> NextVisit | None:
-        if group not in self._plans:
-            for fact in await self._chronicle.facts("NextVisit", group=group):
-                assert isinstance(fact, NextVisit)
-                self._plans[group] = fact
-        return self._plans.get(group)
 
     def _band(self, plan: NextVisit) -> str:
         if plan.instrument != self._camera.name:
             raise BadData(f"visit {plan.group} is for {plan.instrument}; this system serves {self._camera.name}")
         return self._camera.band_of(plan.filters)
 
-    def _observation(self, event: ReadoutEnded, plan: NextVisit) -> Observation:
+    def _observation(self, event: ReadoutEnded, plan: NextVisit, over: bool) -> Observation:
         try:
-            band = self._band(plan)
+            band = "" if over else self._band(plan)
         except BadData:  # refused when it was announced; an empty band says: archive, do not process
             band = ""
-        return Observation(
-            instrument=event.instrument, group=event.group, visit=event.exposure - event.snap, exposure=event.exposure,
-            snap=event.snap, n_snaps=event.n_snaps, image_name=event.image_name, physical_filter=plan.filters,
-            band=band, ra=plan.ra, dec=plan.dec, rotation=plan.rotation, exposure_time=event.exposure_time,
-            started=event.started, readout_ended=event.readout_ended, survey=plan.survey,
-        )  # fmt: skip
+        return observation_of(event, plan, band)
+
+
+def observation_of(readout: ReadoutEnded, plan: NextVisit, band: str) -> Observation:
+    """What the camera's word and the plan of the visit together say of an exposure."""
+    return Observation(
+        instrument=readout.instrument, group=readout.group, visit=readout.exposure - readout.snap,
+        exposure=readout.exposure, snap=readout.snap, n_snaps=readout.n_snaps, image_name=readout.image_name,
+        physical_filter=plan.filters, band=band, ra=plan.ra, dec=plan.dec, rotation=plan.rotation,
+        exposure_time=readout.exposure_time, started=readout.started, readout_ended=readout.readout_ended,
+        survey=plan.survey,
+    )  # fmt: skip

@@ -5,13 +5,10 @@ the same.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from actors.alert_emitter import REDUCED, asides_of
+from actors.alert_emitter import REDUCED
 from actors.associator import PacketArchive
 from actors.base import Actor
 from actors.fan_out import Chronicle
@@ -21,7 +18,7 @@ from backbone.notices import Notice
 from backbone.signing_key import SigningKey
 from backbone.visit_stream import NoticeSink
 from schemas.clock import Clock, day_obs_of, mjd_from_tai
-from schemas.errors import BadData, Transient
+from schemas.errors import BadData
 from schemas.events import (
     DetectorManifest,
     Event,
@@ -93,11 +90,14 @@ class Herald(Actor):
         return [_due("visit_ends", event.group, event.visit or day_obs, fields, group=event.group)]
 
     async def on_notice_due(self, event: NoticeDue) -> Sequence[Event]:
-        """Sign it and send it. Raises Transient while the broker does not acknowledge it."""
+        """Sign it and send it.
+
+        Raises Transient while the broker does not acknowledge it, BadData if it refuses it for what it is.
+        """
         signed = Notice.signed(event.key, event.value, self._signing_key)
         (error,) = await self._sink.send([signed])
-        if error:
-            raise Transient(f"the notice {event.notice} is not acknowledged: {error}")
+        if error is not None:
+            raise type(error)(f"the notice {event.notice} is not acknowledged: {error}")
         return [NoticeSent(group=event.group, notice=event.notice, at=self._clock.now())]
 
     async def _day_obs_of(self, group: str) -> int:
@@ -113,34 +113,29 @@ class Herald(Actor):
         told: dict[str, Any] = {
             "detector": manifest.detector, "raws": manifest.raws, "diaSources": manifest.dia_sources,
             "made": manifest.alerts_made, "sent": manifest.alerts_sent, "acknowledged": manifest.alerts_acknowledged,
-            "reduced": manifest.alerts_reduced, "liteFailed": manifest.lite_failed, "failed": manifest.failed,
-            "unacknowledged": [], "gaveUp": manifest.gave_up, "digest": notices.digest_of({}),
+            "reduced": manifest.alerts_reduced, "failed": manifest.failed, "unacknowledged": [],
+            "gaveUp": manifest.gave_up, "digest": notices.digest_of({}),
         }  # fmt: skip
         if outbox is None:
             return told
         return told | _alerts_of(outbox) | await self._digest(outbox)
 
     async def _digest(self, outbox: Outbox) -> dict[str, str | None]:
-        """The digest of what was acknowledged; of a file that cannot be used none, and why."""
+        """The digest of what was acknowledged, as archived; of a file that cannot be used none, and why."""
         try:
-            return {"digest": notices.digest_of(await asyncio.to_thread(self._hashes, outbox))}
+            hashes = await asyncio.to_thread(self._archive.hashes, outbox.path)
         except BadData as error:
             return {"digest": None, "digestLacks": str(error)}
-
-    def _hashes(self, outbox: Outbox) -> dict[int, bytes]:
-        """SHA-256 of the packet about each DIASource that was acknowledged, as archived."""
-        packets = self._archive.read(outbox.path)
-        acknowledged = np.flatnonzero(~outbox.owed)
-        return {int(outbox.alert_ids[i]): hashlib.sha256(packets[i]).digest() for i in acknowledged}
+        return {"digest": notices.digest_of({i: hashes[i] for i in outbox.alert_ids[~outbox.owed].tolist()})}
 
 
 def _alerts_of(outbox: Outbox) -> dict[str, Any]:
-    owed, asides = outbox.alert_ids[outbox.owed].tolist(), asides_of(outbox.failures)
-    acknowledged, failed = outbox.n_alerts - len(owed), {k: n for k, n in outbox.failures.items() if k not in asides}
+    owed, failed = outbox.alert_ids[outbox.owed].tolist(), dict(outbox.failures)
+    reduced, acknowledged = failed.pop(REDUCED, 0), outbox.n_alerts - len(owed)
     return {
         "diaSources": outbox.dia_sources, "made": outbox.n_alerts, "acknowledged": acknowledged,
-        "sent": acknowledged + sum(failed.values()), "reduced": asides[REDUCED],
-        "liteFailed": asides.total() - asides[REDUCED], "failed": failed, "unacknowledged": sorted(owed),
+        "sent": acknowledged + sum(failed.values()), "reduced": reduced, "failed": failed,
+        "unacknowledged": sorted(owed),
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.base import Actor
-from actors.fan_out import Chronicle
+from actors.fan_out import OPEN_S, Chronicle
+from schemas.clock import Clock
 from schemas.events import (
     AlertsReady,
     AssociationDue,
@@ -18,7 +19,7 @@ from schemas.events import (
     VisitAssigned,
 )
 from schemas.instrument import Camera
-from schemas.pointing import nominal_wcs
+from schemas.pointing import center_of
 from schemas.wcs import separation_arcsec
 
 OVERLAP_ARCSEC = 1200.0
@@ -43,9 +44,10 @@ class _Open:
 class Sequencer(Actor):
     """Says `AssociationDue` when a visit-detector's turn has come."""
 
-    def __init__(self, *, camera: Camera, chronicle: Chronicle) -> None:
+    def __init__(self, *, camera: Camera, chronicle: Chronicle, clock: Clock) -> None:
         self._camera = camera
         self._chronicle = chronicle
+        self._clock = clock
         self._open: dict[Key, _Open] = {}
         self._closed: set[Key] = set()
         self._remembers = False
@@ -68,7 +70,7 @@ class Sequencer(Actor):
 
     async def _after(self, event: Event) -> Sequence[Event]:
         if not self._remembers:
-            for fact in await self._chronicle.facts(*_HISTORY):
+            for fact in await self._chronicle.facts(*_HISTORY, since=self._clock.now() - OPEN_S):
                 self._note(fact)
             self._remembers = True
         self._note(event)
@@ -91,9 +93,7 @@ class Sequencer(Actor):
 
     def _place(self, event: VisitAssigned) -> _Open:
         plan, detector = event.visit_plan, self._camera[event.detector]
-        wcs = nominal_wcs(detector, plan.ra, plan.dec, plan.rotation)
-        ra, dec = wcs.pixel_to_sky(detector.format.width / 2, detector.format.height / 2)
-        return _Open(plan.start_time, float(ra), float(dec))
+        return _Open(plan.start_time, *center_of(detector, plan.ra, plan.dec, plan.rotation))
 
     def _due(self, event: Event) -> list[Event]:
         """Those whose turn it is; the one just heard of is said again, in case the first saying was lost."""

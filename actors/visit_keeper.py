@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.base import Actor
-from actors.fan_out import Chronicle
+from actors.fan_out import OPEN_S, Chronicle
 from schemas.clock import Clock
 from schemas.events import (
     AlertsReady,
@@ -25,7 +25,7 @@ detector without pixels is given up: what was exposed while the system was down 
 
 _HISTORY = (
     "VisitAssigned", "RawReady", "DiaSourcesReady", "AlertsReady", "AlertsSent", "DetectorFailed",
-    "NextVisitCanceled",
+    "NextVisitCanceled", "VisitDone",
 )  # fmt: skip
 
 
@@ -58,8 +58,9 @@ class VisitKeeper(Actor):
 
     async def take_up(self) -> None:
         """Wait for the visits that the journal says are open: also the one of which nothing more comes ends."""
-        self._done = {fact.group for fact in await self._chronicle.facts("VisitDone")}
-        for group in {fact.group for fact in await self._chronicle.facts("VisitAssigned")}:
+        since = self._clock.now() - OPEN_S
+        self._done = {fact.group for fact in await self._chronicle.facts("VisitDone", since=since)}
+        for group in {fact.group for fact in await self._chronicle.facts("VisitAssigned", since=since)}:
             await self._visit(group)
 
     async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
@@ -129,7 +130,7 @@ class VisitKeeper(Actor):
         if group not in self._visits:
             facts = await self._chronicle.facts(*_HISTORY, group=group)
             plan = next((f.visit_plan for f in facts if isinstance(f, VisitAssigned)), None)
-            if plan is None:
+            if plan is None or any(isinstance(f, VisitDone) for f in facts):
                 return None
             waits_from = max(plan.start_time + plan.duration, self._clock.now())
             visit = _Visit(waits_from, snaps=max(plan.n_images, 1))
@@ -158,8 +159,7 @@ def _count(visit: _Visit, event: Event) -> None:
             visit.ended.add(event.detector)
             visit.note(
                 event.detector, alerts_made=event.made, alerts_sent=event.sent,
-                alerts_acknowledged=event.acknowledged, alerts_reduced=event.reduced, lite_failed=event.lite_failed,
-                failed=event.failed,
+                alerts_acknowledged=event.acknowledged, alerts_reduced=event.reduced, failed=event.failed,
             )  # fmt: skip
         case DetectorFailed():
             visit.ended.add(event.detector)

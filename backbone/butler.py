@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 
 from backbone.butler_errors import NotKept, told_as_ours
 from backbone.dataset_types import KINDS, kind_of
-from backbone.raw_fits import verify_raw, write_raw
+from backbone.raw_fits import read_observation, verify_raw, write_raw
 from backbone.sameness import same
 from schemas import instrument, skymap
 from schemas.errors import BadData
@@ -135,6 +135,12 @@ class ButlerArchive:
         ref = self._ref(dataset)
         with told_as_ours(str(dataset)):
             return self._repository.get(ref, {} if box is None else {"box": box})
+
+    def observation_of(self, raw: DatasetId) -> Observation:
+        """The observation of a raw, from its file's header. Raises as `get` does."""
+        uri = self.uri(raw)
+        with told_as_ours(str(raw)):
+            return read_observation(_path_of(uri))
 
     def exists(self, dataset: DatasetId) -> bool:
         """Whether an object is kept under a name."""

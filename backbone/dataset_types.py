@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from schemas.errors import BadData
-from schemas.identity import DatasetId
+from schemas.identity import DatasetId, day_obs_of_visit
 from schemas.image import Calibration, Raw, Template
 from schemas.tables import REFCAT_DTYPE, dtype_of
 
@@ -37,7 +37,7 @@ class Kind:
     def run_of(self, dataset: DatasetId) -> str:
         """The RUN collection of a dataset."""
         number = dataset.exposure if dataset.exposure is not None else dataset.visit
-        return self.run.format(instrument=dataset.instrument, day_obs=(number or 0) // 100_000)
+        return self.run.format(instrument=dataset.instrument, day_obs=day_obs_of_visit(number or 0))
 
     @property
     def by_night(self) -> bool:

@@ -12,6 +12,7 @@ from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 from schemas import skymap
 from schemas.clock import mjd_from_tai
+from schemas.identity import day_obs_of_visit, parse_exposure_id
 from schemas.image import Observation
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
@@ -54,7 +55,7 @@ def insert_exposure(butler: Butler, camera: Camera, observation: Observation) ->
     """
     seen = observation
     key: Record = {"instrument": seen.instrument}
-    day_obs = seen.exposure // 100_000
+    day_obs = day_obs_of_visit(seen.exposure)
     _insert(butler, "day_obs", {**key, "id": day_obs})
     _insert(butler, "group", {**key, "name": seen.group})
     _insert(butler, "exposure", {**key, **_exposure_record(seen)})
@@ -107,7 +108,7 @@ def _detector_record(instrument: str, detector: Detector) -> Record:
 
 
 def _exposure_record(seen: Observation) -> Record:
-    day_obs, seq_num = divmod(seen.exposure, 100_000)
+    day_obs, seq_num = parse_exposure_id(seen.exposure)
     first = seq_num - seen.snap
     return {
         "id": seen.exposure,
@@ -131,7 +132,7 @@ def _exposure_record(seen: Observation) -> Record:
 
 
 def _visit_record(seen: Observation) -> Record:
-    day_obs, seq_num = divmod(seen.visit, 100_000)
+    day_obs, seq_num = parse_exposure_id(seen.visit)
     return {
         "id": seen.visit,
         "name": seen.group,

@@ -1,11 +1,12 @@
 """The journal: every fact once, in PostgreSQL, with what is still owed for it.
 
 `journal` holds facts in the order in which they were told; `delivery` says which pool still has to react to which
-fact; `input_position` says how far each input topic was read. A handler's results and the end of its delivery are
+fact; `failed_attempt` when it could not, and why; `input_position` says how far each input topic was read. A handler's results and the end of its delivery are
 one transaction, so that a restart goes on where the journal stands.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,10 +21,15 @@ CREATE TABLE IF NOT EXISTS journal (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id text UNIQUE NOT NULL, kind text NOT NULL,
     grp text NOT NULL, at double precision NOT NULL, payload text NOT NULL);
 CREATE INDEX IF NOT EXISTS journal_grp ON journal (grp);
-CREATE INDEX IF NOT EXISTS journal_kind ON journal (kind);
+DROP INDEX IF EXISTS journal_kind;
+CREATE INDEX IF NOT EXISTS journal_kind_at ON journal (kind, at);
+CREATE INDEX IF NOT EXISTS journal_at ON journal USING brin (at) WITH (autosummarize = on);
 CREATE TABLE IF NOT EXISTS delivery (
     event_id text NOT NULL REFERENCES journal (event_id), pool text NOT NULL, state text NOT NULL DEFAULT 'owed',
     attempts int NOT NULL DEFAULT 0, error text NOT NULL DEFAULT '', PRIMARY KEY (event_id, pool));
+CREATE TABLE IF NOT EXISTS failed_attempt (
+    event_id text NOT NULL, pool text NOT NULL, at double precision NOT NULL, error text NOT NULL);
+CREATE INDEX IF NOT EXISTS failed_attempt_event ON failed_attempt (event_id);
 CREATE INDEX IF NOT EXISTS delivery_owed ON delivery (event_id) WHERE state = 'owed';
 CREATE TABLE IF NOT EXISTS input_position (
     topic text NOT NULL, partition int NOT NULL, next_offset bigint NOT NULL, PRIMARY KEY (topic, partition));
@@ -78,17 +84,20 @@ class Journal(Protocol):
     ) -> list[Event]:
         """End a delivery that failed for good, with the facts that say so."""
 
-    async def retry(self, delivery: Delivery, error: str) -> Delivery:
-        """Count a failed attempt; the delivery stays owed."""
+    async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
+        """Note a failed attempt; the delivery stays owed."""
 
     async def owed(self) -> list[Delivery]:
         """All that is still owed, oldest first."""
 
-    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
-        """Facts of these kinds (all if none is named), of one group if named, oldest first."""
+    async def told(self, event_id: str) -> Event | None:
+        """The fact of this id, None if it was not told yet."""
 
-    async def entries(self) -> list[Entry]:
-        """The whole journal, oldest first."""
+    async def facts(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Event]:
+        """Facts of these kinds (all if none is named), of one group if named, told since then (TAI s), oldest first."""
+
+    async def entries(self, since: float = -math.inf) -> list[Entry]:
+        """All that was told since then (TAI s), oldest first."""
 
     async def positions(self) -> dict[tuple[str, int], int]:
         """(topic, partition) -> next offset to read."""
@@ -154,30 +163,22 @@ class PostgresJournal:
 
     async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
         """See `Journal`."""
-        return await self._end(delivery, "done", "", facts, owed, at)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _attempted(connection, delivery, "done", "")
+            return await _tell(connection, facts, owed, at)
 
     async def give_up(
         self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float
     ) -> list[Event]:
         """See `Journal`."""
-        return await self._end(delivery, "given up", error, facts, owed, at)
-
-    async def _end(
-        self, delivery: Delivery, state: str, error: str, facts: Sequence[Event], owed: Owed, at: float
-    ) -> list[Event]:
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "UPDATE delivery SET state = $3, error = $4, attempts = attempts + 1 WHERE event_id = $1 AND pool = $2",
-                delivery.event.event_id, delivery.pool, state, error,
-            )  # fmt: skip
+            await _failed(connection, delivery, "given up", error, at)
             return await _tell(connection, facts, owed, at)
 
-    async def retry(self, delivery: Delivery, error: str) -> Delivery:
+    async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
         """See `Journal`."""
-        await self._pool.execute(
-            "UPDATE delivery SET attempts = attempts + 1, error = $3 WHERE event_id = $1 AND pool = $2",
-            delivery.event.event_id, delivery.pool, error,
-        )  # fmt: skip
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _failed(connection, delivery, "owed", error, at)
         return Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
 
     async def owed(self) -> list[Delivery]:
@@ -188,24 +189,43 @@ class PostgresJournal:
         )
         return [Delivery(read_event(r["kind"], r["payload"]), r["pool"], r["attempts"]) for r in rows]
 
-    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
+    async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
-        rows = await self._pool.fetch(
-            "SELECT kind, payload FROM journal WHERE (cardinality($1::text[]) = 0 OR kind = ANY($1))"
-            " AND ($2::text IS NULL OR grp = $2) ORDER BY seq",
-            list(kinds), group,
-        )  # fmt: skip
-        return [read_event(r["kind"], r["payload"]) for r in rows]
+        row = await self._pool.fetchrow("SELECT kind, payload FROM journal WHERE event_id = $1", event_id)
+        return None if row is None else read_event(row["kind"], row["payload"])
 
-    async def entries(self) -> list[Entry]:
+    async def facts(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Event]:
         """See `Journal`."""
-        rows = await self._pool.fetch("SELECT at, kind, payload FROM journal ORDER BY seq")
+        asked: dict[str, object] = {"at >= $": since}
+        asked |= {"kind = ANY($)": list(kinds)} if kinds else {}
+        asked |= {"grp = $": group} if group is not None else {}
+        where = " AND ".join(term.replace("$", f"${place}") for place, term in enumerate(asked, 1))
+        query = f"SELECT kind, payload FROM journal WHERE {where} ORDER BY seq"  # noqa: S608 - of the terms above
+        return [read_event(r["kind"], r["payload"]) for r in await self._pool.fetch(query, *asked.values())]
+
+    async def entries(self, since: float = -math.inf) -> list[Entry]:
+        """See `Journal`."""
+        rows = await self._pool.fetch("SELECT at, kind, payload FROM journal WHERE at >= $1 ORDER BY seq", since)
         return [Entry(r["at"], read_event(r["kind"], r["payload"])) for r in rows]
 
     async def positions(self) -> dict[tuple[str, int], int]:
         """See `Journal`."""
         rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM input_position")
         return {(r["topic"], r["partition"]): r["next_offset"] for r in rows}
+
+
+async def _attempted(connection: Connection, delivery: Delivery, state: str, error: str) -> None:
+    await connection.execute(
+        "UPDATE delivery SET state = $3, error = $4, attempts = attempts + 1 WHERE event_id = $1 AND pool = $2",
+        delivery.event.event_id, delivery.pool, state, error,
+    )  # fmt: skip
+
+
+async def _failed(connection: Connection, delivery: Delivery, state: str, error: str, at: float) -> None:
+    await _attempted(connection, delivery, state, error)
+    await connection.execute(
+        "INSERT INTO failed_attempt VALUES ($1, $2, $3, $4)", delivery.event.event_id, delivery.pool, at, error
+    )
 
 
 async def _tell(connection: Connection, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
@@ -264,7 +284,7 @@ class MemoryJournal:
         """See `Journal`."""
         return await self.complete(delivery, facts, owed, at)
 
-    async def retry(self, delivery: Delivery, error: str) -> Delivery:  # noqa: ARG002 - the database keeps it
+    async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:  # noqa: ARG002 - the database keeps both
         """See `Journal`."""
         again = Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
         self._owed[delivery.event.event_id, delivery.pool] = again
@@ -274,14 +294,19 @@ class MemoryJournal:
         """See `Journal`."""
         return list(self._owed.values())
 
-    async def facts(self, *kinds: str, group: str | None = None) -> list[Event]:
+    async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
-        told = (entry.event for entry in self._entries.values())
+        entry = self._entries.get(event_id)
+        return entry.event if entry else None
+
+    async def facts(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Event]:
+        """See `Journal`."""
+        told = [entry.event for entry in await self.entries(since)]
         return [e for e in told if (not kinds or e.kind in kinds) and (group is None or e.group == group)]
 
-    async def entries(self) -> list[Entry]:
+    async def entries(self, since: float = -math.inf) -> list[Entry]:
         """See `Journal`."""
-        return list(self._entries.values())
+        return [entry for entry in self._entries.values() if entry.at >= since]
 
     async def positions(self) -> dict[tuple[str, int], int]:
         """See `Journal`."""

@@ -102,7 +102,7 @@ class Outbox:
 
     `alert_ids`, `alert_keys`: int64 (n,), in the order of the file `path`. `acknowledged_at`: TAI s (n,), NaN
     for what is still owed. `failures`: reason -> how many, of the last attempt; and how many were
-    sent with smaller cutouts, or have no lite alert beside them, of all attempts.
+    sent with smaller cutouts, of all attempts.
     """
 
     group: str
@@ -153,6 +153,13 @@ class L1Database(Protocol):
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """`DiaSource` and `DiaForcedSource` rows of objects since an MJD (TAI), by object and time."""
 
+    async def preload(self, ra: float, dec: float, radius_deg: float, since_mjd: float) -> int:
+        """Bring into the server's memory what the three above will read of a cone (deg, ICRS) since an MJD (TAI).
+
+        Nothing is kept on this side, so that nothing can grow stale: the rows are only counted. How many there are,
+        those of a narrow rim about the cone included.
+        """
+
     async def sources_of(self, visit: int, detector: int) -> Table:
         """All `DiaSource` rows of a visit-detector, by id."""
 
@@ -163,8 +170,8 @@ class L1Database(Protocol):
         """Store a result and the facts that follow from it, all or nothing, at a time (TAI s).
 
         Current versions of its objects end where the new ones start. What is stored stays as it is. Raises
-        BadData if the tables break the schema, if an object's version starts before the current one, or if
-        the visit-detector is stored with another content.
+        BadData if the tables break the schema or the visit-detector is stored with another content, Transient if
+        an object was changed or ended meanwhile: then it is to be made anew.
         """
 
     async def outbox(self, visit: int, detector: int) -> Outbox | None:

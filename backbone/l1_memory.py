@@ -18,7 +18,7 @@ from backbone.l1 import (
     merged_acknowledgements,
     ordered,
 )
-from schemas.errors import BadData
+from schemas.errors import BadData, Transient
 from schemas.events import Event
 from schemas.tables import Table, dtype_of, empty
 from schemas.wcs import separation_arcsec
@@ -55,6 +55,12 @@ class L1Memory:
         """See `L1Database`."""
         sources, forced = (self._history(name, object_ids, since_mjd) for name in ("DiaSource", "DiaForcedSource"))
         return sources, forced
+
+    async def preload(self, ra: float, dec: float, radius_deg: float, since_mjd: float) -> int:
+        """See `L1Database`. All is in memory here."""
+        ids = (await self.objects_in(ra, dec, radius_deg))["diaObjectId"]
+        sources, forced = await self.history_of(ids, since_mjd)
+        return 2 * len(ids) + len(sources) + len(forced)
 
     def _history(self, name: str, object_ids: Ids, since_mjd: float) -> Table:
         rows = self._tables[name].rows
@@ -99,7 +105,7 @@ class L1Memory:
         known = [(i, self._current[id_]) for i, id_ in enumerate(ids) if id_ in self._current]
         for i, row in known:
             if versions.rows["validityStartMjdTai"][row] > starts[i]:
-                raise BadData(f"{result}: the current version of DiaObject {ids[i]} starts after the new one")
+                raise Transient(f"{result}: the current version of DiaObject {ids[i]} starts after the new one")
         for i, row in known:
             versions.rows["validityEndMjdTai"][row] = starts[i]
         first = len(versions.rows)

@@ -1,8 +1,6 @@
 """The L1 database in PostgreSQL."""
 
 import asyncio
-import datetime as dt
-import io
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +9,7 @@ import asyncpg
 import hpgeom
 import numpy as np
 
-from backbone import journal, l1_schema, pg_copy
+from backbone import journal, l1_rows, l1_schema, l1_tables
 from backbone.l1 import (
     ACKNOWLEDGEMENT_DTYPE,
     HEALPIX_NSIDE,
@@ -23,24 +21,19 @@ from backbone.l1 import (
     VisitDetectorResult,
     check_result,
     check_table,
-    healpix_of,
     merged_acknowledgements,
     ordered,
 )
-from schemas.errors import BadData, Broken, Transient
+from schemas.errors import BadData, Transient
 from schemas.events import Event
-from schemas.identity import MAX_SOURCES, dia_source_id
-from schemas.tables import Table, dtype_of
+from schemas.identity import dia_source_ids_of
+from schemas.tables import Table
 from schemas.wcs import separation_arcsec
 
 DEADLINE_S = 30.0
 """For one statement, or for a free connection, wall seconds."""
 
 _MAX_CONNECTIONS = 4
-_MJD_0, _FIRST_DAY = dt.date(1858, 11, 17).toordinal(), dt.date(2010, 1, 1).toordinal()
-_DDL_LOCK = 0x4C31
-"""Advisory lock ("L1"): one process creates the tables."""
-
 _CONE_NSIDE = 2048
 """Cones are covered with pixels of 1.7 arcmin: few ranges to look up, few rows beyond the rim."""
 
@@ -49,23 +42,11 @@ _NO_ANSWER = (
     asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError, asyncpg.TransactionRollbackError,
 )  # fmt: skip
 
-_CLOSE = """
-WITH new AS (SELECT * FROM unnest($1::bigint[], $2::float8[]) AS n (id, start)),
-same AS (
-    DELETE FROM "DiaObject" o USING new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = start
-    RETURNING id),
-closed AS (
-    UPDATE "DiaObject" o SET "validityEndMjdTai" = start FROM new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" < start
-    RETURNING id)
-SELECT id FROM same UNION ALL SELECT id FROM closed
-"""
+_IN_RANGES = "o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop) ON o.healpix >= first AND o.healpix < stop"
+_VALID = 'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."validityEndMjdTai" IS NULL'
+"""What follows a table's name in a statement; the table is `o`."""
 
-_LATER = """
-SELECT o."diaObjectId" FROM "DiaObject" o, unnest($1::bigint[], $2::float8[]) AS n (id, start)
-WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" > start LIMIT 1
-"""
+_IDS_IN_RANGES = """SELECT coalesce(array_agg("diaObjectId"), '{}') FROM "DiaObjectLast" """ + _IN_RANGES  # noqa: S608
 
 
 class L1Postgres:
@@ -76,10 +57,11 @@ class L1Postgres:
         self._months: set[int] = set()
 
     @classmethod
-    async def open(cls, dsn: str) -> "L1Postgres":
-        """Connect, and make the tables if there are none.
+    async def open(cls, dsn: str, *, create: bool = True) -> "L1Postgres":
+        """Connect, and make the tables if there are none, or, told not to, see that they are there.
 
-        Raises Transient if the server does not answer, Broken if its tables are of another `apdb.yaml`.
+        Raises Transient if the server does not answer, Broken if its tables are of another `apdb.yaml`, BadData if
+        there are none that should be there.
         """
         where = dsn.rsplit("@", 1)[-1]
         try:
@@ -90,7 +72,8 @@ class L1Postgres:
             raise Transient(f"the L1 database at {where} does not answer: {error}") from error
         database = cls(pool)
         try:
-            await database._create(where)
+            async with database._transaction(f"opening {where}") as connection:
+                await (l1_tables.make if create else l1_tables.check)(connection, where)
         except BaseException:
             pool.terminate()
             raise
@@ -100,20 +83,6 @@ class L1Postgres:
         """Give the connections back."""
         await asyncio.wait_for(self._pool.close(), DEADLINE_S)
 
-    async def _create(self, where: str) -> None:
-        async with self._transaction(f"creating tables at {where}") as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _DDL_LOCK)
-            if await connection.fetchval("SELECT to_regclass('visit_detector')") is None:
-                await connection.execute(l1_schema.ddl())
-            await connection.execute(journal.DDL)
-            rows = await connection.fetch("SELECT name, value FROM metadata")
-        found = dict(map(tuple, rows))
-        version, layout = found.get(l1_schema.VERSION_KEY), found.get(l1_schema.LAYOUT_KEY)
-        if version != l1_schema.schema_version():
-            raise Broken(f"the L1 database at {where} has apdb {version}, this is for {l1_schema.schema_version()}")
-        if layout != l1_schema.LAYOUT:
-            raise Broken(f"the L1 database at {where} has layout {layout}, this is for {l1_schema.LAYOUT}")
-
     async def _make_room(self, visit: int) -> None:
         """The month of a visit and the one after, if this process has not seen to them yet."""
         month = l1_schema.month_of(visit)
@@ -121,7 +90,7 @@ class L1Postgres:
             return
         months = month, l1_schema.next_month(month)
         async with self._transaction(f"making room for {months[0]} and {months[1]}") as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _DDL_LOCK)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", l1_tables.LOCK)
             for each in months:
                 if await connection.fetchval("SELECT to_regclass($1)", f'"SSSource_{each}"') is None:
                     await connection.execute(l1_schema.month_ddl(each))
@@ -149,19 +118,13 @@ class L1Postgres:
 
     async def objects_in(self, ra: float, dec: float, radius_deg: float) -> Table:
         """See `L1Database`."""
-        first, end = _ranges(ra, dec, radius_deg)
-        found = await self._read(
-            "DiaObjectLast",
-            "o JOIN unnest($1::bigint[], $2::bigint[]) AS r (first, stop) ON o.healpix >= first AND o.healpix < stop",
-            first, end,
-        )  # fmt: skip
+        found = await self._read("DiaObjectLast", _IN_RANGES, *_ranges(ra, dec, radius_deg))
         inside = separation_arcsec(found["ra"], found["dec"], ra, dec) <= radius_deg * 3600.0
         return ordered(found[inside], "diaObjectId")
 
     async def objects_of(self, object_ids: Ids) -> Table:
         """See `L1Database`."""
-        rest = 'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."validityEndMjdTai" IS NULL'
-        return ordered(await self._read("DiaObject", rest, object_ids.tolist()), "diaObjectId")
+        return ordered(await self._read("DiaObject", _VALID, object_ids.tolist()), "diaObjectId")
 
     async def history_of(self, object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
         """See `L1Database`."""
@@ -171,27 +134,36 @@ class L1Postgres:
         return ordered(sources, *order), ordered(forced, *order)
 
     async def _history(self, name: str, object_ids: Ids, since_mjd: float) -> Table:
-        column = l1_schema.PARTITIONED[name]
-        rest = (
-            'o WHERE o."diaObjectId" = ANY ($1::bigint[]) AND o."midpointMjdTai" >= $2::float8'
-            f' AND o."{column}" >= $3::bigint'  # so that months before are not looked at
-        )
-        return await self._read(name, rest, object_ids.tolist(), since_mjd, _first_since(column, since_mjd))
+        return await self._read(name, *l1_rows.since(name, object_ids.tolist(), since_mjd))
+
+    async def preload(self, ra: float, dec: float, radius_deg: float, since_mjd: float) -> int:
+        """See `L1Database`. The same ways through the same indexes as the reading, one after another: no haste."""
+        async with self._connection(f"preloading {radius_deg:.2f} deg about ra {ra:.3f}, dec {dec:.3f}") as connection:
+            ids: list[int] = await connection.fetchval(_IDS_IN_RANGES, *_ranges(ra, dec, radius_deg))
+            total = len(ids) + await _count(connection, "DiaObject", _VALID, ids)
+            for name in ("DiaSource", "DiaForcedSource"):
+                total += await _count(connection, name, *l1_rows.since(name, ids, since_mjd))
+        return total
 
     async def sources_of(self, visit: int, detector: int) -> Table:
         """See `L1Database`."""
-        least, most = dia_source_id(visit, detector, 0), dia_source_id(visit, detector, MAX_SOURCES - 1)
-        found = await self._read("DiaSource", 'o WHERE o."diaSourceId" BETWEEN $1::bigint AND $2::bigint', least, most)
+        rest = 'o WHERE o."diaSourceId" BETWEEN $1::bigint AND $2::bigint'
+        found = await self._read("DiaSource", rest, *dia_source_ids_of(visit, detector))
         return ordered(found, "diaSourceId")
+
+    async def withdrawn(self, visit: int) -> set[int]:
+        """The ids of the DIASources of a visit that are withdrawn."""
+        query = (
+            'SELECT "diaSourceId" FROM "DiaSource" WHERE "diaSourceId" BETWEEN $1 AND $2'
+            ' AND "timeWithdrawnMjdTai" IS NOT NULL'
+        )
+        async with self._connection(f"reading what is withdrawn of visit {visit}") as connection:
+            return {row["diaSourceId"] for row in await connection.fetch(query, *dia_source_ids_of(visit))}
 
     async def _read(self, table: str, rest: str, *parameters: object) -> Table:
         """Rows of a table, named `o` in the `rest` of the statement."""
-        columns = l1_schema.columns_of(table)
-        output = io.BytesIO()
-        query = f'SELECT {pg_copy.selection(columns, "o")} FROM "{table}" {rest}'  # noqa: S608 - apdb.yaml
         async with self._connection(f"reading {table}") as connection:
-            await connection.copy_from_query(query, *parameters, output=output, format="binary", timeout=DEADLINE_S)
-        return pg_copy.decode(output.getvalue(), columns, dtype_of(table))
+            return await l1_rows.read(connection, table, rest, *parameters)
 
     async def contains(self, visit: int, detector: int) -> bool:
         """See `L1Database`."""
@@ -208,7 +180,7 @@ class L1Postgres:
                 return Stored.EXISTS
             await _put_objects(connection, result)
             for name in ("DiaSource", "DiaForcedSource", "SSSource"):
-                await _copy(connection, name, result.tables()[name])
+                await l1_rows.copy(connection, name, result.tables()[name])
             await journal.write_facts(connection, facts, at)
         return Stored.ADDED
 
@@ -258,7 +230,7 @@ class L1Postgres:
         check_table("mpc_orbits", table, "the catalogue of orbits")
         async with self._transaction("loading orbits") as connection:
             await connection.execute("DELETE FROM mpc_orbits")
-            await _copy(connection, "mpc_orbits", table)
+            await l1_rows.copy(connection, "mpc_orbits", table)
 
     async def orbits(self) -> Table:
         """See `L1Database`."""
@@ -274,13 +246,9 @@ class L1Postgres:
         return {(visit, detector): Counts(*counts) for visit, detector, *counts in rows}
 
 
-def _first_since(column: str, mjd: float) -> int:
-    """The least value of a column by which tables are cut that a source of that time (MJD TAI) or later can have.
-
-    Two days earlier: a day of observing begins at noon of the day before.
-    """
-    first = dt.date.fromordinal(max(_MJD_0 + int(max(mjd, 0.0)) - 2, _FIRST_DAY))
-    return l1_schema.first_of(column, first.year * 100 + first.month, first.day)
+async def _count(connection: asyncpg.Connection, name: str, rest: str, *parameters: object) -> int:
+    """How many rows; by a column that no index has, so that the rows themselves are looked at."""
+    return int(await connection.fetchval(f'SELECT count(o."ra") FROM "{name}" {rest}', *parameters))  # noqa: S608
 
 
 def _ranges(ra: float, dec: float, radius_deg: float) -> tuple[list[int], list[int]]:
@@ -314,47 +282,19 @@ async def _claim(connection: asyncpg.Connection, result: VisitDetectorResult, at
 
 
 async def _put_objects(connection: asyncpg.Connection, result: VisitDetectorResult) -> None:
-    """End the current versions of objects, put the new ones there, count the objects that had none."""
-    objects = ordered(result.objects, "diaObjectId")  # one order for all: no two transactions wait crosswise
-    ids, starts = objects["diaObjectId"].tolist(), objects["validityStartMjdTai"].tolist()
-    later = await connection.fetchval(_LATER, ids, starts)
-    if later is not None:
-        raise BadData(f"{result}: the current version of DiaObject {later} starts after the new one")
-    known = await connection.fetch(_CLOSE, ids, starts)
-    await _copy(connection, "DiaObject", objects)
-    await connection.execute(_REPLACE_LAST, ids)
+    """End the current versions of objects, put the new ones there, count the objects that had none.
+
+    Raises Transient if one that was known has ended meanwhile: a new one bears the number of one of the sources.
+    """
+    known = await l1_rows.put_versions(connection, result.objects, str(result))
+    owners = result.sources["diaObjectId"]
+    ids = np.append(result.objects["diaObjectId"], owners[owners != 0])
+    ended = np.setdiff1d(ids, np.append(result.sources["diaSourceId"], known))
+    if len(ended):
+        raise Transient(f"{result}: DiaObject {ended[0]} has ended meanwhile")
     await connection.execute(
         "UPDATE visit_detector SET new_dia_objects = $3 WHERE visit = $1 AND detector = $2",
-        result.visit, result.detector, len(objects) - len(known),
-    )  # fmt: skip
-
-
-def _replace_last() -> str:
-    """Bring `DiaObjectLast` up to the current versions of the objects $1."""
-    names = [f'"{c.name}"' for c in l1_schema.columns_of("DiaObjectLast")] + ["healpix"]
-    updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-    columns = ", ".join(names)
-    return (
-        f'INSERT INTO "DiaObjectLast" ({columns}) SELECT {columns} FROM "DiaObject"'  # noqa: S608 - apdb.yaml
-        ' WHERE "diaObjectId" = ANY ($1::bigint[]) AND "validityEndMjdTai" IS NULL'
-        f' ON CONFLICT ("diaObjectId") DO UPDATE SET {updates}'
-    )
-
-
-_REPLACE_LAST = _replace_last()
-
-
-async def _copy(connection: asyncpg.Connection, name: str, table: Table) -> None:
-    if len(table) == 0:
-        return
-    columns = l1_schema.columns_of(name)
-    values = {column.name: table[column.name] for column in columns}
-    if name in l1_schema.WITH_HEALPIX:
-        columns += (l1_schema.HEALPIX,)
-        values["healpix"] = healpix_of(table)
-    await connection.copy_to_table(
-        name, columns=[c.name for c in columns], source=io.BytesIO(pg_copy.encode(columns, values)),
-        format="binary", timeout=DEADLINE_S,
+        result.visit, result.detector, len(result.objects) - len(known),
     )  # fmt: skip
 
 

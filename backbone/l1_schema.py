@@ -1,9 +1,10 @@
 """The L1 database's tables in PostgreSQL: those of `apdb.yaml`, names and types as there, and Pachon's own.
 
 Own are: a column `healpix` behind the official ones of three tables, for cones without an extension; the
-table `visit_detector`, which is the record of what is stored and the outbox of alerts; and indexes. Sources are
-cut into months, so that what is read of a year does not grow with the years, and old months can be taken away whole.
-Foreign keys are left out: Solar System tables are loaded apart from the night's.
+table `visit_detector`, which is the record of what is stored and the outbox of alerts; `withdrawal`, the outbox of
+what is told about withdrawn rows; and indexes. Sources are cut into months, so that what is read of a year does not
+grow with the years, and old months can be taken away whole. Foreign keys are left out: Solar System tables are
+loaded apart from the night's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,21 @@ VERSION_KEY = "version:schema"
 CURRENT_OBJECT = "dia_object_current"
 """The index that allows an object one valid version."""
 
+WITHDRAWAL_DDL = """
+CREATE TABLE IF NOT EXISTS withdrawal (
+    notice TEXT PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL, noted_at DOUBLE PRECISION NOT NULL,
+    told_at DOUBLE PRECISION);
+CREATE INDEX IF NOT EXISTS withdrawal_owed ON withdrawal (noted_at, notice) WHERE told_at IS NULL;
+"""
+"""What brokers are to be told of rows withdrawn and reinstated, and when (MJD TAI) it was noted and acknowledged."""
+
+PRECOVERY_DDL = """
+CREATE TABLE IF NOT EXISTS precovery_blank (
+    visit BIGINT NOT NULL, detector SMALLINT NOT NULL, dia_object BIGINT NOT NULL,
+    PRIMARY KEY (visit, detector, dia_object));
+"""
+"""Where precovery found no usable pixels at a DIAObject's place: it does not look there again."""
+
 OWN_DDL = f"""
 ALTER TABLE "DiaObject" ADD COLUMN healpix BIGINT NOT NULL;
 ALTER TABLE "DiaObjectLast" ADD COLUMN healpix BIGINT NOT NULL;
@@ -55,7 +71,7 @@ CREATE TABLE visit_detector (
     alert_ids BIGINT[] NOT NULL, alert_keys BIGINT[] NOT NULL, acknowledged_at DOUBLE PRECISION[] NOT NULL,
     owed INTEGER NOT NULL, failures JSONB NOT NULL DEFAULT '{{}}', PRIMARY KEY (visit, detector));
 CREATE INDEX visit_detector_owed ON visit_detector (committed_at) WHERE owed > 0;
-"""
+{WITHDRAWAL_DDL}{PRECOVERY_DDL}"""
 
 _REPLACED_INDEXES = {"IDX_DiaSource_diaObjectId"}
 """Official indexes that one of ours, longer by the time, makes superfluous."""

@@ -1,36 +1,47 @@
-"""Taking back what is in the L1 database: rows are marked as withdrawn, and what brokers must be told is noted.
+"""Taking back what is in the L1 database, and letting it count again.
 
-Both are one transaction, so that no crash between the commit and the sending loses a notice: it stays owed, with its
-very bytes, until it is marked as told.
+Rows are marked, the DIAObjects that they touch are made anew of what stands, and what brokers must be told is noted,
+in one transaction: no crash between the commit and the sending loses a notice. It stays owed, with its very bytes,
+until it is marked as told.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import asyncpg
+import numpy as np
 
-from backbone import notices
-from schemas.errors import BadData, Transient
+from backbone import l1_connection, l1_rows, l1_tables, notices
+from schemas.clock import Clock, mjd_from_tai
+from schemas.errors import BadData
+from schemas.identity import dia_source_ids_of
+from schemas.tables import Table
 
-DEADLINE_S = 60.0
-"""For one statement, wall seconds."""
+_PRECOVERED_DAYS = 365.0
+"""How long before an object's first source forced photometry can be: as far back as association looks."""
 
-_LOCK = 0x4C3157
-"""Advisory lock ("L1W"): one process creates the table."""
+Remake = Callable[[Table, Table, Table, float], Table]
+"""New versions of `DiaObject` rows of all their `DiaSource` and `DiaForcedSource` rows, valid from an MJD (TAI). Given
+are rows that say how many sources stand; those returned say 0 of objects that have none left."""
 
-_DDL = """
-CREATE TABLE IF NOT EXISTS withdrawal (
-    notice TEXT PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL, noted_at DOUBLE PRECISION NOT NULL,
-    told_at DOUBLE PRECISION);
-CREATE INDEX IF NOT EXISTS withdrawal_owed ON withdrawal (noted_at, notice) WHERE told_at IS NULL;
-"""
+_MARK = (
+    'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = $1::float8'
+    ' WHERE "diaSourceId" = ANY ($2::bigint[]) AND ("timeWithdrawnMjdTai" IS NULL) = $3::bool'
+    ' RETURNING "diaSourceId", "diaObjectId", "ssObjectId", visit, detector, "midpointMjdTai"'
+)
+_MARK_FORCED = (
+    'UPDATE "DiaForcedSource" SET "timeWithdrawnMjdTai" = $1::float8'
+    " WHERE visit = $2 AND ($4::smallint IS NULL OR detector = $4)"
+    ' AND ("timeWithdrawnMjdTai" IS NULL) = $3::bool RETURNING "diaObjectId", visit, detector'
+)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to withdraw: some DIASources, or all rows of a visit, or of one of its detectors."""
+    """Some DIASources, or all rows of a visit, or of one of its detectors."""
 
     dia_sources: tuple[int, ...] = ()
     visit: int | None = None
@@ -44,12 +55,32 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Withdrawn:
-    """How many rows were marked now, and how many DIASources had been before."""
+class Change:
+    """What to withdraw and why, or, with `undo`, what to let count again.
+
+    `superseded_by`: the DIASource that takes the place of the one withdrawn.
+    """
+
+    what: Selection
+    reason: str
+    undo: bool = False
+    superseded_by: int | None = None
+
+    @property
+    def done(self) -> str:
+        """For messages, and the kind of the notice."""
+        return "reinstated" if self.undo else "withdrawn"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """How many rows were changed now, and how many DIASources had been before; how many DIAObjects were changed."""
 
     dia_sources: int
     dia_forced_sources: int
     before: int
+    remade: int
+    ended: int
 
 
 @dataclass(frozen=True)
@@ -61,51 +92,42 @@ class Owed:
     value: str
 
 
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the database, with the table of withdrawals in it.
+def connected(dsn: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
+    """A connection to an L1 database.
 
-    Raises Transient if the server does not answer, BadData if it holds no L1 database.
+    Raises Transient if the server does not answer, BadData if it holds no L1 database, or one that cannot note what is
+    to be told, Broken if its tables are others.
     """
-    where = dsn.rsplit("@", 1)[-1]
-    try:
-        connection = await asyncpg.connect(dsn, timeout=DEADLINE_S, command_timeout=DEADLINE_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Transient(f"the L1 database at {where} does not answer: {error}") from error
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await connection.execute(_DDL)
-        yield connection
-    except asyncpg.UndefinedTableError as error:
-        raise BadData(f"the database at {where} is no L1 database: {error}") from error
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Transient(f"the L1 database at {where}: {error or type(error).__name__}") from error
-    finally:
-        await asyncio.wait_for(connection.close(), DEADLINE_S)
+    return l1_connection.connected(dsn, _check)
 
 
-async def withdraw(connection: asyncpg.Connection, what: Selection, reason: str, mjd: float) -> Withdrawn:
-    """Mark rows as withdrawn at an MJD (TAI), and note what is to be told. What is marked already stays as it is.
+async def _check(connection: asyncpg.Connection, where: str) -> None:
+    await l1_tables.check(connection, where)
+    if await connection.fetchval("SELECT to_regclass('withdrawal')") is None:
+        raise BadData(
+            f"the L1 database at {where} has no table of withdrawals, for it was made before there were any:"
+            " `pachon night --postgres` makes the table when it opens the database"
+        )
 
-    Raises BadData if there are no such rows; then nothing is changed.
+
+async def change(connection: asyncpg.Connection, asked: Change, clock: Clock, remake: Remake) -> Changed:
+    """Do what is asked, and note what is to be told. What is so already stays as it is.
+
+    The objects of the rows changed get new versions; one that has lost its last source ends, and is valid again when
+    one is reinstated. Raises BadData if there are no such rows; then nothing is changed.
     """
     async with connection.transaction():
-        found = await _found(connection, what)
-        marked = await connection.fetch(
-            'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = $1'
-            ' WHERE "diaSourceId" = ANY ($2::bigint[]) AND "timeWithdrawnMjdTai" IS NULL'
-            ' RETURNING "diaSourceId", "diaObjectId", "ssObjectId", visit, detector',
-            mjd, found,
-        )  # fmt: skip
-        owed = [_of_source(row, reason, mjd) for row in sorted(marked)]
-        forced = [] if what.visit is None else await _withdraw_forced(connection, what, mjd)
-        owed += [_of_forced(visit, detector, count, reason, mjd) for visit, detector, count in forced]
-        await connection.copy_records_to_table(
-            "withdrawal", records=[(o.notice, o.key, o.value, mjd) for o in owed],
-            columns=["notice", "key", "value", "noted_at"],
-        )  # fmt: skip
-    return Withdrawn(len(marked), sum(count for *_, count in forced), len(found) - len(marked))
+        # Waits for what is being stored now; what is stored next finds the objects changed and is made anew.
+        await connection.execute('LOCK TABLE "DiaObject" IN SHARE ROW EXCLUSIVE MODE')
+        mjd = mjd_from_tai(clock.now())
+        found = await _found(connection, asked)
+        await _check_successor(connection, asked)
+        mark = None if asked.undo else mjd, found, not asked.undo
+        marked = sorted(await connection.fetch(_MARK, *mark))
+        forced = await _mark_forced(connection, asked, mjd)
+        remade, ended = await _remake(connection, asked, marked, forced, mjd, remake)
+        await _note(connection, _told(asked, marked, forced, mjd), mjd)
+    return Changed(len(marked), len(forced), len(found) - len(marked), remade, ended)
 
 
 async def owed(connection: asyncpg.Connection, limit: int) -> list[Owed]:
@@ -120,20 +142,21 @@ async def mark_told(connection: asyncpg.Connection, names: Sequence[str], mjd: f
     await connection.execute(query, list(names), mjd)
 
 
-async def _found(connection: asyncpg.Connection, what: Selection) -> list[int]:
+async def _found(connection: asyncpg.Connection, asked: Change) -> list[int]:
     """The ids of what is selected, all of them there."""
+    what = asked.what
     if what.visit is None:
         query = 'SELECT "diaSourceId" FROM "DiaSource" WHERE "diaSourceId" = ANY ($1::bigint[])'
         rows = await connection.fetch(query, list(what.dia_sources))
     else:
-        query = 'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = $1 AND ($2::smallint IS NULL OR detector = $2)'
-        rows = await connection.fetch(query, what.visit, what.detector)
+        query = 'SELECT "diaSourceId" FROM "DiaSource" WHERE "diaSourceId" BETWEEN $1 AND $2'
+        rows = await connection.fetch(query, *dia_source_ids_of(what.visit, what.detector))
     found = [row["diaSourceId"] for row in rows]
     absent = sorted(set(what.dia_sources) - set(found))
     if absent:
-        raise BadData(f"the L1 database has no DIASource {absent[0]}; nothing is withdrawn")
+        raise BadData(f"the L1 database has no DIASource {absent[0]}; nothing is {asked.done}")
     if not found and not await _is_stored(connection, what):
-        raise BadData(f"the L1 database has no {what}; nothing is withdrawn")
+        raise BadData(f"the L1 database has no {what}; nothing is {asked.done}")
     return found
 
 
@@ -142,31 +165,105 @@ async def _is_stored(connection: asyncpg.Connection, what: Selection) -> bool:
     return what.visit is not None and bool(await connection.fetchval(query, what.visit, what.detector))
 
 
-async def _withdraw_forced(connection: asyncpg.Connection, what: Selection, mjd: float) -> list[tuple[int, int, int]]:
-    """(visit, detector, how many) of the DIAForcedSources marked."""
-    rows = await connection.fetch(
-        'WITH marked AS (UPDATE "DiaForcedSource" SET "timeWithdrawnMjdTai" = $1 WHERE visit = $2'
-        ' AND ($3::smallint IS NULL OR detector = $3) AND "timeWithdrawnMjdTai" IS NULL RETURNING visit, detector)'
-        " SELECT visit, detector, count(*) FROM marked GROUP BY visit, detector ORDER BY visit, detector",
-        mjd, what.visit, what.detector,
-    )  # fmt: skip
-    return [tuple(row) for row in rows]
+async def _check_successor(connection: asyncpg.Connection, asked: Change) -> None:
+    """Raises BadData if what supersedes is not there or does not stand, or another was told before."""
+    new = asked.superseded_by
+    if new is None:
+        return
+    query = 'SELECT "diaSourceId", "timeWithdrawnMjdTai" FROM "DiaSource" WHERE "diaSourceId" = ANY ($1::bigint[])'
+    since = dict(await connection.fetch(query, [new, *asked.what.dia_sources]))
+    if new not in since:
+        raise BadData(f"the L1 database has no DIASource {new} that could supersede another; nothing is withdrawn")
+    if since[new] is not None:
+        raise BadData(f"DIASource {new} is withdrawn itself and supersedes none; nothing is withdrawn")
+    for old in asked.what.dia_sources:
+        value = await connection.fetchval("SELECT value FROM withdrawal WHERE notice = $1", _name(old, since[old]))
+        told = new if since[old] is None else json.loads(value or "{}").get("supersededBy")
+        if told != new:
+            raise BadData(f"DIASource {old} is withdrawn already, superseded by {told or 'none'}: --undo that first")
 
 
-def _of_source(row: asyncpg.Record, reason: str, mjd: float) -> Owed:
+async def _mark_forced(connection: asyncpg.Connection, asked: Change, mjd: float) -> list[asyncpg.Record]:
+    """The DIAForcedSources changed: those of a visit."""
+    what = asked.what
+    if what.visit is None:
+        return []
+    mark = None if asked.undo else mjd, what.visit, not asked.undo, what.detector
+    return list(await connection.fetch(_MARK_FORCED, *mark))
+
+
+async def _remake(
+    connection: asyncpg.Connection,
+    asked: Change,
+    marked: Sequence[asyncpg.Record],
+    forced: Sequence[asyncpg.Record],
+    mjd: float,
+    remake: Remake,
+) -> tuple[int, int]:
+    """Make new versions of the objects of rows changed, end those without a source; how many of each."""
+    changed = Counter(row["diaObjectId"] for row in marked if row["diaObjectId"])
+    ids = sorted({*changed, *(row["diaObjectId"] for row in forced)})
+    before = await l1_rows.latest_versions(connection, ids)
+    _check_clock(before, asked, mjd)
+    stood = np.where(np.isnan(before["validityEndMjdTai"]), before["nDiaSources"], 0)
+    now = [changed[number] * (1 if asked.undo else -1) for number in before["diaObjectId"].tolist()]
+    before["nDiaSources"] = np.maximum(stood + np.array(now, np.int64), 0)
+    first = float(np.fmin.reduce([*before["firstDiaSourceMjdTai"], *(row["midpointMjdTai"] for row in marked), mjd]))
+    sources = await l1_rows.read(connection, "DiaSource", *l1_rows.since("DiaSource", ids, first))
+    since = l1_rows.since("DiaForcedSource", ids, first - _PRECOVERED_DAYS)
+    made = remake(before, sources, await l1_rows.read(connection, "DiaForcedSource", *since), mjd)
+    stand = made["nDiaSources"] > 0
+    await l1_rows.put_versions(connection, made[stand], str(asked.what))
+    ended = await l1_rows.end_versions(connection, made["diaObjectId"][~stand].tolist(), mjd)
+    return int(stand.sum()), len(ended)
+
+
+def _check_clock(before: Table, asked: Change, mjd: float) -> None:
+    """Raises BadData if the clock stands before what was made last."""
+    if np.any(before["validityStartMjdTai"] > mjd):
+        last = before[np.argmax(before["validityStartMjdTai"])]
+        raise BadData(
+            f"{asked.what}: the clock says MJD {mjd:.5f}, and DiaObject {last['diaObjectId']} was changed at"
+            f" {last['validityStartMjdTai']:.5f}: ask with the folder of the latest night; nothing is {asked.done}"
+        )
+
+
+async def _note(connection: asyncpg.Connection, told: Sequence[Owed], mjd: float) -> None:
+    rows = [(o.notice, o.key, o.value, mjd) for o in told]
+    await connection.copy_records_to_table("withdrawal", records=rows, columns=["notice", "key", "value", "noted_at"])
+
+
+def _told(asked: Change, marked: Sequence[asyncpg.Record], forced: Sequence[asyncpg.Record], mjd: float) -> list[Owed]:
+    """One notice for a DIASource, one for the forced photometry of a visit-detector."""
+    places = sorted(Counter((row["visit"], row["detector"]) for row in forced).items())
+    return [_of_source(asked, row, mjd) for row in marked] + [
+        _of_forced(asked, visit, detector, count, mjd) for (visit, detector), count in places
+    ]
+
+
+def _of_source(asked: Change, row: asyncpg.Record, mjd: float) -> Owed:
     fields = {
         "diaSourceId": row["diaSourceId"], "diaObjectId": row["diaObjectId"] or None,
         "ssObjectId": row["ssObjectId"] or None, "visit": row["visit"], "detector": row["detector"],
-        "reason": reason, "timeWithdrawnMjdTai": mjd,
+        "reason": asked.reason, **_when(asked, mjd),
     }  # fmt: skip
-    name = f"withdrawn/{row['diaSourceId']}"
-    return Owed(name, str(row["visit"]), notices.text_of("withdrawn", fields))
+    if not asked.undo:
+        fields["supersededBy"] = asked.superseded_by
+    return Owed(_name(row["diaSourceId"], mjd, asked.done), str(row["visit"]), notices.text_of(asked.done, fields))
 
 
-def _of_forced(visit: int, detector: int, count: int, reason: str, mjd: float) -> Owed:
+def _of_forced(asked: Change, visit: int, detector: int, count: int, mjd: float) -> Owed:
     fields = {
-        "visit": visit, "detector": detector, "diaForcedSources": count, "reason": reason,
-        "timeWithdrawnMjdTai": mjd,
+        "visit": visit, "detector": detector, "diaForcedSources": count, "reason": asked.reason, **_when(asked, mjd),
     }  # fmt: skip
-    name = f"forced_withdrawn/{visit}/{detector}"
-    return Owed(name, str(visit), notices.text_of("forced_withdrawn", fields))
+    kind = f"forced_{asked.done}"
+    return Owed(_name(f"{visit}/{detector}", mjd, kind), str(visit), notices.text_of(kind, fields))
+
+
+def _when(asked: Change, mjd: float) -> dict[str, float]:
+    return {"timeReinstatedMjdTai" if asked.undo else "timeWithdrawnMjdTai": mjd}
+
+
+def _name(of: int | str, mjd: float | None, kind: str = "withdrawn") -> str:
+    """Of a notice: what was withdrawn, reinstated, and withdrawn again has three."""
+    return f"{kind}/{of}/{mjd!r}"

@@ -6,7 +6,7 @@ import heapq
 import io
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -30,12 +30,21 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Received:
-    """A message: the event it tells of (None: none for us), and where to read on once it is kept."""
+    """A message: the event it tells of (None: none for us), and where to read on once it is kept.
+
+    `record`: as it came.
+    """
 
     event: Event | None
     topic: str
     partition: int
     next_offset: int
+    record: ConsumerRecord | None = field(default=None, compare=False, repr=False)
+
+    def refused(self, reason: str) -> InputRefused:
+        """The message as a dead letter."""
+        assert self.record is not None
+        return _refused(self.record, reason)
 
 
 class SalReader:
@@ -144,39 +153,40 @@ class SalReader:
         payload, sent = record.value or b"", 0.0
         event: Event | None
         if self._is_past(record):
-            return (record.timestamp, sent), Received(None, record.topic, record.partition, record.offset + 1)
+            return (record.timestamp, sent), _received(None, record)
         try:
             values = await self._decoded(payload)
             event = event_of(record.topic, values)
             stamp = values.get("private_sndStamp")
             sent = stamp if isinstance(stamp, float) else 0.0
         except BadData as error:
-            event = _refused(record, payload, str(error))
-        message = Received(event, record.topic, record.partition, record.offset + 1)
-        return (record.timestamp, sent), message
+            event = _refused(record, str(error))
+        return (record.timestamp, sent), _received(event, record)
 
     def _is_past(self, record: ConsumerRecord) -> bool:
         known = (record.topic, record.partition) in self._positions
         return not known and record.timestamp < 1000.0 * self._since
 
     async def _decoded(self, payload: bytes) -> Record:
-        """The record in Confluent's frame. Raises BadData for what is none."""
-        if len(payload) < _HEADER.size:
-            raise BadData(f"{len(payload)} bytes are too few for a magic byte and a schema id")
-        magic, schema_id = _HEADER.unpack_from(payload)
-        if magic != 0:
-            raise BadData(f"the magic byte is {magic}, not 0")
-        return _avro(payload[_HEADER.size :], await self._schema(schema_id))
-
-    async def _schema(self, schema_id: int) -> dict[str, object]:
+        """See `decoded`; a registry that does not answer is waited for."""
         while True:
             try:
-                schema = await self._registry.schema(schema_id)
+                record = await decoded(payload, self._registry)
             except Transient as error:
                 await self._patience.wait("schema registry", error)
             else:
                 self._patience.answered()
-                return schema
+                return record
+
+
+async def decoded(payload: bytes, registry: RegistryClient) -> Record:
+    """The record in Confluent's frame. Raises BadData for what is none, Transient if the registry does not answer."""
+    if len(payload) < _HEADER.size:
+        raise BadData(f"{len(payload)} bytes are too few for a magic byte and a schema id")
+    magic, schema_id = _HEADER.unpack_from(payload)
+    if magic != 0:
+        raise BadData(f"the magic byte is {magic}, not 0")
+    return _avro(payload[_HEADER.size :], await registry.schema(schema_id))
 
 
 class _Patience:
@@ -225,11 +235,22 @@ def _avro(body: bytes, schema: dict[str, object]) -> Record:
     return record
 
 
-def _refused(record: ConsumerRecord, payload: bytes, reason: str) -> InputRefused:
+def _received(event: Event | None, record: ConsumerRecord) -> Received:
+    return Received(event, record.topic, record.partition, record.offset + 1, record)
+
+
+def _refused(record: ConsumerRecord, reason: str) -> InputRefused:
     return InputRefused(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         reason=reason,
-        payload=base64.b64encode(payload).decode(),
+        payload=_text(record.value),
+        key=_text(record.key),
+        headers=tuple((name, _text(value)) for name, value in record.headers),
+        sent_ms=max(record.timestamp, 0),
     )
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()

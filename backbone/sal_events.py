@@ -16,6 +16,9 @@ from schemas.identity import exposure_id, parse_image_name
 Record = Mapping[str, object]
 
 _CAMERAS = {"MTCamera": "LSSTCam", "ATCamera": "LATISS"}
+_DAY_S, _END_OF_TIME = 86400.0, 7.26e9
+"""Seconds: the longest exposure; the end of the year 2200, TAI."""
+_MOST_IMAGES = 9999
 _COORDINATES = {1: "NONE", 2: "ICRS", 3: "OBSERVED", 4: "MOUNT"}
 _ROTATIONS = {1: "NONE", 2: "SKY", 3: "HORIZON", 4: "MOUNT"}
 _USABLE = {"NONE", "ICRS", "SKY"}
@@ -39,14 +42,14 @@ def _next_visit(_: str, record: Record) -> NextVisit:
     ra, dec = _position(record)
     return NextVisit(
         group=_text(record, "groupId"),
-        instrument=_text(record, "instrument"),
+        instrument=_instrument(record),
         ra=ra,
         dec=dec,
-        rotation=_number(record, "cameraAngle"),
+        rotation=_between(-360.0, 360.0, record, "cameraAngle"),
         filters=_string(record, "filters"),
         start_time=_time(record, "startTime"),
-        duration=_at_least(0.0, record, "duration"),
-        n_images=int(_at_least(0, record, "nimages")),
+        duration=_between(0.0, _DAY_S, record, "duration"),
+        n_images=int(_between(0, _MOST_IMAGES, record, "nimages")),
         survey=_string(record, "survey"),
         announced=_time(record, "private_sndStamp"),
     )
@@ -59,7 +62,7 @@ def _canceled(_: str, record: Record) -> NextVisitCanceled:
 def _integration_started(topic: str, record: Record) -> IntegrationStarted:
     return IntegrationStarted(
         **_image(topic, record),
-        exposure_time=_at_least(0.0, record, "exposureTime"),
+        exposure_time=_between(0.0, _DAY_S, record, "exposureTime"),
         started=_time(record, "timestampAcquisitionStart"),
     )
 
@@ -67,7 +70,7 @@ def _integration_started(topic: str, record: Record) -> IntegrationStarted:
 def _readout_ended(topic: str, record: Record) -> ReadoutEnded:
     return ReadoutEnded(
         **_image(topic, record),
-        exposure_time=_at_least(0.0, record, "requestedExposureTime"),
+        exposure_time=_between(0.0, _DAY_S, record, "requestedExposureTime"),
         started=_time(record, "timestampAcquisitionStart"),
         readout_ended=_time(record, "timestampEndOfReadout"),
     )
@@ -88,7 +91,7 @@ def _image(topic: str, record: Record) -> dict[str, str | int]:
     """What all camera messages say of an exposure."""
     name = _text(record, "imageName")
     index, images = _integer(record, "imageIndex"), _integer(record, "imagesInSequence")
-    if not 1 <= index <= images:
+    if not 1 <= index <= images <= _MOST_IMAGES:
         raise BadData(f"imageIndex {index} of imagesInSequence {images}")
     return {
         "group": _group(record),
@@ -107,7 +110,7 @@ def _group(record: Record) -> str:
     group = dict(zip(keys, values, strict=True)).get("groupId", "")
     if not group:
         raise BadData(f"no groupId among the additionalKeys {keys}")
-    return group
+    return _printable(group, "groupId")
 
 
 def split_list(text: str) -> list[str]:
@@ -129,6 +132,8 @@ def _position(record: Record) -> tuple[float, float]:
     ra, dec = (_finite(value, "position") for value in position)
     if not -90.0 <= dec <= 90.0:
         raise BadData(f"position {position}: the declination is out of range")
+    if not -360.0 <= ra <= 360.0:
+        raise BadData(f"position {position}: the right ascension is out of range")
     return ra % 360.0, dec
 
 
@@ -150,16 +155,23 @@ def _number(record: Record, field: str) -> float:
 
 def _time(record: Record, field: str) -> float:
     value = _number(record, field)
-    if value <= 0.0:
+    if not 0.0 < value < _END_OF_TIME:
         raise BadData(f"{field} {value} is not a time")
     return value
 
 
-def _at_least(least: float, record: Record, field: str) -> float:
+def _between(least: float, most: float, record: Record, field: str) -> float:
     value = _number(record, field)
-    if value < least:
-        raise BadData(f"{field} {value} is less than {least}")
+    if not least <= value <= most:
+        raise BadData(f"{field} {value} is not between {least} and {most}")
     return value
+
+
+def _instrument(record: Record) -> str:
+    name = _text(record, "instrument")
+    if name not in _CAMERAS.values():
+        raise BadData(f"instrument {name!r} is none of {', '.join(_CAMERAS.values())}")
+    return name
 
 
 def _integer(record: Record, field: str) -> int:
@@ -180,4 +192,10 @@ def _text(record: Record, field: str) -> str:
     value = _string(record, field).strip()
     if not value:
         raise BadData(f"{field} is empty")
+    return _printable(value, field)
+
+
+def _printable(value: str, field: str) -> str:
+    if not value.isprintable():
+        raise BadData(f"{field} {value!r} has characters that are not printable")
     return value

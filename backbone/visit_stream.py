@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from backbone.alert_stream import create_topic
 from backbone.notices import Notice
-from schemas.errors import BadData
+from schemas.errors import BadData, Transient
 
 DELIVERY_S = 20.0
 """Wall seconds after which a notice that the broker has not acknowledged counts as not sent."""
@@ -24,14 +24,21 @@ DELIVERY_S = 20.0
 _GRACE_S = 2.0
 """Beyond that, for the client's own report of what timed out."""
 
-_NO_ANSWER = "no answer within the deadline"
+_REFUSED = {
+    KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+}  # fmt: skip
+"""What a broker says of a message that it will not take the next time, either."""
+
+Answer = Transient | BadData | None
+"""About a notice. None: acknowledged; Transient: not, and may be yet; BadData: refused for its size or form."""
 
 
 class NoticeSink(Protocol):
     """Where notices go."""
 
-    async def send(self, notices: Sequence[Notice]) -> list[str]:
-        """Send, and wait for the answer about each within a deadline: "", or why it was not acknowledged."""
+    async def send(self, notices: Sequence[Notice]) -> list[Answer]:
+        """Send, and wait for the answer about each within a deadline."""
 
 
 class VisitStream:
@@ -44,7 +51,7 @@ class VisitStream:
         self._created = False
         self._one_at_a_time = asyncio.Lock()
 
-    async def send(self, notices: Sequence[Notice]) -> list[str]:
+    async def send(self, notices: Sequence[Notice]) -> list[Answer]:
         """See `NoticeSink`. One told as not acknowledged may have arrived all the same: at least once.
 
         Raises Transient if the broker does not say that there is such a topic.
@@ -52,17 +59,20 @@ class VisitStream:
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._send, notices)
 
-    def _send(self, notices: Sequence[Notice]) -> list[str]:
+    def _send(self, notices: Sequence[Notice]) -> list[Answer]:
         if not self._created:
             create_topic(self._bootstrap, self._topic, partitions=1)
             self._created = True
-        producer, answers = self._producer or self._new_producer(), [_NO_ANSWER] * len(notices)
+        producer = self._producer or self._new_producer()
+        answers: list[Answer] = [Transient("no answer within the deadline")] * len(notices)
         for place, notice in enumerate(notices):
             answered = partial(_note, answers, place)
             try:
                 producer.produce(self._topic, notice.value, notice.key, headers=notice.headers, on_delivery=answered)
-            except (BufferError, KafkaException) as error:
-                answers[place] = str(error)
+            except BufferError as error:
+                answers[place] = Transient(str(error))
+            except KafkaException as error:
+                answers[place] = _answer(error.args[0])
         producer.flush(DELIVERY_S + _GRACE_S)
         # A client that lost messages has lost its numbering of them, too: the next attempt has a new one.
         self._producer = None if any(answers) else producer
@@ -76,8 +86,12 @@ class VisitStream:
         })  # fmt: skip
 
 
-def _note(answers: list[str], place: int, error: KafkaError | None, _message: Message) -> None:
-    answers[place] = "" if error is None else error.str()
+def _note(answers: list[Answer], place: int, error: KafkaError | None, _message: Message) -> None:
+    answers[place] = None if error is None else _answer(error)
+
+
+def _answer(error: KafkaError) -> Answer:
+    return BadData(error.str()) if error.code() in _REFUSED else Transient(error.str())
 
 
 class VisitSpool:
@@ -93,12 +107,12 @@ class VisitSpool:
         self._end = path.read_bytes().rfind(b"\n") + 1
         os.truncate(path, self._end)
 
-    async def send(self, notices: Sequence[Notice]) -> list[str]:
+    async def send(self, notices: Sequence[Notice]) -> list[Answer]:
         """See `NoticeSink`: all of them, or none."""
-        error = await asyncio.to_thread(self._append, b"".join(map(_line, notices)))
-        return [error] * len(notices)
+        answer = await asyncio.to_thread(self._append, b"".join(map(_line, notices)))
+        return [answer] * len(notices)
 
-    def _append(self, lines: bytes) -> str:
+    def _append(self, lines: bytes) -> Answer:
         try:
             with self._path.open("r+b") as file:
                 file.seek(self._end)
@@ -108,9 +122,9 @@ class VisitSpool:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, self._end)
-            return f"{self._path} cannot be written: {error.strerror}"
+            return Transient(f"{self._path} cannot be written: {error.strerror}")
         self._end += len(lines)
-        return ""
+        return None
 
 
 def _line(notice: Notice) -> bytes:

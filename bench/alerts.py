@@ -24,6 +24,7 @@ from astropy.io import fits
 from lsst.alert.packet import Schema
 
 from actors.alert_emitter import AlertEmitter
+from actors.lite_emitter import LiteEmitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import Alert, AlertStream
 from backbone.l1 import Ids, VisitDetectorResult, alert_keys
@@ -248,7 +249,8 @@ async def end_to_end(alerts: int, folder: Path) -> None:
     with EmbeddedKafka(folder / "broker.log") as kafka, EmbeddedPostgres(folder / "postgres") as postgres:
         l1, archive = await L1Postgres.open(postgres.url), TimedArchive(folder / "alerts", timed)
         whole, short = [await AlertStream.open(kafka.bootstrap, name, ManualClock()) for name in ("whole", "lite")]
-        emitter = AlertEmitter(l1=l1, archive=archive, sink=whole, lite_sink=short)
+        emitter = AlertEmitter(l1=l1, archive=archive, sink=whole)
+        lite_emitter = LiteEmitter(l1=l1, archive=archive, sink=short)
         some = asyncio.Semaphore(AT_ONCE)
 
         async def one(each: Ccd) -> None:
@@ -257,7 +259,7 @@ async def end_to_end(alerts: int, folder: Path) -> None:
                 ids, keys = each.stored.alert_ids, alert_keys(each.sources)
                 path = await asyncio.to_thread(archive.write, VISIT, each.stored.detector, records, ids, keys)
                 await l1.store(replace(each.stored, alert_path=path), [], 1.0)
-                await acknowledged(emitter, each, archive.folder / path)
+                await acknowledged(emitter, lite_emitter, each, archive.folder / path)
 
         start, used, before = time.perf_counter(), time.process_time(), cpu_of(kafka)
         async with asyncio.TaskGroup() as visit:
@@ -271,14 +273,15 @@ async def end_to_end(alerts: int, folder: Path) -> None:
         await l1.close()
 
 
-async def acknowledged(emitter: AlertEmitter, one: Ccd, file: Path) -> None:
-    """Raises Transient if an alert was not."""
+async def acknowledged(emitter: AlertEmitter, lite_emitter: LiteEmitter, one: Ccd, file: Path) -> None:
+    """Raises Transient if a whole alert was not."""
     ready = AlertsReady(
         group="g1", instrument="LSSTCam", visit=VISIT, detector=one.stored.detector, readout_ended=0.0,
         dia_sources=len(one.stored.sources), new_dia_objects=len(one.sources), alerts=len(one.sources), path="",
         stages={},
     )  # fmt: skip
-    await emitter.react(ready)
+    (sent,) = await emitter.react(ready)
+    await lite_emitter.react(sent)
     await asyncio.to_thread(file.unlink)
 
 

@@ -118,15 +118,17 @@ def _with_none(values: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass
 class Patch:
-    """The sky: known objects, which grow."""
+    """The sky before a detector: known objects, which grow. `ra`: of its centre, deg."""
 
     objects: Table
     rng: np.random.Generator
+    ra: float = RA
+    detector: int = DETECTOR
 
     @classmethod
-    def new(cls, rng: np.random.Generator) -> "Patch":
+    def new(cls, rng: np.random.Generator, ra: float = RA, detector: int = DETECTOR) -> "Patch":
         """Objects all over a CCD, none stored yet."""
-        return cls(np.zeros(0, dtype_of("DiaObject")), rng)
+        return cls(np.zeros(0, dtype_of("DiaObject")), rng, ra, detector)
 
     def seen(self) -> np.ndarray:
         """Ids of those that a visit sees."""
@@ -139,12 +141,12 @@ class Patch:
         old = self.objects[np.isin(self.objects["diaObjectId"], seen)]
         n_new = NEW if len(self.objects) else OBJECTS
         sources = filled("DiaSource", len(old) + n_new, self.rng)
-        sources["diaSourceId"] = [dia_source_id(visit, DETECTOR, k) for k in range(len(sources))]
-        sources["ra"], sources["dec"] = (c + self.rng.uniform(-0.1, 0.1, len(sources)) for c in (RA, DEC))
+        sources["diaSourceId"] = [dia_source_id(visit, self.detector, k) for k in range(len(sources))]
+        sources["ra"], sources["dec"] = (c + self.rng.uniform(-0.1, 0.1, len(sources)) for c in (self.ra, DEC))
         for name in ("ra", "dec"):
             sources[name][: len(old)] = old[name]
         sources["diaObjectId"] = np.append(old["diaObjectId"], sources["diaSourceId"][len(old) :])
-        sources["ssObjectId"], sources["visit"], sources["detector"] = 0, visit, DETECTOR
+        sources["ssObjectId"], sources["visit"], sources["detector"] = 0, visit, self.detector
         sources["midpointMjdTai"], sources["timeWithdrawnMjdTai"] = mjd, np.nan
         new = filled("DiaObject", n_new, self.rng)
         objects = np.concatenate([old, new])
@@ -155,7 +157,7 @@ class Patch:
         self.objects = np.concatenate([kept, objects])
         forced = self._forced(visit, mjd)
         return VisitDetectorResult(
-            f"g{visit}", visit, DETECTOR, mjd, sources, objects, forced, filled("SSSource", 0, self.rng),
+            f"g{visit}", visit, self.detector, mjd, sources, objects, forced, filled("SSSource", 0, self.rng),
             f"{visit}.avro", sources["diaSourceId"].astype(np.int64),
         )  # fmt: skip
 
@@ -163,8 +165,8 @@ class Patch:
         forced = filled("DiaForcedSource", len(self.objects), self.rng)
         for name in ("diaObjectId", "ra", "dec"):
             forced[name] = self.objects[name]
-        forced["diaForcedSourceId"] = [dia_forced_source_id(visit, DETECTOR, k) for k in range(len(forced))]
-        forced["visit"], forced["detector"], forced["band"] = visit, DETECTOR, "r"
+        forced["diaForcedSourceId"] = [dia_forced_source_id(visit, self.detector, k) for k in range(len(forced))]
+        forced["visit"], forced["detector"], forced["band"] = visit, self.detector, "r"
         forced["midpointMjdTai"], forced["timeWithdrawnMjdTai"] = mjd, np.nan
         return forced
 

@@ -15,9 +15,23 @@ import structlog
 from actors.camera_reader import raw_id
 from backbone.journal import Delivery, Journal, Position
 from cluster.host import Outcome
+from cluster.logs import subject
 from schemas.clock import Clock
 from schemas.errors import Broken
-from schemas.events import DetectorFailed, DetectorReadOut, Event, NoticeFailed, RawNotArchived, RawReady, VisitRefused
+from schemas.events import (
+    AlertsSent,
+    CatchUpDue,
+    CaughtUp,
+    DetectorFailed,
+    DetectorReadOut,
+    Event,
+    InputRefused,
+    LiteAlertsSent,
+    NoticeFailed,
+    RawNotArchived,
+    RawReady,
+    VisitRefused,
+)
 
 MAX_ATTEMPTS = 5
 BACKOFF_S = 0.5
@@ -37,7 +51,7 @@ class Route:
     understands: frozenset[str]
     deadline_s: float
     patient: bool = False
-    """Never gives up what may yet succeed."""
+    """Tries for as long as its hosts say Transient; nothing waits for what it does."""
 
 
 class Hosts(Protocol):
@@ -61,9 +75,7 @@ class Bus:
         self._log = structlog.get_logger().bind(part="bus")
         self._lanes = {(r.name, lane): asyncio.Queue[Delivery]() for r in routes for lane in range(r.lanes)}
         self._lane_of: dict[tuple[str, int], int] = {}
-        self._open: set[tuple[str, str]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._prompt, self._patient = _Open(), _Open()
         self._listeners: list[Listener] = []
         self._outcomes: list[Callable[[str, int, Event, Outcome], None]] = []
         self.stopped_by: Broken | None = None
@@ -89,8 +101,18 @@ class Bus:
                 group.create_task(self._serve(*key, queue))
 
     async def drained(self) -> None:
-        """Return when nothing is owed."""
-        await self._idle.wait()
+        """Return when nothing is owed, but by patient pools."""
+        await self._prompt.none.wait()
+
+    async def idle(self) -> None:
+        """Return when nothing at all is owed."""
+        while self._prompt.keys or self._patient.keys:
+            await self._prompt.none.wait()
+            await self._patient.none.wait()
+
+    def owed(self) -> Counter[str]:
+        """Deliveries that have not ended, by pool: those queued and those in a host's hands."""
+        return Counter(pool for _, pool in self._prompt.keys | self._patient.keys)
 
     def waiting(self) -> Counter[str]:
         """Deliveries queued, by pool."""
@@ -111,12 +133,15 @@ class Bus:
                 self._enqueue(Delivery(fact, pool))
 
     def _enqueue(self, delivery: Delivery) -> None:
-        key = (delivery.event.event_id, delivery.pool)
-        if key in self._open:
-            return
-        self._open.add(key)
-        self._idle.clear()
-        self._lanes[delivery.pool, self._lane(delivery)].put_nowait(delivery)
+        if self._open(delivery.pool).add(delivery):
+            self._lanes[delivery.pool, self._lane(delivery)].put_nowait(delivery)
+
+    def _open(self, pool: str) -> "_Open":
+        return self._patient if self._routes[pool].patient else self._prompt
+
+    def lane_of(self, pool: str, detector: int | None) -> int:
+        """Which lane of a pool a detector has, 0 if it has none yet."""
+        return self._lane_of.get((pool, detector or 0), 0)
 
     def _lane(self, delivery: Delivery) -> int:
         """Detectors take lanes in turn as they are first seen: as even as can be, and always the same one."""
@@ -128,12 +153,14 @@ class Bus:
         while True:
             delivery = await queue.get()
             await self._deliver(pool, lane, delivery)
-            self._open.discard((delivery.event.event_id, delivery.pool))
-            if not self._open:
-                self._idle.set()
+            self._open(pool).end(delivery)
 
     async def _deliver(self, pool: str, lane: int, delivery: Delivery) -> None:
-        """Call the host until there is an answer that ends the delivery: done, or given up with a fact that says so."""
+        """Call the host until there is an answer that ends the delivery: done, or given up with a fact that says so.
+
+        A patient pool gives up what its hosts leave without an answer `MAX_ATTEMPTS` times, in this process.
+        """
+        silent = 0
         while True:
             outcome, error = await self._attempt(pool, lane, delivery.event)
             if outcome is not None and outcome.verdict == "done":
@@ -143,10 +170,13 @@ class Bus:
             if outcome is not None and outcome.verdict == "broken":
                 raise Broken(f"{pool}: {error}")
             final = outcome is not None and outcome.verdict in {"bad data", "bug"}
-            tired = delivery.attempts + 1 >= MAX_ATTEMPTS and not self._routes[pool].patient
-            if final or tired:
+            silent += outcome is None
+            counted = silent if self._routes[pool].patient else delivery.attempts + 1
+            if final or counted >= MAX_ATTEMPTS:
                 return await self._give_up(delivery, error)
-            delivery = await self._journal.retry(delivery, error)
+            delivery = await self._journal.retry(delivery, error, self._clock.now())
+            if outcome is not None:
+                self._log.warning("tried again", error=error, attempts=delivery.attempts, **_about(delivery))
             await asyncio.sleep(BACKOFF_S * 2 ** min(delivery.attempts - 1, MAX_DOUBLINGS))
 
     async def _attempt(self, pool: str, lane: int, event: Event) -> tuple[Outcome | None, str]:
@@ -156,13 +186,11 @@ class Bus:
             outcome = await asyncio.wait_for(self._hosts.call(pool, lane, event), deadline)
         except TimeoutError:
             error = f"{pool} {lane} did not answer {event.kind} within {deadline:.0f} s"
-            self._log.warning("hung", pool=pool, lane=lane, event_kind=event.kind, group=event.group)
+            self._log.warning("hung", lane=lane, **_about(Delivery(event, pool)))
             await self._hosts.replace(pool, lane)
             return None, error
         except ConnectionError as gone:
-            self._log.warning(
-                "host died", pool=pool, lane=lane, event_kind=event.kind, group=event.group, error=str(gone)
-            )
+            self._log.warning("host died", lane=lane, error=str(gone), **_about(Delivery(event, pool)))
             return None, f"{pool} {lane} died while it handled {event.kind}"
         for watcher in self._outcomes:
             watcher(pool, lane, event, outcome)
@@ -170,21 +198,64 @@ class Bus:
 
     async def _give_up(self, delivery: Delivery, error: str) -> None:
         facts = _obituary(delivery, error)
-        self._log.error(
-            "given up", pool=delivery.pool, event_kind=delivery.event.kind, group=delivery.event.group,
-            detector=getattr(delivery.event, "detector", None), error=error,
-        )  # fmt: skip
+        self._log.error("given up", error=error, attempts=delivery.attempts + 1, **_about(delivery))
         new = await self._journal.give_up(delivery, error, facts, self._owed(facts), self._clock.now())
         self._hand_out(new)
 
 
+class _Open:
+    """Deliveries that have not ended. `none` is set while there are none."""
+
+    def __init__(self) -> None:
+        self.keys: set[tuple[str, str]] = set()
+        self.none = asyncio.Event()
+        self.none.set()
+
+    def add(self, delivery: Delivery) -> bool:
+        """Whether it is a new one."""
+        key = (delivery.event.event_id, delivery.pool)
+        new = key not in self.keys
+        self.keys.add(key)
+        self.none.clear()
+        return new
+
+    def end(self, delivery: Delivery) -> None:
+        self.keys.discard((delivery.event.event_id, delivery.pool))
+        if not self.keys:
+            self.none.set()
+
+
+def _about(delivery: Delivery) -> dict[str, object]:
+    return {"pool": delivery.pool, "event_kind": delivery.event.kind, **subject(delivery.event)}
+
+
+def _notice(event: Event) -> str:
+    if isinstance(event, InputRefused):
+        return f"{event.topic} {event.partition}:{event.offset}"
+    return str(getattr(event, "notice", event.kind))
+
+
 def _obituary(delivery: Delivery, error: str) -> list[Event]:
     """The facts that say that a delivery was given up. What only archives or tells does not fail a detector."""
-    event, detector = delivery.event, getattr(delivery.event, "detector", None)
+    return _of_archive_or_notice(delivery, error) or _of_visit(delivery, error)
+
+
+def _of_archive_or_notice(delivery: Delivery, error: str) -> list[Event]:
+    event = delivery.event
     if delivery.pool == "archiver" and isinstance(event, RawReady):
         return [RawNotArchived(group=event.group, raw=event.raw, reason=error)]
-    if delivery.pool == "herald":
-        return [NoticeFailed(group=event.group, about=getattr(event, "notice", event.kind), reason=error)]
+    if isinstance(event, CatchUpDue):
+        return [CaughtUp(at=event.at, number=event.number, left=0, failed=0, reason=error)]
+    if delivery.pool == "lite_emitter" and isinstance(event, AlertsSent):
+        lost = {error: event.acknowledged}
+        return [LiteAlertsSent(group=event.group, visit=event.visit, detector=event.detector, sent=0, failed=lost)]
+    if delivery.pool in {"herald", "dead_letter_office"}:
+        return [NoticeFailed(group=event.group, about=_notice(event), reason=error)]
+    return []
+
+
+def _of_visit(delivery: Delivery, error: str) -> list[Event]:
+    event, detector = delivery.event, getattr(delivery.event, "detector", None)
     if detector is None:
         return [VisitRefused(group=event.group, reason=f"{delivery.pool}: {error}")]
     failed = DetectorFailed(

@@ -52,6 +52,7 @@ def night(
     registry_port: Annotated[int, typer.Option(help="Of the embedded schema registry; 0: any free one.")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Of Prometheus' /metrics; 0: any free one.")] = 9464,
     linger: Annotated[float, typer.Option(help="Seconds that the embedded broker stays up at the end.")] = 3.0,
+    fault: Annotated[str, typer.Option(help="What goes wrong: a name of docs/faults.md, storm:SEED, or a file.")] = "",
 ) -> None:
     """Play a night, from the first event to the last alert, and report."""
     given = dict(locals())
@@ -140,7 +141,7 @@ def withdraw(
 def precover(
     output: Annotated[Path, typer.Option(help="The night's folder: its archive has the raws.")],
     night: Annotated[int | None, typer.Option(help="In which they were new, YYYYMMDD; default: the last.")] = None,
-    days: Annotated[float, typer.Option(help="How far back to look.", min=0.0)] = 30.0,
+    days: Annotated[float, typer.Option(help="How far back to look.", min=0.0, max=365.0)] = 30.0,
     postgres: Annotated[str, typer.Option(help="The L1 database; default: the folder's own.")] = "",
 ) -> None:
     """Force photometry of a night's new DIAObjects in the visits before; killed, it goes on where it stood."""
@@ -149,6 +150,38 @@ def precover(
         from cluster.precover import run  # noqa: PLC0415 - so that --help answers at once
 
         return run(output, night, days, postgres, Console(soft_wrap=True, highlight=False))
+
+    _exit_with(play)
+
+
+@app.command()
+def status(
+    output: Annotated[Path, typer.Option(help="The night's folder.")],
+    postgres: Annotated[str, typer.Option(help="Its database; default: the folder's own.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Show what runs, waits, is late and failed in a night, while it runs or later."""
+
+    def play() -> int:
+        from cluster.status import run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(output, postgres, Console(highlight=False), as_json=as_json)
+
+    _exit_with(play)
+
+
+@app.command()
+def visit(
+    which: Annotated[str, typer.Argument(help="A visit's number, its group, or `last`.")],
+    output: Annotated[Path, typer.Option(help="The night's folder.")],
+    postgres: Annotated[str, typer.Option(help="Its database; default: the folder's own.")] = "",
+) -> None:
+    """Tell the story of a visit: its events, its detectors' stages, what failed and when, its lines of the log."""
+
+    def play() -> int:
+        from cluster.visit_story import run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(output, postgres, which, Console(highlight=False))
 
     _exit_with(play)
 

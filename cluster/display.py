@@ -32,7 +32,8 @@ _STATE_AFTER = {
     "DetectorFailed": "failed",
 }
 _END = {"VisitRefused": "refused", "NextVisitCanceled": "canceled", "VisitDone": "done"}
-_STATES = ("assigned", "raw", "differenced", "committed", "sent", "failed")
+STATES = ("assigned", "raw", "differenced", "committed", "sent", "failed")
+"""Of a detector, as they follow one another."""
 _SHOWN = 12
 
 
@@ -53,14 +54,14 @@ class Board:
             self.states[event.group][getattr(event, "detector", -1)] = _STATE_AFTER[event.kind]
         match event:
             case NextVisit():
-                self.visits[event.group] = f"announced {event.filters}"
-            case ReadoutEnded():
+                self.visits.setdefault(event.group, f"announced {event.filters}")
+            case ReadoutEnded() if self.visits.get(event.group) not in _END.values():
                 self.visits[event.group] = f"snap {event.snap + 1}/{event.n_snaps} read out"
             case AlertsSent():
                 self._sent(event)
             case RawArchived():
                 self.archived += 1
-            case VisitRefused() | NextVisitCanceled() | VisitDone():
+            case VisitRefused() | NextVisitCanceled() | VisitDone() if self.visits.get(event.group) != "done":
                 self.visits[event.group] = _END[event.kind]
 
     def _sent(self, event: AlertsSent) -> None:
@@ -130,11 +131,11 @@ class Display:
             self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> Group:
-        table = Table("visit", "state", *_STATES, "alerts", "last after readout", title="Pachon: the night")
+        table = Table("visit", "state", *STATES, "alerts", "last after readout", title="Pachon: the night")
         for group in list(self._board.visits)[-_SHOWN:]:
             count, latency = self._board.count(group), self._board.latency.get(group)
             table.add_row(
-                group, self._board.visits[group], *(str(count[s] or "") for s in _STATES),
+                group, self._board.visits[group], *(str(count[s] or "") for s in STATES),
                 str(self._board.alerts[group] or ""), f"{latency:.1f} s" if latency is not None else "",
             )  # fmt: skip
         queue = ", ".join(f"{pool} {n}" for pool, n in self._waiting().items() if n) or "empty"

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from actors.base import Actor
+from cluster.logs import subject
 from schemas.errors import BadData, Broken, PachonError, Transient
 from schemas.events import Event
 
@@ -35,12 +37,16 @@ class Host:
 
     def __init__(self, actor: Actor, pool: str) -> None:
         self.actor = actor
-        self._log = structlog.get_logger().bind(pool=pool)
+        self._pool = pool
 
     async def handle(self, event: Event) -> Outcome:
-        """React to an event. An error is logged here, where it is handled, and nowhere else."""
+        """React to an event. Whatever is logged meanwhile, wherever, says in which pool and about what.
+
+        Errors are told to the bus, which decides what becomes of them and logs that. Only a bug's trace is logged here.
+        """
         wall, cpu = time.perf_counter(), time.process_time()
-        verdict, events, error = await self._react(event)
+        with bound_contextvars(pool=self._pool, event_kind=event.kind, **subject(event)):
+            verdict, events, error = await self._react(event)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Outcome(
             verdict, tuple(events), error, time.perf_counter() - wall, time.process_time() - cpu, os.getpid(),
@@ -48,11 +54,10 @@ class Host:
         )  # fmt: skip
 
     async def _react(self, event: Event) -> tuple[Verdict, Sequence[Event], str]:
-        log = self._log.bind(event_kind=event.kind, group=event.group, detector=getattr(event, "detector", None))
+        log = structlog.get_logger()
         try:
             return "done", await self.actor.react(event), ""
         except PachonError as error:
-            log.warning("refused", error_class=type(error).__name__, error=str(error))
             return _verdict_on(error), (), str(error)
         except Exception as error:  # the boundary: a bug in one detector's way must not take the host down
             log.exception("bug")

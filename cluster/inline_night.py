@@ -4,6 +4,7 @@ The same bus, actors and topology; the journal and the L1 database are in memory
 clock jumps from one message of the observatory to the next, so no latency is kept.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from rich.console import Console
 from access.report.collect import Collected, collect
 from actors.fan_out import Chronicle
 from backbone.alert_spool import AlertSpool
+from backbone.daq_client import Held
+from backbone.dead_letters import DeadLetterFile
 from backbone.journal import MemoryJournal
 from backbone.l1 import L1Database
 from backbone.l1_memory import L1Memory
@@ -21,7 +24,7 @@ from backbone.sal_events import event_of
 from backbone.visit_stream import VisitSpool
 from cluster import prepare
 from cluster.inline import InlineHosts
-from cluster.night import end_night, night_facts, settled, staged
+from cluster.night import end_night, night_facts, settled, staged, told
 from cluster.options import NightOptions
 from cluster.pixels import MemoryPixels
 from cluster.settings import Settings
@@ -51,8 +54,12 @@ class InlineDaq:
         """Open the shutter."""
         self._catalogue.add(observation, self._detectors, observation.started)
 
-    async def read(self, observation: Observation, detector: int) -> Raw:
-        """A detector's raw."""
+    async def held(self) -> list[Held]:
+        """What was exposed."""
+        return [Held(entry.recipe.observation, entry.detectors) for entry in self._catalogue.entries(0.0)]
+
+    async def read(self, observation: Observation, detector: int, deadline_s: float = math.inf) -> Raw:  # noqa: ARG002
+        """A detector's raw: nobody else is at work meanwhile, so that no deadline passes."""
         recipe = self._catalogue.find(observation.exposure, detector).recipe
         charge = self._plane.charge(recipe, detector)
         write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
@@ -95,6 +102,10 @@ class InlineSite(FolderSite):
         """Its companion."""
         return VisitSpool(self.settings.output / "visits.jsonl")
 
+    async def dead_letter_sink(self) -> DeadLetterFile:
+        """Another."""
+        return DeadLetterFile(self.settings.output / "dead-letters.jsonl")
+
 
 async def play_inline(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console
@@ -116,12 +127,14 @@ async def play_inline(
             if isinstance(moment.payload, Observation):
                 site.daq.expose(moment.payload)
                 continue
+            assert isinstance(moment.payload, dict)  # only a disturbed observatory sends bytes
             message = stamped(moment.kind, moment.payload, sent=moment.tai, seq_num=number, origin=os.getpid())
             event = event_of(moment.kind, message)
             if event is not None:
                 await stage.bus.publish([event])
                 if not await settled(stage):
                     raise Transient(f"what follows from {moment.kind} is not finished: the log says what is owed")
+                await told(stage)
         await end_night(stage, plan[0].day_obs, clock)
     facts = replace(night_facts(options, plan, settings), timed=False)
     return await collect(facts, journal, l1, clock)

@@ -16,6 +16,8 @@ from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
 from cluster import prepare
+from cluster.fault_report import with_faults
+from cluster.faults import injected
 from cluster.inline import InlineHosts
 from cluster.night import DUSK_S, SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
 from cluster.options import NightOptions
@@ -118,11 +120,12 @@ async def play(
         async with live_stage(options, plan, settings, there, journal, console) as stage:
             port = stage.metrics.serve(options.metrics_port)
             console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
-            await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
+            async with injected(plan, settings, there, stage):
+                await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
         facts = night_facts(options, plan, settings)
         collected = await collect(facts, journal, l1, StoredClock(settings.clock_file))
         await _linger(options, stop, console)
-    return collected
+        return await with_faults(collected, settings, l1)
 
 
 async def refuse_played(journal: Journal, plan: Sequence[PlannedVisit], settings: Settings) -> None:
@@ -159,7 +162,6 @@ async def _observe(
     clock, day_obs = StoredClock(settings.clock_file), plan[0].day_obs
     since = clock.wall_start - DUSK_S
     await stage.bus.publish([NightBegan(day_obs=day_obs, at=clock.now())])
-    stage.catch_up.begin()
     async with (
         RegistryClient(settings.registry) as client,
         SalReader(settings.kafka, client, positions, since=since) as reader,

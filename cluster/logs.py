@@ -11,6 +11,9 @@ from typing import Any
 
 import structlog
 
+from schemas.events import Event
+from schemas.image import Observation
+
 
 class _LineFile:
     """Appends whole lines: one `write` a line with O_APPEND, so that processes do not tear each other's."""
@@ -31,6 +34,7 @@ def configure(path: Path, process: str) -> None:
     structlog.reset_defaults()
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             partial(_name, process, os.getpid()),
             structlog.processors.add_log_level,
             _stamp,
@@ -41,6 +45,24 @@ def configure(path: Path, process: str) -> None:
         logger_factory=lambda *_args: lines,
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
+
+
+class _Library(logging.Handler):
+    """What libraries warn of through `logging` goes the same way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log it, with its trace if it has one."""
+        level = max(record.levelno, logging.WARNING)
+        structlog.get_logger().log(level, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def subject(event: Event) -> dict[str, object]:
+    """What a line about an event says it is about: `group`, `visit`, `detector`, as far as there is one."""
+    seen: Observation | None = getattr(event, "observation", None)
+    visit = seen.visit if seen is not None else getattr(event, "visit", None)
+    known = {"group": event.group or None, "visit": visit, "detector": getattr(event, "detector", None)}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _name(

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from cluster.host import Outcome
 from schemas.clock import Clock
 from schemas.errors import BadData
-from schemas.events import AlertsReady, AlertsSent, DiaSourcesReady, Event
+from schemas.events import AlertsReady, AlertsSent, DiaSourcesReady, Event, LiteAlertsSent
 
 LATENCY_BUCKETS = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 65.0, 75.0, 90.0, 120.0, 300.0)
 """Seconds, closest round the promised 60."""
@@ -77,6 +77,7 @@ class Metrics:
         )
         self._stages = Counter("pachon_stage_cpu_seconds", "CPU time by stage", ["stage"], registry=self.registry)
         self._alerts = Counter("pachon_alerts", "Alerts by fate", ["fate"], registry=self.registry)
+        self._lite = Counter("pachon_lite_alerts", "Lite alerts by fate", ["fate"], registry=self.registry)
         self._latency = Histogram(
             "pachon_alert_latency_seconds", "Last pixel read out to the broker's last acknowledgement of a detector",
             buckets=LATENCY_BUCKETS, registry=self.registry,
@@ -104,6 +105,9 @@ class Metrics:
             self._alerts.labels("failed").inc(event.made - event.acknowledged)
             if event.acknowledged:
                 self._latency.observe(self._clock.wall_seconds(event.last_acknowledged - event.readout_ended))
+        if isinstance(event, LiteAlertsSent):
+            self._lite.labels("acknowledged").inc(event.sent)
+            self._lite.labels("failed").inc(sum(event.failed.values()))
 
     def watch(self, pool: str, lane: int, _event: Event, outcome: Outcome) -> None:
         """Count a reaction."""

@@ -1,18 +1,21 @@
 """A night from dusk to dawn: starts what it needs, plays the schedule, shuts down in order, reports."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from rich.console import Console
 
 from access.report.collect import NightFacts
+from actors.fan_out import OPEN_S
 from actors.visit_keeper import VisitKeeper
 from backbone.journal import Journal, Position
-from backbone.sal import SalReader
+from backbone.sal import Received, SalReader
 from cluster.bus import Bus, Hosts
+from cluster.catch_up import CatchUpTimes
 from cluster.display import Board, Display
 from cluster.host import Outcome
 from cluster.inline import InlineHosts
@@ -21,15 +24,19 @@ from cluster.options import NightOptions
 from cluster.settings import Settings
 from cluster.topology import POOLS
 from schemas.clock import Clock
-from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, VisitDone, VisitRefused
+from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, ReadoutEnded, VisitDone, VisitRefused
 from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import ANNOUNCED_S
 
 DUSK_S = 5.0
 """Wall seconds from the start of the simulators to the first announcement."""
 TICK_S = 0.5
+_HOW_SAID = {"announced", "reason"}
+"""Of a fact: what may differ when it is told again."""
 DRAIN_DEADLINE_S = 130.0
 """How long what is under way may stay silent when the night ends: the longest deadline of a pool."""
+PATIENT_S = 10.0
+"""And how long notices and lite alerts; what is left of them is owed to brokers until the night is started again."""
 QUIET_S = 5.0
 """After the OCS has ended, this long without a new fact means that nothing more comes."""
 
@@ -46,6 +53,7 @@ class Progress:
     def __init__(self, planned: Iterable[str]) -> None:
         self._planned = frozenset(planned)
         self.announced: dict[str, NextVisit] = {}
+        self._read_out: dict[str, str] = {}
         self.ended: set[str] = set()
         self.last_heard = asyncio.get_running_loop().time()
 
@@ -54,6 +62,8 @@ class Progress:
         self.last_heard = asyncio.get_running_loop().time()
         if isinstance(event, NextVisit):
             self.announced[event.group] = event
+        if isinstance(event, ReadoutEnded):
+            self._read_out[event.group] = event.image_name
         if isinstance(event, VisitDone | VisitRefused):
             self.ended.add(event.group)
 
@@ -71,6 +81,11 @@ class Progress:
     def open_visits(self) -> list[str]:
         """Announced and not ended."""
         return [group for group in self.announced if group not in self.ended]
+
+    @property
+    def unclaimed(self) -> dict[str, str]:
+        """Group -> last image, of what was read out and never announced."""
+        return {g: name for g, name in self._read_out.items() if g not in self.announced and g not in self.ended}
 
     def quiet_for(self) -> float:
         """Wall seconds since the last fact."""
@@ -102,6 +117,7 @@ class Stage:
     display: Display
     metrics: Metrics
     keeper: VisitKeeper
+    catch_up: CatchUpTimes
 
 
 @asynccontextmanager
@@ -121,12 +137,14 @@ async def staged(
     bus = Bus([pool.route(settings) for pool in POOLS.values()], hosts, journal, clock)
     progress, metrics = Progress(planned), Metrics(clock, bus.waiting)
     display = Display(Board(clock), bus.waiting, console)
-    for listener in (progress.hear, metrics.hear, display.hear):
+    catch_up = CatchUpTimes(clock)
+    for listener in (progress.hear, metrics.hear, display.hear, catch_up.hear):
         bus.listen(listener)
     bus.watch(metrics.watch)
-    for fact in await journal.facts("NextVisit", "VisitDone", "VisitRefused"):
+    kinds = ("NextVisit", "ReadoutEnded", "VisitDone", "VisitRefused")
+    for fact in await journal.facts(*kinds, since=clock.now() - OPEN_S):
         progress.hear(fact, 0.0)
-    stage = Stage(bus, progress, display, metrics, keeper)
+    stage = Stage(bus, progress, display, metrics, keeper, catch_up)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(bus.run()), group.create_task(_tick(stage))]
         with display:
@@ -136,20 +154,27 @@ async def staged(
 
 
 async def _tick(stage: Stage) -> None:
-    """Twice a second: draw, and give up what is overdue."""
+    """Twice a second: draw, give up what is overdue, and fetch what was missed."""
     while True:
         stage.display.refresh()
-        overdue = stage.keeper.overdue()
-        if overdue:
-            await stage.bus.publish(overdue)
+        due = [*stage.keeper.overdue(), *stage.catch_up.due()]
+        if due:
+            await stage.bus.publish(due)
         await asyncio.sleep(TICK_S)
 
 
-async def feed(reader: SalReader, bus: Bus) -> None:
+async def feed(reader: SalReader, bus: Bus, journal: Journal) -> None:
     """Publish what the observatory says, each message with its position, for ever."""
     async for message in reader.messages():
-        facts = [message.event] if message.event is not None else []
+        facts = [await _unless_contradicted(message, message.event, journal)] if message.event is not None else []
         await bus.publish(facts, Position(message.topic, message.partition, message.next_offset))
+
+
+async def _unless_contradicted(message: Received, event: Event, journal: Journal) -> Event:
+    """The event; or the message as refused, if it says something else of what was told already: the first stands."""
+    told = await journal.told(event.event_id)
+    changed = [name for name, value in event if told and name not in _HOW_SAID and getattr(told, name) != value]
+    return message.refused(f"{event.kind} was told before with other {', '.join(changed)}") if changed else event
 
 
 async def until_over(
@@ -170,28 +195,47 @@ async def until_over(
 
 
 async def end_night(stage: Stage, day_obs: int, clock: Clock) -> None:
-    """Wind down; if that leaves nothing undone, say that the night has ended."""
-    if await wind_down(stage):
+    """Wind down and fetch what was missed; if that leaves nothing undone, say that the night has ended.
+
+    Whoever is patient has a little time.
+    """
+    if await wind_down(stage) and await caught_up(stage):
         await stage.bus.publish([NightEnded(day_obs=day_obs, visits=stage.progress.done, at=clock.now())])
-        await settled(stage)
+    await told(stage)
 
 
 async def wind_down(stage: Stage) -> bool:
     """Cancel the visits that wait for pixels, finish what has them, archive what was read: whether all was done."""
     canceled = [NextVisitCanceled(group=group, reason="the night was stopped") for group in stage.progress.open_visits]
-    if canceled:
-        await stage.bus.publish(canceled)
+    why = "was read out, and no nextVisit came: not processed"
+    refused = [VisitRefused(group=group, reason=f"{image} {why}") for group, image in stage.progress.unclaimed.items()]
+    await stage.bus.publish([*canceled, *refused])
     return await settled(stage)
 
 
+async def caught_up(stage: Stage) -> bool:
+    """Archive what the camera holds and the archive lacks; false if all is silent for `DRAIN_DEADLINE_S`."""
+    stage.catch_up.end()
+    return await _awaited(stage, stage.catch_up.over(), DRAIN_DEADLINE_S) and await settled(stage)
+
+
 async def settled(stage: Stage) -> bool:
-    """Wait until nothing is owed, or nothing was heard for `DRAIN_DEADLINE_S`; whether nothing is owed."""
-    drained = asyncio.ensure_future(stage.bus.drained())
-    while not drained.done() and stage.progress.quiet_for() < DRAIN_DEADLINE_S:
-        await asyncio.wait([drained], timeout=TICK_S)
-    if drained.done():
+    """Wait until nothing is owed but by patient pools, or all is silent for `DRAIN_DEADLINE_S`; whether that is so."""
+    return await _awaited(stage, stage.bus.drained(), DRAIN_DEADLINE_S)
+
+
+async def told(stage: Stage) -> bool:
+    """Wait until nothing at all is owed, or all is silent for `PATIENT_S`; whether that is so."""
+    return await _awaited(stage, stage.bus.idle(), PATIENT_S)
+
+
+async def _awaited(stage: Stage, end: Coroutine[Any, Any, None], quiet_s: float) -> bool:
+    waiting = asyncio.create_task(end)
+    await asyncio.wait([waiting], timeout=0.0)
+    while not waiting.done() and stage.progress.quiet_for() < quiet_s:
+        await asyncio.wait([waiting], timeout=TICK_S)
+    if waiting.done():
         return True
-    drained.cancel()
-    owed = {pool: n for pool, n in stage.bus.waiting().items() if n}
-    structlog.get_logger().error("not finished", owed=owed, quiet_s=DRAIN_DEADLINE_S)
+    waiting.cancel()
+    structlog.get_logger().error("not finished", owed=dict(stage.bus.owed()), quiet_s=quiet_s)
     return False

@@ -23,6 +23,9 @@ from cluster.settings import Settings
 from payloads.alert_production.alert_schema import alert_schema, schema_id
 from schemas.clock import NightClock
 from schemas.errors import BadData
+from simulators.camera.faults import of_night
+from simulators.faults import load
+from simulators.ocs.schedule import load_plan
 
 SERVER_DEADLINE_S = 20.0
 
@@ -138,14 +141,27 @@ def simulators(stack: ExitStack, options: NightOptions, settings: Settings, cloc
         "simulators.camera.daq", "--port", settings.daq.rsplit(":", 1)[1], "--seed", str(options.seed),
         "--instrument", settings.instrument, "--clock", told, "--buffer", str(settings.output / "daq"),
         "--truth", str(settings.truth), "--detectors", ",".join(map(str, settings.detectors)),
+        "--faults", _camera_faults(settings),
     )  # fmt: skip
     ocs = _python(
         "simulators.ocs.ocs", "--bootstrap", settings.kafka, "--registry", settings.registry, "--daq", settings.daq,
-        "--clock", told, "--plan", str(settings.plan_file),
+        "--clock", told, "--plan", str(settings.plan_file), "--faults", str(settings.fault_file),
     )  # fmt: skip
     camera = stack.enter_context(ChildProcess("daq", daq, settings.output / "daq.log"))
     camera.wait_for("ready")
     return Simulators(camera, stack.enter_context(ChildProcess("ocs", ocs, settings.output / "ocs.log")))
+
+
+def _camera_faults(settings: Settings) -> str:
+    """What the DAQ is told to play, JSON."""
+    found = of_night(load(settings.fault_file), load_plan(settings.plan_file), settings.detectors)
+    return json.dumps([asdict(fault) for fault in found])
+
+
+def witness(settings: Settings) -> ChildProcess:
+    """Somebody who reads the topic of alerts as a broker does, and notes what it sees."""
+    given = ("--kafka", settings.kafka, "--topic", settings.alert_topic, "--file", str(settings.witness_file))
+    return ChildProcess("witness", _python("cluster.witness", *given), settings.output / "witness.log")
 
 
 def _python(module: str, *arguments: str) -> Sequence[str]:

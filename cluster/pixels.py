@@ -5,6 +5,7 @@ over as the result of a call, which Ray stores for the caller.
 """
 
 import asyncio
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -35,6 +36,10 @@ class Shelf:
         self._held[name] = ref
         self._make_room()
         return True
+
+    async def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
 
     async def find(self, name: DatasetId) -> list[ray.ObjectRef[object]]:
         """The reference, in a list so that Ray passes it on unread; empty if there is none."""

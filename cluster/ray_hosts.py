@@ -12,17 +12,20 @@ from actors.ccd_worker import CcdWorker
 from cluster import logs
 from cluster.host import Host, Outcome
 from cluster.pixels import SHELF, RayPixels, Shelf
+from cluster.rehearsal import rehearse_alerts
 from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.topology import POOLS, Pool
-from schemas.errors import PachonError
+from schemas.errors import PachonError, Transient
 from schemas.events import Event
 from schemas.identity import DatasetId
-from schemas.image import Raw
+from schemas.image import DiaProducts, Observation, Raw
 
 NAMESPACE = "pachon"
 START_DEADLINE_S = 240.0
 """For all hosts, the first compilation of the kernels on a new machine included."""
+PID_DEADLINE_S = 30.0
+"""For a host that may just be starting anew."""
 
 
 class RayHost:
@@ -43,11 +46,20 @@ class RayHost:
         await self._built()
         return os.getpid()
 
-    async def rehearse(self, raws: Sequence[Raw]) -> None:
-        """Have a CCD's worker compile its kernels on the raws of a visit."""
+    async def rehearse(self, raws: Sequence[Raw]) -> DiaProducts:
+        """Have a CCD's worker compile its kernels on the raws of a visit; what it made of them."""
         worker = (await self._built()).actor
         assert isinstance(worker, CcdWorker)
-        worker.rehearse(raws)
+        return worker.rehearse(raws)
+
+    async def repeat(self, raws: Sequence[Raw]) -> None:
+        """As `rehearse`, when nobody wants what was made."""
+        await self.rehearse(raws)
+
+    async def rehearse_alerts(self, detector: int, last: Observation, products: DiaProducts) -> None:
+        """Have the process of an associator or emitter compile its kernels on what was made of a visit."""
+        await self._built()
+        await rehearse_alerts(self._settings.camera, detector, last, products)
 
     async def handle(self, event: Event) -> Outcome:
         """See `Host.handle`."""
@@ -73,7 +85,8 @@ class RayHosts:
         self._settings = settings
         self._rehearsing: asyncio.Task[None] | None = None
         self._building: asyncio.Task[dict[tuple[str, int], int]] | None = None
-        self._shelf = ray.remote(Shelf).options(name=SHELF, num_cpus=0, max_restarts=-1, max_concurrency=100).remote()
+        shelf = ray.remote(Shelf).options(name=SHELF, num_cpus=0, max_restarts=-1, max_concurrency=100)
+        self._shelf: Any = shelf.remote()
         self._slots = {
             (pool.name, slot): self._start(pool, slot)
             for pool in POOLS.values() if pool.own_process
@@ -104,9 +117,10 @@ class RayHosts:
         return dict(zip(keys, pids, strict=True))
 
     def rehearse_on(self, raws: Sequence[Raw]) -> None:
-        """Have the CCD workers rehearse in the background: a visit's first raws come most of a minute after its call.
+        """Have the hosts rehearse a visit in the background: its first raws come most of a minute after its call.
 
-        The first compiles the kernels, on a new machine; the others then find them compiled.
+        The first worker compiles the kernels, on a new machine; the others then find them compiled. What it made of the
+        raws goes to those who make and send alerts.
         """
         if raws:
             self._rehearsing = asyncio.create_task(self._rehearse(raws))
@@ -114,9 +128,13 @@ class RayHosts:
     async def _rehearse(self, raws: Sequence[Raw]) -> None:
         held = ray.put(raws)
         first, *others = [host for (pool, _), host in self._slots.items() if pool == "ccd_worker"]
+        associator, *emitters = [self._slots[pool, 0] for pool in ("associator", "alert_emitter", "lite_emitter")]
+        made = first.rehearse.remote(held)
+        told = raws[-1].detector, raws[-1].observation, made
         try:
-            await asyncio.wait_for(first.rehearse.remote(held), START_DEADLINE_S)
-            await asyncio.wait_for(asyncio.gather(*(host.rehearse.remote(held) for host in others)), START_DEADLINE_S)
+            await _all([made])
+            await _all([associator.rehearse_alerts.remote(*told), *(host.repeat.remote(held) for host in others)])
+            await _all([host.rehearse_alerts.remote(*told) for host in emitters])
         except (ray.exceptions.RayError, PachonError, TimeoutError) as error:
             structlog.get_logger().warning("rehearsal failed", error=str(error))
 
@@ -128,9 +146,33 @@ class RayHosts:
             raise ConnectionError(str(error).splitlines()[0]) from error
         return outcome
 
+    def host_name(self, pool: str, lane: int) -> str:
+        """The name of the host that serves a lane, `ccd_worker-0`."""
+        return f"{pool}-{lane % POOLS[pool].processes(self._settings)}"
+
+    async def pid(self, pool: str, lane: int) -> int:
+        """The process id of the host that serves a lane. Raises Transient if it does not say."""
+        return await _told(self._process(pool, lane).ready.remote())
+
+    async def shelf_pid(self) -> int:
+        """The process id of the pixel store. Raises Transient if it does not say."""
+        return await _told(self._shelf.pid.remote())
+
     async def replace(self, pool: str, lane: int) -> None:
         """Kill a host that hangs; Ray starts it anew."""
         await asyncio.to_thread(ray.kill, self._process(pool, lane), no_restart=False)
 
     def _process(self, pool: str, lane: int) -> Any:  # noqa: ANN401 - Ray's handles are untyped
         return self._slots[pool, lane % POOLS[pool].processes(self._settings)]
+
+
+async def _told(call: Any) -> int:  # noqa: ANN401 - Ray's references are untyped
+    try:
+        return int(await asyncio.wait_for(call, PID_DEADLINE_S))
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise Transient(f"a process does not say its id: {error!r}") from error
+
+
+async def _all(calls: Sequence[Any]) -> None:
+    """Wait for what was asked of hosts. Raises TimeoutError after `START_DEADLINE_S`."""
+    await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)

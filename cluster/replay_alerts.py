@@ -12,12 +12,12 @@ from rich.console import Console
 
 from backbone.alert_archive import AlertArchive, AlertFile
 from backbone.alert_stream import Alert, AlertSink, AlertStream
-from backbone.l1 import L1Database
 from backbone.l1_postgres import L1Postgres
 from cluster.settings import Settings
 from payloads.alert_production.alert_schema import alert_schema, frame, id_of
 from schemas.clock import TAI_MINUS_UTC, NightClock
 from schemas.errors import BadData, Transient
+from schemas.identity import day_obs_of_visit
 
 BATCH_BYTES = 32 * 2**20
 """Files are read and sent together up to this size: small ones would mostly wait for the broker's answer."""
@@ -27,11 +27,12 @@ _REAL_TIME = NightClock(wall_start=0.0, night_start=TAI_MINUS_UTC)
 
 @dataclass(frozen=True)
 class Wanted:
-    """A night, or a visit, or a detector of it. Raises BadData for any other choice."""
+    """A night, or a visit, or a detector of it; `withdrawn` alerts, too. Raises BadData for any other choice."""
 
     night: int | None = None
     visit: int | None = None
     detector: int | None = None
+    withdrawn: bool = False
 
     def __post_init__(self) -> None:
         if (self.night is None) == (self.visit is None):
@@ -47,7 +48,7 @@ class Wanted:
     def holds(self, visit: int, detector: int) -> bool:
         """Whether a visit-detector is wanted."""
         if self.visit is None:
-            return visit // 100_000 == self.night
+            return day_obs_of_visit(visit) == self.night
         return visit == self.visit and self.detector in {None, detector}
 
     def files(self, archive: AlertArchive) -> list[AlertFile]:
@@ -56,12 +57,21 @@ class Wanted:
         return [file for file in files if self.holds(file.visit, file.detector)]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The files to send, in their order, and the DIASources whose alerts are to be left out."""
+
+    paths: Sequence[str]
+    withdrawn: frozenset[int] = frozenset()
+
+
 @dataclass
 class Tally:
     """What became of the alerts sent. `failures`: why not acknowledged -> how many; `unreadable`: of files."""
 
     files: int = 0
     alerts: int = 0
+    withdrawn: int = 0
     acknowledged: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
@@ -83,30 +93,34 @@ def run(output: Path, wanted: Wanted, kafka: str, topic: str, postgres: str) -> 
     folder = Settings(output=output).alerts
     if not folder.is_dir():
         raise BadData(f"{folder}: there is no alert archive")
+    if wanted.withdrawn and not postgres:
+        raise BadData("--withdrawn goes with --postgres: without the database nothing is known to be withdrawn")
     console = Console(soft_wrap=True, highlight=False, markup=False)
     asyncio.run(_run(AlertArchive(folder, alert_schema()), wanted, kafka, topic, postgres, console))
     return 0
 
 
 async def _run(archive: AlertArchive, wanted: Wanted, kafka: str, topic: str, postgres: str, console: Console) -> None:
-    paths = await _stored(archive, wanted, postgres, console) if postgres else _newest(archive, wanted, console)
-    if not paths:
+    chosen = await _stored(archive, wanted, postgres, console) if postgres else _newest(archive, wanted, console)
+    if not chosen.paths:
         raise BadData(f"{archive.folder}: there are no alerts of {wanted}")
     sink = await AlertStream.open(kafka, topic, _REAL_TIME)
-    tally = await replay(archive, paths, sink, console)
+    tally = await replay(archive, chosen, sink, console)
+    left_out = f", {tally.withdrawn} withdrawn ones left out" if tally.withdrawn else ""
     console.print(
-        f"{tally.alerts} alerts of {tally.files} files sent to {topic} at {kafka}, {tally.acknowledged} acknowledged"
+        f"{tally.alerts} alerts of {tally.files} files sent to {topic} at {kafka}, {tally.acknowledged}"
+        f" acknowledged{left_out}"
     )
     tally.check(kafka)
 
 
-async def replay(archive: AlertArchive, paths: Sequence[str], sink: AlertSink, console: Console) -> Tally:
+async def replay(archive: AlertArchive, chosen: Chosen, sink: AlertSink, console: Console) -> Tally:
     """Send the alerts of files in their order, each with the key that it had, and count what is acknowledged.
 
     A file that cannot be read is told and passed over; where nothing of a batch is acknowledged it ends.
     """
     tally = Tally()
-    for batch in _batches(archive, paths, tally, console):
+    for batch in _batches(archive, chosen, tally, console):
         deliveries = iter(await sink.send([alert for _, alerts in batch for alert in alerts]))
         before = tally.acknowledged
         for path, alerts in batch:
@@ -123,17 +137,19 @@ async def replay(archive: AlertArchive, paths: Sequence[str], sink: AlertSink, c
 
 
 def _batches(
-    archive: AlertArchive, paths: Sequence[str], tally: Tally, console: Console
+    archive: AlertArchive, chosen: Chosen, tally: Tally, console: Console
 ) -> Iterator[list[tuple[str, list[Alert]]]]:
-    """The alerts of the files that can be read, some files at a time."""
+    """The alerts of the files that can be read, some files at a time, without those withdrawn."""
     batch, size = [], 0
-    for path in paths:
+    for path in chosen.paths:
         try:
-            alerts = alerts_of(archive, path)
+            every = alerts_of(archive, path)
         except BadData as error:
             console.print(f"{path}: not sent: {error}")
             tally.unreadable.append(str(error))
             continue
+        alerts = [alert for alert in every if alert.dia_source_id not in chosen.withdrawn]
+        tally.withdrawn += len(every) - len(alerts)
         batch.append((path, alerts))
         size += sum(len(alert.value) for alert in alerts)
         if size >= BATCH_BYTES:
@@ -151,7 +167,7 @@ def alerts_of(archive: AlertArchive, path: str) -> list[Alert]:
     return [Alert(str(key).encode(), frame(record, schema), number) for record, number, key in named]
 
 
-def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> list[str]:
+def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> Chosen:
     """A file for each visit-detector; of several, the one written last."""
     paths = []
     for (visit, detector), files in groupby(wanted.files(archive), lambda file: (file.visit, file.detector)):
@@ -162,7 +178,7 @@ def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> list[str
                 f"visit {visit} detector {detector} has {1 + len(others)} files; without --postgres, which says the"
                 f" stored one, the newest is taken: {newest}, not {', '.join(others)}"
             )
-    return paths
+    return Chosen(paths)
 
 
 def _written_ns(archive: AlertArchive, path: str) -> int:
@@ -172,21 +188,23 @@ def _written_ns(archive: AlertArchive, path: str) -> int:
         raise BadData(f"{archive.folder / path}: there is no such alert file") from error
 
 
-async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console: Console) -> list[str]:
-    """The files that the L1 database names."""
-    l1 = await L1Postgres.open(postgres)
+async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console: Console) -> Chosen:
+    """The files that the L1 database names, and what it says is withdrawn."""
+    l1 = await L1Postgres.open(postgres, create=False)
     try:
-        paths = await _named(l1, wanted)
+        chosen = await _named(l1, wanted)
     finally:
         await l1.close()
-    stored = set(paths)
+    stored = set(chosen.paths)
     for file in wanted.files(archive):
         if file.path not in stored:
             console.print(f"{file.path}: not sent: the L1 database does not name it")
-    return paths
+    return chosen
 
 
-async def _named(l1: L1Database, wanted: Wanted) -> list[str]:
-    chosen = [place for place in sorted(await l1.counts()) if wanted.holds(*place)]
-    outboxes = [await l1.outbox(visit, detector) for visit, detector in chosen]
-    return [outbox.path for outbox in outboxes if outbox is not None]
+async def _named(l1: L1Postgres, wanted: Wanted) -> Chosen:
+    places = [place for place in sorted(await l1.counts()) if wanted.holds(*place)]
+    outboxes = [await l1.outbox(visit, detector) for visit, detector in places]
+    visits = set() if wanted.withdrawn else {visit for visit, _ in places}
+    withdrawn = [await l1.withdrawn(visit) for visit in sorted(visits)]
+    return Chosen([outbox.path for outbox in outboxes if outbox is not None], frozenset().union(*withdrawn))

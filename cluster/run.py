@@ -11,6 +11,9 @@ from access.report.write import show, write
 from cluster import logs
 from cluster.options import NightOptions, make_output
 from cluster.settings import Settings
+from schemas.errors import BadData
+from simulators.faults import Planned, dump, planned
+from simulators.ocs.disturbance import hurried
 from simulators.ocs.schedule import PlannedVisit, load_schedule
 
 INCOMPLETE = 1
@@ -25,10 +28,13 @@ def run(given: Mapping[str, object], console: Console) -> int:
         instrument=options.instrument,
     )  # fmt: skip
     detectors = options.chosen_detectors()
+    faults = chosen_faults(options, len(plan), detectors)
+    plan = hurried(plan, [each.fault for each in faults])
     make_output(options, len(plan), max(visit.n_snaps for visit in plan))
     output = options.output.resolve()
     settings = Settings(output=output, instrument=options.instrument, detectors=detectors, workers=options.workers)
     logs.configure(settings.log, "night")
+    dump(settings.fault_file, faults)
     console.print(f"{len(plan)} visits, {len(detectors)} detectors, seed {options.seed}; results in {output}")
     return (_inline if options.inline else _live)(options, plan, settings, console)
 
@@ -38,7 +44,16 @@ def told(night: Collected, output: Path, console: Console) -> int:
     write(night, output)
     show(night.report, console)
     console.print(f"report: {output / 'report.html'}, {output / 'report.json'}")
-    return 0 if night.report.balance.reconciles else INCOMPLETE
+    return 0 if night.report.reconciles else INCOMPLETE
+
+
+def chosen_faults(options: NightOptions, visits: int, detectors: Sequence[int]) -> tuple[Planned, ...]:
+    """What is to go wrong. Raises BadData for what there is none of, or cannot be played."""
+    if not options.fault:
+        return ()
+    if options.inline:
+        raise BadData(f"--fault {options.fault}: a night in one process has nothing to lose, play it without --inline")
+    return planned(options.fault, visits, detectors)
 
 
 def _inline(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> int:

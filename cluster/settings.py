@@ -56,6 +56,21 @@ class Settings(BaseSettings):
         return self.output / "processes.json"
 
     @property
+    def fault_file(self) -> Path:
+        """What is to go wrong in the night; mostly nothing."""
+        return self.output / "faults.json"
+
+    @property
+    def injected_file(self) -> Path:
+        """Which faults of processes were injected, and when."""
+        return self.output / "faults.jsonl"
+
+    @property
+    def witness_file(self) -> Path:
+        """What somebody saw who read the topic of alerts beside the night."""
+        return self.output / "witness.jsonl"
+
+    @property
     def butler(self) -> Path:
         """The Data Butler's repository."""
         return self.output / "butler"

@@ -4,13 +4,15 @@ from functools import cached_property
 from typing import Protocol
 
 from actors.associator import PacketArchive
-from actors.camera_reader import DataAcquisition, PixelStore
-from actors.ccd_worker import Products
+from actors.camera_reader import PixelStore
+from actors.catch_up import CameraBuffer
 from actors.fan_out import Chronicle
+from actors.reduction import Products
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import AlertSink, AlertStream
 from backbone.butler import ButlerArchive
 from backbone.daq_client import FlightDaq
+from backbone.dead_letters import DeadLetterSink, DeadLetterTopic
 from backbone.journal import PostgresJournal
 from backbone.l1 import L1Database
 from backbone.l1_postgres import L1Postgres
@@ -42,7 +44,7 @@ class Site(Protocol):
         """Pixels on their way."""
 
     @property
-    def daq(self) -> DataAcquisition:
+    def daq(self) -> CameraBuffer:
         """The camera's DAQ."""
 
     @property
@@ -75,6 +77,9 @@ class Site(Protocol):
 
     async def notice_sink(self) -> NoticeSink:
         """Where notices go."""
+
+    async def dead_letter_sink(self) -> DeadLetterSink:
+        """Where refused input goes."""
 
 
 class FolderSite:
@@ -134,3 +139,7 @@ class ServerSite(FolderSite):
     async def notice_sink(self) -> NoticeSink:
         """The broker."""
         return VisitStream(self.settings.kafka, self.settings.visit_topic)
+
+    async def dead_letter_sink(self) -> DeadLetterSink:
+        """The broker."""
+        return DeadLetterTopic(self.settings.kafka)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from cluster.child_process import ChildProcess, dying_with
 from cluster.options import NightOptions
-from cluster.outside import Servers, Simulators, Topics, registry, servers, simulators
+from cluster.outside import Servers, Simulators, Topics, registry, servers, simulators, witness
 from cluster.services import free_port, usable_port
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
@@ -65,6 +65,8 @@ async def _supervise(options: NightOptions, day_obs: int, settings: Settings, gi
         errand = settings.output / "driver.json"
         errand.write_text(Errand(options=options, settings=named).model_dump_json(), encoding="utf-8")
         with ExitStack() as stack:
+            if options.fault:
+                stack.enter_context(witness(named)).wait_for("ready")
             return await Supervisor(options, day_obs, named, given, console, errand, stack).run()
 
 

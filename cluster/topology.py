@@ -12,9 +12,12 @@ from actors.archiver import Archiver
 from actors.associator import Associator
 from actors.base import Actor
 from actors.camera_reader import CameraReader
+from actors.catch_up import CatchUp
 from actors.ccd_worker import CcdWorker
+from actors.dead_letter_office import DeadLetterOffice
 from actors.fan_out import FanOut
 from actors.herald import Herald
+from actors.lite_emitter import LiteEmitter
 from actors.sequencer import Sequencer
 from actors.visit_keeper import VisitKeeper
 from cluster.bus import Route
@@ -29,7 +32,7 @@ class Pool:
     `make` builds one from what the site offers. `own_process`: hosted by Ray, in a process each; the others only keep
     order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
     many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
-    long as what it needs does not answer; what it does holds up nothing else.
+    long as what it needs does not answer; what it does holds up nothing else, not even the end of the night.
     """
 
     actor: type[Actor]
@@ -61,7 +64,7 @@ async def _fan_out(site: Site) -> FanOut:
 
 
 async def _sequencer(site: Site) -> Sequencer:
-    return Sequencer(camera=site.camera, chronicle=await site.chronicle())
+    return Sequencer(camera=site.camera, chronicle=await site.chronicle(), clock=site.clock)
 
 
 async def _visit_keeper(site: Site) -> VisitKeeper:
@@ -80,6 +83,7 @@ async def _ccd_worker(site: Site) -> CcdWorker:
 
 async def _associator(site: Site) -> Associator:
     return Associator(
+        camera=site.camera,
         l1=await site.l1(),
         archive=site.alert_archive,
         pixels=site.pixels,
@@ -93,7 +97,14 @@ async def _alert_emitter(site: Site) -> AlertEmitter:
         l1=await site.l1(),
         archive=site.alert_archive,
         sink=await site.alert_sink(),
-        lite_sink=await site.lite_sink(),
+    )
+
+
+async def _lite_emitter(site: Site) -> LiteEmitter:
+    return LiteEmitter(
+        l1=await site.l1(),
+        archive=site.alert_archive,
+        sink=await site.lite_sink(),
     )
 
 
@@ -114,17 +125,34 @@ async def _archiver(site: Site) -> Archiver:
     return Archiver(archive=site.archive, l1=await site.l1(), pixels=site.pixels, daq=site.daq)
 
 
+async def _catch_up(site: Site) -> CatchUp:
+    return CatchUp(
+        camera=site.camera,
+        live=site.settings.detectors,
+        daq=site.daq,
+        archive=site.archive,
+        chronicle=await site.chronicle(),
+    )
+
+
+async def _dead_letter_office(site: Site) -> DeadLetterOffice:
+    return DeadLetterOffice(sink=await site.dead_letter_sink())
+
+
 _TABLE = (
     #    actor          made by           deadline  where and how many
     Pool(FanOut,        _fan_out,         10.0,     own_process=False),
     Pool(Sequencer,     _sequencer,       10.0,     own_process=False),
     Pool(VisitKeeper,   _visit_keeper,    10.0,     own_process=False),
+    Pool(DeadLetterOffice, _dead_letter_office, 60.0, own_process=False, patient=True),
     Pool(CameraReader,  _camera_reader,   60.0,     lanes=8),
     Pool(CcdWorker,     _ccd_worker,      120.0,    per_worker=True),
     Pool(Associator,    _associator,      60.0),
     Pool(AlertEmitter,  _alert_emitter,   60.0),
+    Pool(LiteEmitter,   _lite_emitter,    60.0,     nice=10, patient=True),
     Pool(Herald,        _herald,          60.0,     nice=10, patient=True),
     Pool(Archiver,      _archiver,        120.0,    nice=10),
+    Pool(CatchUp,       _catch_up,        120.0,    nice=15),
 )  # fmt: skip
 
 POOLS = {pool.name: pool for pool in _TABLE}

@@ -5,7 +5,7 @@ is one row in the journal. When it was told is the journal's business, not the f
 """
 
 import hashlib
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -87,14 +87,20 @@ class ReadoutEnded(Event):
 
 
 class InputRefused(Event):
-    """A message from outside could not be used; it is kept as it came (`payload`, base64) in the dead letters."""
+    """A message from outside could not be used: it is kept as it came, here and in the dead letters.
+
+    `payload`, `key`, values of `headers`: base64, None for Kafka's null. `sent_ms`: Kafka's timestamp, POSIX ms.
+    """
 
     identity: ClassVar = ("topic", "partition", "offset")
     topic: str
     partition: int
     offset: int
     reason: str
-    payload: str
+    payload: str | None
+    key: str | None = None
+    headers: tuple[tuple[str, str | None], ...] = ()
+    sent_ms: int = 0
 
 
 # --- a visit's life ---------------------------------------------------------------------------------------------
@@ -139,20 +145,56 @@ class RawReady(Event):
 
 
 class RawArchived(Event):
-    """A raw is on disk, checksummed."""
+    """A raw is on disk, checksummed, whatever was said of it before.
+
+    `caught_up`: it was missed at first. `described_by`: who told what `observation` holds: the observatory in its
+    events, or, where these never came or cannot be used, the camera in its DAQ's catalogue.
+    """
 
     identity: ClassVar = ("raw",)
     raw: DatasetId
     uri: str
     sha256: str
+    observation: Observation
+    caught_up: bool = False
+    described_by: Literal["observatory", "camera"] = "observatory"
 
 
 class RawNotArchived(Event):
-    """A raw could not be archived: it is named here, and in the report, as missing."""
+    """A raw could not be archived: unless `RawArchived` follows, it is named in the report as missing."""
 
     identity: ClassVar = ("raw",)
     raw: DatasetId
     reason: str
+
+
+class CatchUpDue(Event):
+    """One raw that the camera holds and the archive lacks is to be fetched, of what was read out before `at` (TAI s).
+
+    `occasion`: why. `number`: of these, counted by whoever asks. `begins`: look anew for what lacks; otherwise the
+    next of what was found then.
+    """
+
+    identity: ClassVar = ("at", "number")
+    at: float
+    number: int
+    occasion: str
+    begins: bool
+
+
+class CaughtUp(Event):
+    """The answer to the `CatchUpDue` of the same `at` and `number`.
+
+    `left`: how many raws lack that were not tried yet since it began; `failed`: how many were tried and still lack.
+    `reason`: why nothing could be done now ("" if something could): the DAQ does not answer, the disk is full.
+    """
+
+    identity: ClassVar = ("at", "number")
+    at: float
+    number: int
+    left: int
+    failed: int
+    reason: str = ""
 
 
 class DiaSourcesReady(Event):
@@ -197,7 +239,7 @@ class AlertsSent(Event):
     """The broker's answer to every alert of a visit-detector. Times TAI s; `failed`: reason -> how many.
 
     `reduced`: of the acknowledged, how many with smaller cutouts than they were made with, the broker having refused
-    them as too large. `lite_failed`: how many have no lite alert beside them; these are not lost alerts.
+    them as too large.
     """
 
     identity: ClassVar = ("group", "detector")
@@ -210,7 +252,19 @@ class AlertsSent(Event):
     readout_ended: float
     last_acknowledged: float
     reduced: int = 0
-    lite_failed: int = 0
+
+
+class LiteAlertsSent(Event):
+    """The broker's answer to the lite alerts of a visit-detector, whose whole ones it has.
+
+    `failed`: reason -> how many; these are not sent again, and are no lost alerts.
+    """
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    sent: int
+    failed: dict[str, int]
 
 
 class DetectorFailed(Event):
@@ -234,7 +288,6 @@ class DetectorManifest(BaseModel):
     alerts_sent: int = 0
     alerts_acknowledged: int = 0
     alerts_reduced: int = 0
-    lite_failed: int = 0
     failed: dict[str, int] = {}
     gave_up: str = ""
 
@@ -308,10 +361,13 @@ EVENTS: dict[str, type[Event]] = {
         RawReady,
         RawArchived,
         RawNotArchived,
+        CatchUpDue,
+        CaughtUp,
         DiaSourcesReady,
         AssociationDue,
         AlertsReady,
         AlertsSent,
+        LiteAlertsSent,
         DetectorFailed,
         VisitDone,
         NightBegan,

@@ -14,6 +14,7 @@ from schemas.errors import BadData
 _IMAGE_NAME = re.compile(r"^(?P<source>[A-Z]{2})_(?P<controller>[A-Z])_(?P<day_obs>\d{8})_(?P<seq_num>\d{6})$")
 _FIRST_DAY = dt.date(2010, 1, 1).toordinal()
 _SEQ_BITS, _DETECTOR_BITS, _NUMBER_BITS = 17, 8, 22
+_MAX_DETECTOR = (1 << _DETECTOR_BITS) - 1
 
 MAX_SEQ_NUM = 99_999
 MAX_SOURCES = 1 << (_NUMBER_BITS - 1)
@@ -30,9 +31,14 @@ def exposure_id(day_obs: int, seq_num: int) -> int:
     return day_obs * 100_000 + seq_num
 
 
+def parse_exposure_id(number: int) -> tuple[int, int]:
+    """(day_obs, seq_num) of the id of an exposure or visit."""
+    return divmod(number, 100_000)
+
+
 def day_obs_of_visit(visit: int) -> int:
     """The night of a visit or exposure, YYYYMMDD."""
-    return visit // 100_000
+    return parse_exposure_id(visit)[0]
 
 
 def image_name(day_obs: int, seq_num: int, source: str = "MC", controller: str = "O") -> str:
@@ -56,6 +62,15 @@ def dia_source_id(visit: int, detector: int, number: int) -> int:
 def dia_forced_source_id(visit: int, detector: int, number: int) -> int:
     """64-bit id of the `number`-th DIAForcedSource of a visit-detector; shares no value with `dia_source_id`."""
     return _pack(visit, detector, number, MAX_SOURCES)
+
+
+def dia_source_ids_of(visit: int, detector: int | None = None) -> tuple[int, int]:
+    """The least and the greatest id that a DIASource of a visit, or of one of its detectors, can have.
+
+    Raises BadData for a number that is none of a visit or detector.
+    """
+    first, last = (0, _MAX_DETECTOR) if detector is None else (detector, detector)
+    return dia_source_id(visit, first, 0), dia_source_id(visit, last, MAX_SOURCES - 1)
 
 
 def visit_detector_of(dia_source: int) -> tuple[int, int]:
@@ -84,8 +99,13 @@ def ss_object_id(designation: str) -> int:
 def _pack(visit: int, detector: int, number: int, first: int) -> int:
     if not 0 <= number < MAX_SOURCES:
         raise BadData(f"source number {number} of visit {visit} detector {detector} is not in 0..{MAX_SOURCES - 1}")
-    day_obs, seq_num = divmod(visit, 100_000)
-    day = dt.date(day_obs // 10_000, day_obs // 100 % 100, day_obs % 100).toordinal() - _FIRST_DAY
+    if not 0 <= detector <= _MAX_DETECTOR:
+        raise BadData(f"detector {detector} of visit {visit} is not in 0..{_MAX_DETECTOR}")
+    day_obs, seq_num = parse_exposure_id(visit)
+    try:
+        day = dt.date(day_obs // 10_000, day_obs // 100 % 100, day_obs % 100).toordinal() - _FIRST_DAY
+    except (ValueError, OverflowError) as error:
+        raise BadData(f"{visit} is not the number of a visit, YYYYMMDDNNNNN: {error}") from error
     packed = (day << _SEQ_BITS) | seq_num
     return (((packed << _DETECTOR_BITS) | detector) << _NUMBER_BITS) | (first + number)
 

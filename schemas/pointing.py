@@ -20,3 +20,10 @@ def nominal_wcs(detector: Detector, ra: float, dec: float, rotation: float) -> W
         (detector.format.height - 1) / 2.0 - y_mm / PIXEL_MM,
     )
     return Wcs((ra, dec), crpix, cd)
+
+
+def center_of(detector: Detector, ra: float, dec: float, rotation: float) -> tuple[float, float]:
+    """Where a detector's centre looks by `nominal_wcs`, (ra, dec), deg ICRS."""
+    form = detector.format
+    center = nominal_wcs(detector, ra, dec, rotation).pixel_to_sky((form.width - 1) / 2.0, (form.height - 1) / 2.0)
+    return float(center[0]), float(center[1])

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from simulators.faults import LIBRARY
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "simulators")
@@ -19,7 +20,10 @@ NAMES = sorted(
         )
     )
 )
-COMMANDS = ("night", "alerts", "difference", "replay-alerts", "withdraw")
+COMMANDS = (
+    "night", "alerts", "difference", "replay-alerts", "withdraw", "precover", "status", "visit",
+    "dead-letters", "dead-letters --kafka x show", "dead-letters --kafka x resubmit",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +55,7 @@ def test_every_option_that_the_documents_show_is_one() -> None:
     for page in [ROOT / "README.md", ROOT / "docs/operations.md"]:
         shown |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
     help_text = "".join(
-        CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output for command in COMMANDS
+        CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "300"}).output for command in COMMANDS
     )
     assert {option for option in shown if option not in help_text} == set()
 
@@ -59,3 +63,9 @@ def test_every_option_that_the_documents_show_is_one() -> None:
 def test_every_folder_of_the_table_is_there() -> None:
     for folder in re.findall(r"^\| `(\w+)/` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
         assert (ROOT / folder).is_dir()
+
+
+def test_the_table_of_faults_is_the_library() -> None:
+    page = (ROOT / "docs/faults.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    assert rows == [(name, fault.what) for name, fault in LIBRARY.items()]

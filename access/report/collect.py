@@ -15,12 +15,16 @@ from backbone.l1 import L1Database
 from schemas.clock import Clock
 from schemas.events import (
     AlertsReady,
+    AlertsSent,
+    CaughtUp,
     DetectorFailed,
     DetectorReadOut,
     DiaSourcesReady,
     Event,
     InputRefused,
+    LiteAlertsSent,
     NextVisit,
+    NoticeFailed,
     RawArchived,
     RawNotArchived,
     RawReady,
@@ -33,6 +37,8 @@ from schemas.tables import Table
 PROMISE_S = 60.0
 
 Floats = NDArray[np.float64]
+RawKey = tuple[int | None, int | None]
+"""(exposure, detector)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Collected:
 
 async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Clock) -> Collected:
     """Read all of the night once, and count."""
-    entries = [entry for entry in await journal.entries() if entry.at >= night.began]
+    entries = await journal.entries(since=night.began)
     facts = [entry.event for entry in entries]
     answers = await l1.acknowledgements(sorted({f.visit for f in facts if isinstance(f, AlertsReady)}))
     seconds = _latencies(answers, clock) if night.timed else np.full(len(answers), np.nan)
@@ -78,7 +84,8 @@ async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Cl
         visits=_visits(facts, answers, seconds),
         refused={f.group: f.reason for f in facts if isinstance(f, VisitRefused)},
         inputs_refused=dict(Counter(f"{f.topic}: {f.reason}" for f in facts if isinstance(f, InputRefused))),
-        raws_missing={str(f.raw): f.reason for f in facts if isinstance(f, RawNotArchived)},
+        raws_missing=_missing(facts), catch_up_failed=_catch_up_failed(facts),
+        notices_failed={f"{f.about} {f.group}".strip(): f.reason for f in facts if isinstance(f, NoticeFailed)},
     )  # fmt: skip
     return Collected(report, entries, seconds, answers["visit"].astype(np.int64), compared)
 
@@ -122,15 +129,19 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
     acknowledged = int(np.isfinite(answers["acknowledged_at"]).sum())
     unanswered = made - acknowledged
     failed = Counter(f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed))
-    taken, raws, archived = (
-        sum(isinstance(f, kind) for f in facts) for kind in (DetectorReadOut, RawReady, RawArchived)
-    )
+    archived = [f for f in facts if isinstance(f, RawArchived)]
     settled = _ended_once(facts) and _kept_or_missed(facts)
+    whole, lite = [f for f in facts if isinstance(f, AlertsSent)], [f for f in facts if isinstance(f, LiteAlertsSent)]
+    lite_sent, lite_failed = sum(f.sent for f in lite), sum((Counter(f.failed) for f in lite), Counter[str]())
     return Balance(
         visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=night.visits_planned,
-        raws_taken=taken, raws=raws, raws_archived=archived, dia_sources=sum(f.dia_sources for f in ready),
+        raws_taken=len(_taken(facts) | _ended(facts)), raws=sum(isinstance(f, RawReady) for f in facts),
+        raws_archived=len(archived), raws_caught_up=sum(f.caught_up for f in archived),
+        raws_missing=len(_missing(facts)), dia_sources=sum(f.dia_sources for f in ready),
         dia_objects=sum(f.new_dia_objects for f in ready), alerts_made=made, alerts_sent=len(answers),
-        alerts_acknowledged=acknowledged, failed=dict(failed),
+        alerts_acknowledged=acknowledged, alerts_reduced=sum(f.reduced for f in whole), lite_sent=lite_sent,
+        lite_failed=dict(lite_failed), failed=dict(failed),
+        lite_owed=sum(f.acknowledged for f in whole) - lite_sent - lite_failed.total(),
         reconciles=settled and unanswered == 0 and len(answers) == made,
     )  # fmt: skip
 
@@ -144,8 +155,28 @@ def _ended_once(facts: Sequence[Event]) -> bool:
 
 def _kept_or_missed(facts: Sequence[Event]) -> bool:
     """Whether every raw that was taken is either archived or named missing."""
-    ends = Counter((f.raw.exposure, f.raw.detector) for f in facts if isinstance(f, RawArchived | RawNotArchived))
-    return ends == Counter((f.observation.exposure, f.detector) for f in facts if isinstance(f, DetectorReadOut))
+    return _taken(facts) <= _ended(facts)
+
+
+def _taken(facts: Sequence[Event]) -> set[RawKey]:
+    """The raws that the observatory told of in time."""
+    return {(f.observation.exposure, f.detector) for f in facts if isinstance(f, DetectorReadOut)}
+
+
+def _ended(facts: Sequence[Event]) -> set[RawKey]:
+    """The raws that are archived, or at least named: those caught up may have been told of by the camera alone."""
+    return {(f.raw.exposure, f.raw.detector) for f in facts if isinstance(f, RawArchived | RawNotArchived)}
+
+
+def _missing(facts: Sequence[Event]) -> dict[str, str]:
+    """Raw -> why, of those that are not archived, also not by a later try."""
+    archived = {f.raw for f in facts if isinstance(f, RawArchived)}
+    return {str(f.raw): f.reason for f in facts if isinstance(f, RawNotArchived) and f.raw not in archived}
+
+
+def _catch_up_failed(facts: Sequence[Event]) -> str:
+    """Why nobody knows whether the camera holds more than was told; "" where its catalogue was seen last of all."""
+    return next((f.reason for f in reversed(facts) if isinstance(f, CaughtUp)), "")
 
 
 def _visits(facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:

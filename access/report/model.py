@@ -18,18 +18,28 @@ class Latency(_Part):
 
 
 class Balance(_Part):
-    """How many of each; what is made is acknowledged or fails with a reason. `raws`: those that the DAQ sent whole."""
+    """How many of each; what is made is acknowledged or fails with a reason. `raws`: those that the DAQ sent whole.
+
+    `raws_caught_up`: of the archived, those missed at first. `raws_missing`: those not archived to this hour.
+    `alerts_reduced`: of the acknowledged, those with smaller cutouts. `lite_owed`: not tried yet when the night ended.
+    """
 
     visits: int
     visits_planned: int
     raws_taken: int
     raws: int
     raws_archived: int
+    raws_caught_up: int
+    raws_missing: int
     dia_sources: int
     dia_objects: int
     alerts_made: int
     alerts_sent: int
     alerts_acknowledged: int
+    alerts_reduced: int
+    lite_sent: int
+    lite_failed: dict[str, int]
+    lite_owed: int
     failed: dict[str, int]
     reconciles: bool
 
@@ -78,8 +88,45 @@ class Truth(_Part):
     matched: int
 
 
+class FaultRow(_Part):
+    """What was made to go wrong on purpose: `state` begun, ended, missed, or told (to a simulator); `at`: TAI s."""
+
+    name: str
+    what: str
+    state: str
+    at: float | None = None
+    reason: str = ""
+
+
+class Witnessed(_Part):
+    """What a consumer of the topic saw beside the night.
+
+    `messages`: all that came; `alerts`: different DIASources; `differing`: of these, how many came with other bytes a
+    second time; `missing`: acknowledged and never seen; `unknown`: seen, and not in the L1 database. `within_60s`:
+    share of the alerts first seen within 60 wall seconds of the last pixel's readout; `max_s`: the latest.
+    """
+
+    messages: int
+    alerts: int
+    differing: int
+    missing: int
+    unknown: int
+    within_60s: float | None
+    max_s: float | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it saw every alert, no other, and each with the same bytes always."""
+        return self.differing == self.missing == self.unknown == 0
+
+
 class Report(_Part):
     """A night."""
+
+    @property
+    def reconciles(self) -> bool:
+        """Whether all counts do, those of the witness, if there was one, too."""
+        return self.balance.reconciles and (self.witnessed is None or self.witnessed.whole)
 
     night: str
     seed: int
@@ -93,3 +140,7 @@ class Report(_Part):
     refused: dict[str, str]
     inputs_refused: dict[str, int]
     raws_missing: dict[str, str]
+    catch_up_failed: str
+    notices_failed: dict[str, str]
+    faults: list[FaultRow] = []
+    witnessed: Witnessed | None = None

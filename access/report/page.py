@@ -5,7 +5,7 @@ from html import escape
 
 from access.report import plots
 from access.report.collect import Collected
-from access.report.model import Report, VisitRow
+from access.report.model import Balance, Report, VisitRow
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
@@ -19,6 +19,9 @@ table{border-collapse:collapse;width:100%;font-size:.88rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e7eb}
 th:first-child,td:first-child,td.text{text-align:left}
 """
+
+_RARE = {"alerts_reduced", "lite_failed", "lite_owed"}
+"""Of the balance: told among the troubles, where there are any."""
 
 
 def page(night: Collected) -> str:
@@ -74,7 +77,7 @@ def _visit_cells(visit: VisitRow) -> tuple[str, ...]:
 
 
 def _balance(report: Report) -> str:
-    fields = report.balance.model_dump(exclude={"failed"})
+    fields = report.balance.model_dump(exclude={"failed", *_RARE})
     rows = [(name.replace("_", " "), str(value)) for name, value in fields.items()]
     return "<h2>Balance</h2>" + _table(("what", "how many"), rows)
 
@@ -96,11 +99,22 @@ def _truth(report: Report) -> str:
 def _troubles(report: Report) -> str:
     rows = [("visit refused", group, why) for group, why in report.refused.items()]
     rows += [("raw not archived", name, why) for name, why in report.raws_missing.items()]
+    rows += [("catch-up did not end", "what else the camera holds", why) for why in (report.catch_up_failed,) if why]
     rows += [("message refused", f"{n} times", why) for why, n in report.inputs_refused.items()]
     rows += [("detector failed", f"{v.group} {d}", why) for v in report.visits for d, why in v.detectors_failed.items()]
+    rows += [("notice failed", name, why) for name, why in report.notices_failed.items()]
+    rows += [(what, f"{n} alerts", why) for what, n, why in of_alerts(report.balance)]
     if not rows:
         return "<h2>Troubles</h2><p>None.</p>"
     return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows)
+
+
+def of_alerts(balance: Balance) -> list[tuple[str, int, str]]:
+    """What became of alerts, how many, and why, where it is not what should: rows only where there are any."""
+    rows = [("sent with smaller cutouts", balance.alerts_reduced, "refused as too large")]
+    rows += [("not sent lite", n, why) for why, n in balance.lite_failed.items()]
+    rows += [("not sent lite", balance.lite_owed, "still owed when the night ended")]
+    return [row for row in rows if row[1]]
 
 
 def number(value: float | None, unit: str = "") -> str:

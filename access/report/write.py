@@ -8,7 +8,7 @@ from rich.table import Table
 
 from access.report.collect import Collected
 from access.report.model import Report
-from access.report.page import number, page, percent
+from access.report.page import number, of_alerts, page, percent
 from backbone.journal import Entry
 
 
@@ -34,6 +34,8 @@ def show(report: Report, console: Console) -> None:
     for name, value in _rows(report):
         table.add_row(name, value)
     console.print(table)
+    for line in _of_faults(report):
+        console.print(line, markup=False, highlight=False)
     for group, reason in report.refused.items():
         console.print(f"visit {group} refused: {reason}", markup=False, highlight=False)
     for visit in report.visits:
@@ -41,6 +43,26 @@ def show(report: Report, console: Console) -> None:
             console.print(f"visit {visit.group} detector {detector} failed: {reason}", markup=False, highlight=False)
     for name, reason in report.raws_missing.items():
         console.print(f"{name} not archived: {reason}", markup=False, highlight=False)
+    if report.catch_up_failed:
+        console.print(f"catch-up did not end: {report.catch_up_failed}", markup=False, highlight=False)
+    for name, reason in report.notices_failed.items():
+        console.print(f"notice {name} failed: {reason}", markup=False, highlight=False)
+    for what, count, why in of_alerts(report.balance):
+        console.print(f"{count} alerts {what}: {why}", markup=False, highlight=False)
+
+
+def _of_faults(report: Report) -> list[str]:
+    """What was made to go wrong, and what a consumer saw of it."""
+    lines = []
+    for fault in report.faults:
+        when = "" if fault.at is None else f" at {fault.at:.3f}"
+        lines.append(f"fault {fault.name}: {fault.what}, {fault.state}{when}" + (fault.reason and f": {fault.reason}"))
+    if (saw := report.witnessed) is not None:
+        lines.append(
+            f"a consumer saw {saw.alerts} alerts in {saw.messages} messages, {percent(saw.within_60s)} within 60 s;"
+            f" {saw.missing} missing, {saw.unknown} unknown, {saw.differing} with other bytes"
+        )
+    return lines
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:
@@ -53,6 +75,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     return [
         ("visits done", f"{balance.visits} of {balance.visits_planned}"),
         ("raws taken / read / archived", f"{balance.raws_taken} / {balance.raws} / {balance.raws_archived}"),
+        ("raws caught up / missing", f"{balance.raws_caught_up} / {balance.raws_missing}"),
         ("DIASources / new DIAObjects", f"{balance.dia_sources} / {balance.dia_objects}"),
         ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
         ("detectors failed", str(sum(balance.failed.values()))),

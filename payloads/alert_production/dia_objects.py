@@ -20,6 +20,7 @@ _SOURCE_COLUMNS = (
     "diaSourceId", "diaObjectId", "midpointMjdTai", "timeWithdrawnMjdTai", "band",
     "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
+_COUNT_AND_TIMES = "nDiaSources", "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"
 _FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", "timeWithdrawnMjdTai", "band", "psfFlux", "psfFluxErr")
 
 
@@ -43,6 +44,24 @@ def update(objects: Table, sources: Table, forced: Table, processed: float) -> T
         mine, theirs = ours["band"] == band, own_forced["band"] == band
         _set_source_fluxes(result, band, ours[mine], row[mine])
         _set_mean(result, f"{band}_fpFluxMean", own_forced[theirs], forced_row[theirs], "psfFlux")
+    return result
+
+
+def remake(objects: Table, sources: Table, forced: Table, processed: float) -> Table:
+    """New versions of `objects` as `update` makes them, but of `sources` alone, as if no others had ever been.
+
+    `nDiaSources` of `objects`: how many stand. Where that is more than `sources` has of an object (old months were
+    taken away), the others still count, and the times of the first and the last reach as far as before.
+    """
+    blank = objects.copy()
+    for name, nothing in zip(_COUNT_AND_TIMES, (0, np.nan, np.nan), strict=True):
+        blank[name] = nothing
+    result = update(blank, sources, forced, processed)
+    more = objects["nDiaSources"] > result["nDiaSources"]
+    first = np.fmin(result["firstDiaSourceMjdTai"], objects["firstDiaSourceMjdTai"])
+    last = np.where(result["nDiaSources"] > 0, result["lastDiaSourceMjdTai"], objects["lastDiaSourceMjdTai"])
+    for name, value in zip(_COUNT_AND_TIMES, (objects["nDiaSources"], first, last), strict=True):
+        result[name] = np.where(more, value, result[name])
     return result
 
 

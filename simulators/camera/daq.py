@@ -2,7 +2,7 @@
 
     python -m simulators.camera.daq --port 0 --seed 1 --instrument LSSTCam --clock '{...}' --buffer DIR
     --truth DIR
-        --detectors 90,91
+        --detectors 90,91 [--faults '[...]']
 
 It prints `ready PORT` when it serves, and ends with code 0 on SIGTERM.
 
@@ -13,9 +13,8 @@ there when the observation's `readout_ended` has come on the night's clock; who 
 deadline at most.
 
 do_action: `expose` (body: an `Observation` as JSON) opens the shutter: rendering begins. `faults` (body: a
-list of `{"detector", "exposure" or null, "fault"}`) replaces the faults that the server plays: `silent` never
-sends, `short` sends half the amplifiers, `corrupt` sends one pixel that differs. `health` answers with
-counts.
+list of `{"detector", "exposure" or null, "fault"}` and `{"since", "until"}`) replaces the faults that the server
+plays, see `simulators.camera.faults`; those it begins with are given as `--faults`. `health` answers with counts.
 
 list_flights: what the two-day buffer (`simulators.camera.buffer`) holds.
 """
@@ -23,6 +22,7 @@ list_flights: what the two-day buffer (`simulators.camera.buffer`) holds.
 import argparse
 import hashlib
 import json
+import math
 import signal
 import socket
 import threading
@@ -30,9 +30,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import flight
 from pydantic import TypeAdapter, ValidationError
@@ -44,6 +42,7 @@ from schemas.instrument import camera
 from simulators.camera.buffer import Catalogue, Entry, Raster, Rasters
 from simulators.camera.ccd import AMPLIFIERS
 from simulators.camera.exposure import FocalPlane
+from simulators.camera.faults import Cut, Fault, spoilt
 from simulators.camera.truth import write_truth
 from simulators.sky.sky import Sky
 
@@ -72,16 +71,8 @@ class Ticket:
     deadline_s: float
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong with a detector, in one exposure or (None) in all."""
-
-    detector: int
-    exposure: int | None
-    fault: Literal["silent", "short", "corrupt"]
-
-
-_OBSERVATION, _TICKET, _FAULTS = TypeAdapter(Observation), TypeAdapter(Ticket), TypeAdapter(list[Fault])
+_OBSERVATION, _TICKET = TypeAdapter(Observation), TypeAdapter(Ticket)
+_FAULTS: TypeAdapter[list[Fault | Cut]] = TypeAdapter(list[Fault | Cut])
 
 
 class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not typed
@@ -95,11 +86,12 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         clock: Clock,
         buffer: Path,
         truth: Path,
+        faults: list[Fault | Cut],
     ) -> None:
         truth.mkdir(parents=True, exist_ok=True)
         self._plane, self._detectors, self._clock, self._truth = plane, detectors, clock, truth
         self._catalogue = Catalogue(buffer, clock.now())
-        self._faults: list[Fault] = []
+        self._faults = faults
         self._closing = threading.Event()
         self._waiting: list[Ticket] = []
         self._rasters = Rasters(self._render, size=HELD_RASTERS, threads=_THREADS)
@@ -137,6 +129,7 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
             wanted = _TICKET.validate_json(ticket.ticket)
         except ValidationError as error:
             raise pa.ArrowInvalid(f"ticket: {error}") from error
+        self._unless_cut()
         deadline = monotonic() + wanted.deadline_s
         try:
             entry = self._catalogue.find(wanted.exposure, wanted.detector)
@@ -146,16 +139,16 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         self._waiting.append(wanted)
         try:
             self._wait_for_readout(entry, wanted, deadline, silent=fault == "silent")
-            raster = self._raster(wanted, deadline)
+            raster = spoilt(self._raster(wanted, deadline), fault, seed=entry.recipe.observation.visit)
         finally:
             self._waiting.remove(wanted)
+        self._unless_cut()
         return flight.GeneratorStream(_schema(entry, wanted.detector, raster), _batches(raster, fault))
 
     def list_flights(self, _: object, __: bytes) -> Iterator[flight.FlightInfo]:
-        """One for each detector of each exposure held; times and name in `app_metadata` (JSON)."""
-        for entry in self._catalogue.entries(self._clock.now()):
-            for detector in entry.detectors:
-                yield self._info(entry, detector)
+        """One for each exposure held, oldest first; `observation` and `detectors` in `app_metadata` (JSON)."""
+        self._unless_cut()
+        return (self._info(entry) for entry in self._catalogue.entries(self._clock.now()))
 
     def _expose(self, observation: Observation) -> None:
         if observation.instrument != self._plane.camera.name:
@@ -172,8 +165,14 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         return {"instrument": self._plane.camera.name, "now": now, **counts}
 
     def _fault_of(self, wanted: Ticket) -> str | None:
-        fits = (f for f in self._faults if f.detector == wanted.detector and f.exposure in {None, wanted.exposure})
-        return next((f.fault for f in fits), None)
+        own = (f for f in self._faults if isinstance(f, Fault) and f.detector == wanted.detector)
+        return next((f.fault for f in own if f.exposure in {None, wanted.exposure}), None)
+
+    def _unless_cut(self) -> None:
+        """Raises FlightUnavailableError while readers are cut off."""
+        now = self._clock.now()
+        if any(isinstance(f, Cut) and f.since <= now < f.until for f in self._faults):
+            raise flight.FlightUnavailableError("the network to the camera is cut")
 
     def _wait_for_readout(self, entry: Entry, wanted: Ticket, deadline: float, *, silent: bool) -> None:
         seconds = self._clock.wall_seconds(entry.recipe.observation.readout_ended - self._clock.now())
@@ -201,18 +200,16 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
             write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
         return Raster(segments, hashlib.sha256(segments.data).hexdigest())
 
-    def _info(self, entry: Entry, detector: int) -> flight.FlightInfo:
-        observation = entry.recipe.observation
-        ticket = json.dumps({"exposure": observation.exposure, "detector": detector, "deadline_s": 60.0})
-        times = {"image_name": observation.image_name, "detector": detector, "exposure": observation.exposure}
-        times |= {"started": observation.started, "readout_ended": observation.readout_ended}
+    def _info(self, entry: Entry) -> flight.FlightInfo:
+        observation, detectors = entry.recipe.observation, entry.detectors
+        pixels = sum(math.prod(self._plane.camera[detector].format.raw_shape) for detector in detectors)
         return flight.FlightInfo(
             SCHEMA,
-            flight.FlightDescriptor.for_command(ticket),
-            [flight.FlightEndpoint(ticket, [])],
-            AMPLIFIERS,
-            int(np.prod(self._plane.camera[detector].format.raw_shape)) * 4,
-            app_metadata=json.dumps(times).encode(),
+            flight.FlightDescriptor.for_command(json.dumps({"exposure": observation.exposure})),
+            [],  # whoever wants pixels makes a ticket, with a deadline of their own
+            AMPLIFIERS * len(detectors),
+            pixels * 4,
+            app_metadata=json.dumps({"observation": asdict(observation), "detectors": detectors}).encode(),
         )
 
 
@@ -244,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clock", type=json.loads, required=True, help="the fields of a NightClock, JSON")
     parser.add_argument("--buffer", type=Path, required=True)
     parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--faults", type=_FAULTS.validate_json, default=[], help="what goes wrong, JSON")
     parser.add_argument("--detectors", required=True, help="ids, names, rafts or all, comma-separated")
     return parser
 
@@ -270,7 +268,7 @@ def main() -> None:
     plane = FocalPlane(options.seed, options.instrument, Sky(options.seed), fields=fields)
     clock = NightClock(**options.clock)
     location = f"grpc://{options.host}:{options.port}"
-    server = DaqServer(location, plane, detectors, clock, options.buffer, options.truth)
+    server = DaqServer(location, plane, detectors, clock, options.buffer, options.truth, options.faults)
     try:
         print(f"ready {server.port}", flush=True)  # noqa: T201 - what whoever started this process waits for
         told.recv(1)

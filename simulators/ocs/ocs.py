@@ -1,7 +1,7 @@
 r"""The observatory control system as a process of its own: it tells a planned night, on time.
 
     python -m simulators.ocs.ocs --bootstrap HOST:PORT --registry URL --daq grpc://HOST:PORT \
-        --clock JSON --plan FILE
+        --clock JSON --plan FILE [--faults FILE]
 
 It registers its schemas, publishes to Kafka, and tells the DAQ (Arrow Flight, action `expose`, the
 observation as JSON) when the shutter opens. What it does it says on stderr, a JSON object a line. It ends
@@ -20,6 +20,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,12 +36,17 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.clock import Clock, NightClock
 from schemas.errors import BadData, PachonError, Transient
 from schemas.image import Observation
+from simulators.faults import load
 from simulators.ocs import sal
+from simulators.ocs.disturbance import disturbed, skew_of
 from simulators.ocs.schedule import load_plan
-from simulators.ocs.timeline import Moment, timeline
+from simulators.ocs.timeline import Moment
 
 PEER_S = 20.0
-"""How long (wall seconds) any peer may take to answer before the night is given up."""
+"""How long (wall seconds) any peer may take to answer at first, or the DAQ ever, before the night is given up."""
+
+PATIENCE_S = 600.0
+"""And how long a broker that has answered before."""
 
 _CALL_S = 5.0
 _RETRY_S = 0.2
@@ -83,31 +89,56 @@ class SalPublisher:
     ) -> None:
         await self._producer.stop()
 
-    async def publish(self, topic: str, message: sal.Record, sent: float) -> None:
-        """Send one message, stamped `sent` (TAI s), and wait until the broker has it."""
-        self._sent[topic] += 1
-        complete = sal.stamped(topic, message, sent=sent, seq_num=self._sent[topic], origin=os.getpid())
-        try:
-            async with asyncio.timeout(2 * PEER_S):
-                await self._producer.send_and_wait(topic, self._framed(topic, complete), partition=0)
-        except (KafkaError, TimeoutError) as error:
-            raise Transient(f"broker {self._bootstrap} did not take {topic}: {error!r}") from error
+    async def publish(self, topic: str, message: sal.Record | bytes, sent: float) -> None:
+        """Send one message, stamped `sent` (TAI s), and wait until the broker has it. Bytes go as they are.
 
-    def _framed(self, topic: str, message: sal.Record) -> bytes:
+        A record that lacks fields goes with a schema that lacks them, too. A broker that is gone is waited for; one
+        that comes back with nothing is given the topics anew. Raises Transient after `PATIENCE_S`.
+        """
+        value = message if isinstance(message, bytes) else await self._framed(topic, message, sent)
+        give_up = asyncio.get_running_loop().time() + PATIENCE_S
+        while (error := await self._sent_or_error(topic, value)) is not None:
+            say(broker="silent", topic=topic, error=repr(error))
+            if asyncio.get_running_loop().time() > give_up:
+                raise Transient(f"broker {self._bootstrap} did not take {topic}: {error!r}") from error
+            await asyncio.sleep(_RETRY_S)
+
+    async def _sent_or_error(self, topic: str, value: bytes) -> Exception | None:
+        try:
+            async with asyncio.timeout(PEER_S):
+                await self._producer.send_and_wait(topic, value, partition=0)
+        except (KafkaError, TimeoutError) as error:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(_CALL_S):
+                    await self._create_topics()
+            return error
+        return None
+
+    async def _framed(self, topic: str, message: sal.Record, sent: float) -> bytes:
         """Confluent's wire format: magic byte 0, schema id, Avro without its schema."""
-        buffer = io.BytesIO(struct.pack(">bI", 0, self._ids[topic]))
+        self._sent[topic] += 1
+        stamped = sal.stamped(topic, message, sent=sent, seq_num=self._sent[topic], origin=os.getpid())
+        whole = len(stamped) == len(sal.FIELDS[topic])
+        schema = self._schemas[topic] if whole else parse_schema(sal.schema(topic, stamped))
+        number = self._ids[topic] if whole else await self._register_one(f"{topic}-short", sal.schema(topic, stamped))
+        buffer = io.BytesIO(struct.pack(">bI", 0, number))
         buffer.seek(5)
-        schemaless_writer(buffer, self._schemas[topic], message)
+        schemaless_writer(buffer, schema, stamped)
         return buffer.getvalue()
 
     async def _register(self) -> None:
-        async with aiohttp.ClientSession() as session:
-            for topic in sal.FIELDS:
-                url = f"{self._registry}/subjects/{topic}-value/versions"
-                async with session.post(url, json={"schema": json.dumps(sal.schema(topic))}) as answer:
-                    if answer.status != 200:
-                        raise BadData(f"registry {url} refused the schema: {await answer.text()}")
-                    self._ids[topic] = int((await answer.json(content_type=None))["id"])
+        for topic in sal.FIELDS:
+            self._ids[topic] = await self._register_one(f"{topic}-value", sal.schema(topic))
+
+    async def _register_one(self, subject: str, schema: sal.Schema) -> int:
+        url = f"{self._registry}/subjects/{subject}/versions"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json={"schema": json.dumps(schema)}) as answer,
+        ):
+            if answer.status != 200:
+                raise BadData(f"registry {url} refused the schema: {await answer.text()}")
+            return int((await answer.json(content_type=None))["id"])
 
     async def _create_topics(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
@@ -150,8 +181,18 @@ class Daq:
         self._client.close()
 
 
-async def tell(moments: Iterable[Moment], clock: Clock, publisher: SalPublisher, daq: Daq, stop: asyncio.Event) -> int:
-    """Each moment when its time has come, at once if it has passed; how many were told before `stop`."""
+async def tell(
+    moments: Iterable[Moment],
+    clock: Clock,
+    publisher: SalPublisher,
+    daq: Daq,
+    stop: asyncio.Event,
+    ahead_s: float = 0.0,
+) -> int:
+    """Each moment when its time has come, at once if it has passed; how many were told before `stop`.
+
+    `ahead_s`: by how much the clock that stamps messages is ahead.
+    """
     told = 0
     for moment in moments:
         if await _stopped_before(moment.tai, clock, stop):
@@ -159,7 +200,7 @@ async def tell(moments: Iterable[Moment], clock: Clock, publisher: SalPublisher,
         if isinstance(moment.payload, Observation):
             await daq.expose(moment.payload)
         else:
-            await publisher.publish(moment.kind, moment.payload, clock.now())
+            await publisher.publish(moment.kind, moment.payload, clock.now() + ahead_s)
         told += 1
         say(told=moment.kind, tai=moment.tai, late_s=round(clock.now() - moment.tai, 3))
     return told
@@ -188,6 +229,7 @@ async def observe(options: argparse.Namespace) -> None:
     unknown = set(options.cancel) - {visit.group for visit in plan}
     if unknown:
         raise BadData(f"--cancel: the plan has no group {', '.join(sorted(unknown))}")
+    faults = load(Path(options.faults)) if options.faults else ()
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
@@ -195,7 +237,8 @@ async def observe(options: argparse.Namespace) -> None:
     try:
         async with SalPublisher(options.bootstrap, options.registry) as publisher:
             say(ready=True, visits=len(plan), now=clock.now(), first=plan[0].start_tai)
-            told = await tell(timeline(plan, options.cancel), clock, publisher, daq, stop)
+            moments = disturbed(plan, options.cancel, faults)
+            told = await tell(moments, clock, publisher, daq, stop, skew_of(faults))
             say(done=True, told=told, stopped=stop.is_set())
     finally:
         daq.close()
@@ -222,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         "plan": "file written by dump_plan",
     }.items():
         parser.add_argument(f"--{name}", required=True, help=meaning)
+    parser.add_argument("--faults", help="file written by simulators.faults.dump")
     parser.add_argument("--cancel", nargs="*", default=[], metavar="GROUP", help="groups to call off")
     try:
         asyncio.run(observe(parser.parse_args(arguments)))

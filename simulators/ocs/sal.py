@@ -8,7 +8,7 @@ is preceded by a backslash. So the group `2026-07-05T22:36:08.255` travels as `2
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from schemas.clock import TAI_MINUS_UTC
@@ -142,10 +142,14 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
 """Topic -> all its fields, in order."""
 
 
-def schema(topic_name: str) -> Schema:
-    """The Avro schema of a topic."""
+def schema(topic_name: str, only: Collection[str] | None = None) -> Schema:
+    """The Avro schema of a topic, of all its fields or `only` some."""
     namespace, _, name = topic_name.rpartition(".")
-    fields = [{"name": field.name, "type": field.avro_type, "default": field.default} for field in FIELDS[topic_name]]
+    fields = [
+        {"name": field.name, "type": field.avro_type, "default": field.default}
+        for field in FIELDS[topic_name]
+        if only is None or field.name in only
+    ]
     return {"type": "record", "name": name, "namespace": namespace, "fields": fields}
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from schemas.image import Observation
@@ -28,17 +28,30 @@ _QUEUES = {"LSSTCam": 1, "LATISS": 2}
 
 
 class Moment(NamedTuple):
-    """At `tai` (s): a SAL message (`kind` its topic, `payload` its record), or the shutter opens."""
+    """At `tai` (s): a SAL message (`kind` its topic, `payload` its record, or its bytes), or the shutter opens."""
 
     tai: float
     kind: str
-    payload: sal.Record | Observation
+    payload: sal.Record | bytes | Observation
 
 
-def timeline(plan: Sequence[PlannedVisit], canceled: Collection[str] = ()) -> Iterator[Moment]:
-    """A night in order of time. Visits whose group is in `canceled` are announced and called off."""
-    visits = [_visit(visit, canceled=visit.group in canceled) for visit in plan]
+Change = Callable[[int, PlannedVisit, list[Moment]], list[Moment]]
+"""(number from 1, visit, its moments in order of time) -> its moments, again in order."""
+
+
+def timeline(
+    plan: Sequence[PlannedVisit], canceled_groups: Collection[str] = (), change: Change = lambda _, __, same: same
+) -> Iterator[Moment]:
+    """A night in order of time. Visits whose group is in `canceled_groups` are announced and called off."""
+    visits = [
+        _changed(change, number, visit, _visit(visit, called_off=visit.group in canceled_groups))
+        for number, visit in enumerate(plan, start=1)
+    ]
     return heapq.merge(*visits, key=lambda moment: moment.tai)
+
+
+def _changed(change: Change, number: int, visit: PlannedVisit, moments: Iterator[Moment]) -> Iterator[Moment]:
+    yield from change(number, visit, list(moments))
 
 
 def camera_component(instrument: str) -> str:
@@ -46,11 +59,11 @@ def camera_component(instrument: str) -> str:
     return _CAMERAS.get(instrument, "MTCamera")
 
 
-def _visit(visit: PlannedVisit, *, canceled: bool) -> Iterator[Moment]:
+def _visit(visit: PlannedVisit, *, called_off: bool) -> Iterator[Moment]:
     announced = visit.start_tai - ANNOUNCED_S
     yield _next_visit(visit, announced)
-    if canceled:
-        yield _canceled(visit, announced + CANCELED_S)
+    if called_off:
+        yield canceled(visit, announced + CANCELED_S)
         return
     moments = [moment for snap in range(visit.n_snaps) for moment in _snap(visit.observation(snap))]
     yield from sorted(moments, key=lambda moment: moment.tai)
@@ -84,7 +97,8 @@ def _next_visit(visit: PlannedVisit, tai: float) -> Moment:
     return Moment(tai, topic, message)
 
 
-def _canceled(visit: PlannedVisit, tai: float) -> Moment:
+def canceled(visit: PlannedVisit, tai: float) -> Moment:
+    """The observatory calls a visit off."""
     topic = sal.topic("ScriptQueue", "nextVisitCanceled")
     return Moment(tai, topic, sal.record(topic, **_script(visit)))
 

@@ -13,11 +13,13 @@ from backbone.l1_memory import L1Memory
 from schemas.clock import NightClock
 from schemas.events import (
     AlertsReady,
+    AlertsSent,
     DetectorFailed,
     DetectorReadOut,
     DiaSourcesReady,
     Event,
     InputRefused,
+    LiteAlertsSent,
     NextVisit,
     RawArchived,
     RawNotArchived,
@@ -67,7 +69,9 @@ def read_out(ready: RawReady) -> DetectorReadOut:
 
 
 def archived(ready: RawReady) -> RawArchived:
-    return RawArchived(group=ready.group, raw=ready.raw, uri="file:///raw.fits", sha256=ready.sha256)
+    return RawArchived(
+        group=ready.group, raw=ready.raw, uri="file:///raw.fits", sha256=ready.sha256, observation=ready.observation
+    )
 
 
 def not_archived(ready: RawReady, reason: str = "the disk is full") -> RawNotArchived:
@@ -89,6 +93,23 @@ def alerts_ready(detector: int, group: str = "g1", visit: int = VISIT) -> Alerts
     )  # fmt: skip
 
 
+def sent(detector: int, group: str = "g1", visit: int = VISIT, reduced: int = 0) -> AlertsSent:
+    n = len(LATENCIES)
+    return AlertsSent(
+        group=group, visit=visit, detector=detector, made=n, sent=n, acknowledged=n, failed={}, reduced=reduced,
+        readout_ended=READOUT_ENDED, last_acknowledged=READOUT_ENDED + 60.0,
+    )  # fmt: skip
+
+
+def lite_sent(detector: int, group: str = "g1", visit: int = VISIT) -> LiteAlertsSent:
+    return LiteAlertsSent(group=group, visit=visit, detector=detector, sent=len(LATENCIES), failed={})
+
+
+def not_lite(detector: int, reason: str) -> LiteAlertsSent:
+    """Of four alerts, three."""
+    return LiteAlertsSent(group="g1", visit=VISIT, detector=detector, sent=1, failed={reason: len(LATENCIES) - 1})
+
+
 def failed(detector: int, group: str = "g1", reason: str = "no stars") -> DetectorFailed:
     return DetectorFailed(group=group, visit=VISIT, detector=detector, stage="ccd_worker", reason=reason)
 
@@ -100,7 +121,8 @@ def refused_input(offset: int, reason: str = "no JSON") -> InputRefused:
 def good_visit(group: str = "g1", visit: int = VISIT) -> list[Event]:
     """All that is told of a visit of two detectors and two snaps that went well."""
     raws = [raw_ready(d, snap, group, visit) for d in DETECTORS for snap in (0, 1)]
-    ends = [fact for d in DETECTORS for fact in (differenced(d, group, visit), alerts_ready(d, group, visit))]
+    steps = (differenced, alerts_ready, sent, lite_sent)
+    ends = [step(d, group, visit) for d in DETECTORS for step in steps]
     start: list[Event] = [plan(group), *(assigned(d, group) for d in DETECTORS)]
     return [
         *start,

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from access.report.collect import latency_of
-from schemas.events import Event, NextVisitCanceled, RawArchived, RawReady, VisitAssigned, VisitDone, VisitRefused
+from schemas.events import (
+    CaughtUp,
+    Event,
+    NextVisitCanceled,
+    NoticeFailed,
+    RawArchived,
+    RawReady,
+    VisitAssigned,
+    VisitDone,
+    VisitRefused,
+)
 from tests.access.small_night import (
     BEGAN,
     LATENCIES,
@@ -18,9 +28,11 @@ from tests.access.small_night import (
     failed,
     good_visit,
     not_archived,
+    not_lite,
     plan,
     raw_ready,
     refused_input,
+    sent,
 )
 
 Facts = list[Event]
@@ -45,14 +57,17 @@ RIGHT: dict[str, Callable[[Facts], Facts]] = {
     "a detector failed, with a reason": lambda facts: [*facts, assigned(96), failed(96)],
     "a raw could not be read": lambda facts: [*without(without(facts, FIRST), archived(FIRST)), not_archived(FIRST)],
     "a raw is named missing": lambda facts: [*without(facts, archived(FIRST)), not_archived(FIRST)],
+    "a raw was missed and caught up": lambda facts: [*facts, not_archived(FIRST)],
+    "the camera alone told of a raw": lambda facts: [*facts, archived(raw_ready(96, 0))],
 }
 
 
 async def test_the_balance_counts_what_a_good_night_made(good: SmallNight) -> None:
     balance = (await good.collected()).report.balance
     assert balance.model_dump() == {
-        "visits": 1, "visits_planned": 1, "raws_taken": 4, "raws": 4, "raws_archived": 4, "dia_sources": 12,
-        "dia_objects": 10, "alerts_made": 8, "alerts_sent": 8, "alerts_acknowledged": 8, "failed": {},
+        "visits": 1, "visits_planned": 1, "raws_taken": 4, "raws": 4, "raws_archived": 4, "raws_caught_up": 0,
+        "raws_missing": 0, "dia_sources": 12, "dia_objects": 10, "alerts_made": 8, "alerts_sent": 8,
+        "alerts_acknowledged": 8, "alerts_reduced": 0, "lite_sent": 8, "lite_failed": {}, "lite_owed": 0, "failed": {},
         "reconciles": True,
     }  # fmt: skip
 
@@ -153,6 +168,23 @@ async def test_what_was_refused_or_is_missing_is_listed_with_its_reason(good: Sm
     assert report.raws_missing == {f"raw/LSSTCam/{VISIT}/96": "the disk is full"}
 
 
+async def test_a_raw_that_was_caught_up_is_missing_no_more(good: SmallNight) -> None:
+    late, lost = raw_ready(96, 0), raw_ready(96, 1)
+    await good.tell([not_archived(late), not_archived(lost), archived(late).model_copy(update={"caught_up": True})])
+    report = (await good.collected()).report
+    assert list(report.raws_missing) == [str(lost.raw)]
+    balance = report.balance
+    assert (balance.raws_taken, balance.raws_archived, balance.raws_caught_up, balance.raws_missing) == (6, 5, 1, 1)
+
+
+async def test_a_catch_up_that_did_not_end_says_why_until_one_does(good: SmallNight) -> None:
+    silent = CaughtUp(at=1.0, number=0, left=0, failed=0, reason="the DAQ does not answer")
+    await good.tell([silent])
+    assert (await good.collected()).report.catch_up_failed == silent.reason
+    await good.tell([silent.model_copy(update={"number": 1, "reason": ""})])
+    assert (await good.collected()).report.catch_up_failed == ""
+
+
 @pytest.mark.parametrize(
     ("facts", "state"),
     [
@@ -166,6 +198,20 @@ async def test_a_visit_says_how_it_ended(empty_night: SmallNight, facts: Facts, 
     await empty_night.tell([plan("g"), *facts])
     (visit,) = (await empty_night.collected()).report.visits
     assert (visit.group, visit.visit, visit.state) == ("g", None, state)
+
+
+async def test_alerts_sent_smaller_or_not_lite_are_counted_and_no_trouble_of_the_balance(good: SmallNight) -> None:
+    await good.tell([sent(96, reduced=3), not_lite(96, "timed out"), sent(97, reduced=1), not_lite(97, "timed out")])
+    await good.tell([sent(98)])
+    balance = (await good.collected()).report.balance
+    assert (balance.alerts_reduced, balance.lite_sent, balance.lite_failed) == (4, 10, {"timed out": 6})
+    assert balance.lite_owed == 4
+    assert balance.reconciles
+
+
+async def test_a_notice_that_failed_is_named_with_the_reason(good: SmallNight) -> None:
+    await good.tell([NoticeFailed(group="g1", about="VisitDone", reason="a bug")])
+    assert (await good.collected()).report.notices_failed == {"VisitDone g1": "a bug"}
 
 
 async def test_each_visit_has_its_own_row(good: SmallNight) -> None:

@@ -15,7 +15,7 @@ from access.report import plots
 from access.report.model import Report
 from access.report.page import page
 from access.report.write import show, write
-from schemas.events import NextVisitCanceled, VisitRefused, read_event
+from schemas.events import NextVisitCanceled, NoticeFailed, VisitRefused, read_event
 from tests.access.small_night import (
     VISIT,
     SmallNight,
@@ -23,9 +23,11 @@ from tests.access.small_night import (
     failed,
     good_visit,
     not_archived,
+    not_lite,
     plan,
     raw_ready,
     refused_input,
+    sent,
 )
 
 SCRIPT = "<script>alert('x')</script>"
@@ -151,6 +153,26 @@ async def test_every_trouble_stands_on_the_page_with_what_it_concerns_and_why(go
         "<td>detector failed</td><td>g1 96</td><td>ccd_worker: no stars</td>",
     ):
         assert row in text
+
+
+async def test_what_became_of_alerts_and_notices_stands_there_only_where_it_is_not_what_should(
+    good: SmallNight,
+) -> None:
+    usual = page(await good.collected())
+    assert not any(word in usual for word in ("smaller cutouts", "not sent lite", "notice", "alerts reduced"))
+    await good.tell([sent(96, reduced=2), not_lite(96, "timed out"), sent(97)])
+    await good.tell([NoticeFailed(group="g1", about="visit_ends/g1", reason="too large")])
+    collected, screen = await good.collected(), io.StringIO()
+    show(collected.report, Console(file=screen, width=120))
+    for what, which, why in (
+        ("sent with smaller cutouts", "2 alerts", "refused as too large"),
+        ("not sent lite", "3 alerts", "timed out"),
+        ("not sent lite", "4 alerts", "still owed when the night ended"),
+    ):
+        assert f"<td>{what}</td><td>{which}</td><td>{why}</td>" in page(collected)
+        assert f"{which} {what}: {why}" in screen.getvalue()
+    assert "<td>notice failed</td><td>visit_ends/g1 g1</td><td>too large</td>" in page(collected)
+    assert "notice visit_ends/g1 g1 failed: too large" in screen.getvalue()
 
 
 async def test_the_screen_shows_the_figures_and_names_what_was_refused_letter_for_letter(good: SmallNight) -> None:

@@ -29,7 +29,7 @@ from schemas.clock import ManualClock, mjd_from_tai
 from schemas.events import AlertsReady, AssociationDue, DiaSourcesReady
 from schemas.identity import DatasetId, dia_source_id
 from schemas.image import DiaProducts, MaskedImage, Observation
-from schemas.instrument import BANDS
+from schemas.instrument import BANDS, camera
 from schemas.tables import Table, empty
 from tests.backbone.l1_results import filled
 from tests.payloads.alert_production.pairs import Pair, make_pair
@@ -48,7 +48,9 @@ async def sample() -> list[Record]:
     alerts = []
     with tempfile.TemporaryDirectory() as folder:
         archive = AlertArchive(Path(folder), alert_schema())
-        associator = Associator(l1=l1, archive=archive, pixels=pixels, chronicle=journal, clock=clock)
+        associator = Associator(
+            camera=camera("LSSTCam"), l1=l1, archive=archive, pixels=pixels, chronicle=journal, clock=clock
+        )
         for number in range(N_VISITS):
             due = told(number)
             clock.set_to(due.sources.observation.readout_ended + 10.0)

@@ -1,13 +1,16 @@
 """A night in a few facts, without any machinery."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from backbone.journal import MemoryJournal
-from schemas.events import DiaSourcesReady, NextVisit, VisitAssigned
+from schemas.events import AssociationDue, DiaSourcesReady, NextVisit, VisitAssigned
 from schemas.identity import DatasetId
 from schemas.image import Observation
+from tests.actors.association_place import STARTED, VISIT, Place, Watched
 
 
 @pytest.fixture
@@ -54,5 +57,21 @@ def measured(observation: Callable[..., Observation]) -> Callable[..., DiaSource
             group=group, instrument="LSSTCam", visit=visit, detector=detector, observation=observation(group, visit),
             count=3, products=products, stages={}, summary={},
         )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def place(tmp_path: Path, journal: MemoryJournal) -> Place:
+    return Place(Watched(tmp_path, journal))
+
+
+@pytest.fixture
+def due(measured: Callable[..., DiaSourcesReady]) -> Callable[..., AssociationDue]:
+    def make(group: str = "g1", visit: int = VISIT, started: float = STARTED) -> AssociationDue:
+        told = measured(group, visit=visit)
+        seen = replace(told.observation, started=started + 18.0, readout_ended=started + 36.0)
+        told = told.model_copy(update={"observation": seen})
+        return AssociationDue(group=group, visit=visit, detector=94, sources=told)
 
     return make

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backbone.alert_stream import Alert, Delivery
+from backbone.alert_stream import TWO_ROUNDS_S, Alert, Delivery
 from schemas.errors import BadData, Transient
 from schemas.identity import DatasetId
 from schemas.image import Observation, Raw
@@ -65,7 +65,7 @@ class FakeBroker:
     taken: list[Alert] = field(default_factory=list)
     calls: int = 0
 
-    async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
+    async def send(self, alerts: Sequence[Alert], within_s: float = TWO_ROUNDS_S) -> list[Delivery]:  # noqa: ARG002
         self.calls += 1
         answers = [self._answer(alert) for alert in alerts]
         self.taken += [alert for alert, answer in zip(alerts, answers, strict=True) if not answer.error]

@@ -3,18 +3,21 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from actors.alert_emitter import ARCHIVED_AS, LITE_TRIES, AlertEmitter
+from actors import alert_emitter
+from actors.alert_emitter import ARCHIVED_AS, ATTEMPT_S, AlertEmitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_spool import AlertSpool, read_spool
-from backbone.alert_stream import Alert, AlertSink, Delivery
+from backbone.alert_stream import TWO_ROUNDS_S, Alert, AlertSink, Delivery
 from backbone.l1 import VisitDetectorResult
 from backbone.l1_memory import L1Memory
-from payloads.alert_production.alert_schema import alert_schema, frame, schema_id
+from payloads.alert_production.alert_schema import alert_schema, schema_id
 from payloads.alert_production.lite import lite
+from payloads.alert_production.smaller_cutouts import reduced
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady, AlertsSent
@@ -41,9 +44,8 @@ class Place:
     event: AlertsReady
     l1: L1Memory = field(default_factory=L1Memory)
 
-    def emitter(self, sink: AlertSink, lite_sink: AlertSink | None = None) -> AlertEmitter:
-        archive = AlertArchive(self.folder, alert_schema())
-        return AlertEmitter(l1=self.l1, archive=archive, sink=sink, lite_sink=lite_sink or FakeBroker(NOW))
+    def emitter(self, sink: AlertSink) -> AlertEmitter:
+        return AlertEmitter(l1=self.l1, archive=AlertArchive(self.folder, alert_schema()), sink=sink)
 
     @property
     def ids(self) -> list[int]:
@@ -162,63 +164,11 @@ async def test_a_packet_that_is_no_alert_of_the_schema_is_named_and_nothing_is_s
     await place.l1.store(replace(place.stored, alert_path=path), [place.event], 1001.0)
     broker = FakeBroker(NOW)
     with pytest.raises(BadData, match=f"{path}: the alert about DIASource {place.ids[4]}: .* cutoutTemplate"):
-        await place.emitter(broker, broker).react(place.event)
+        await place.emitter(broker).react(place.event)
     assert broker.calls == 0
 
 
-# --- lite -----------------------------------------------------------------------------------------------------
-
-
-async def test_every_alert_is_followed_by_its_lite_one_under_the_same_key(place: Place) -> None:
-    whole, short = FakeBroker(NOW), FakeBroker(NOW)
-    await place.emitter(whole, short).react(place.event)
-    assert [(a.key, a.dia_source_id) for a in short.taken] == [(a.key, a.dia_source_id) for a in whole.taken]
-    assert [a.value for a in short.taken] == [frame(lite(record)) for record in place.records]
-
-
-async def test_lite_alerts_go_in_the_attempt_in_which_their_whole_ones_arrive(place: Place) -> None:
-    late = {place.ids[1], place.ids[4]}
-    first, second = FakeBroker(NOW), FakeBroker(NOW)
-    with pytest.raises(Transient):
-        await place.emitter(FakeBroker(NOW, late), first).react(place.event)
-    await place.emitter(FakeBroker(NOW), second).react(place.event)
-    assert {a.dia_source_id for a in first.taken} == set(place.ids) - late
-    assert {a.dia_source_id for a in second.taken} == late
-
-
-async def test_lite_alerts_that_fail_are_tried_again_and_then_told_and_hold_up_nothing(place: Place) -> None:
-    lost = {place.ids[0], place.ids[2]}
-    short = FakeBroker(NOW, lost)
-    (sent,) = await place.emitter(FakeBroker(NOW), short).react(place.event)
-    assert sent == SENT.model_copy(update={"lite_failed": 2})
-    assert short.calls == LITE_TRIES
-    assert await place.acknowledged() == [True] * N
-    outbox = await place.l1.outbox(VISIT, 94)
-    assert outbox is not None
-    assert outbox.failures == {"lite: Local: Message timed out": 2}
-
-
-async def test_a_lite_alert_that_arrives_at_the_second_try_has_not_failed(place: Place) -> None:
-    class Moody(FakeBroker):
-        async def send(self, alerts: Sequence[Alert]) -> list[Delivery]:
-            self.refused = {place.ids[3]} if not self.calls else set()
-            return await super().send(alerts)
-
-    short = Moody(NOW)
-    assert await place.emitter(FakeBroker(NOW), short).react(place.event) == [SENT]
-    assert sorted(a.dia_source_id for a in short.taken) == sorted(place.ids)
-
-
-async def test_what_failed_of_lite_in_an_earlier_attempt_is_counted_by_a_new_emitter(place: Place) -> None:
-    with pytest.raises(Transient, match="1 of 6 alerts not acknowledged: Local"):
-        await place.emitter(FakeBroker(NOW, {place.ids[1]}), FakeBroker(NOW, {place.ids[0]})).react(place.event)
-    for _ in range(2):
-        short = FakeBroker(NOW)
-        (sent,) = await place.emitter(FakeBroker(NOW), short).react(place.event)
-        assert sent == SENT.model_copy(update={"lite_failed": 1})
-
-
-async def test_a_crash_before_the_answers_are_noted_sends_whole_and_lite_again(place: Place) -> None:
+async def test_a_crash_before_the_answers_are_noted_sends_all_again(place: Place) -> None:
     class Dead(L1Memory):
         async def mark_sent(self, *_: object) -> None:
             raise Transient("the database does not answer")
@@ -229,9 +179,9 @@ async def test_a_crash_before_the_answers_are_noted_sends_whole_and_lite_again(p
     emitter._l1 = dead
     with pytest.raises(Transient, match="database"):
         await emitter.react(place.event)
-    whole, short = FakeBroker(NOW), FakeBroker(NOW)
-    assert await place.emitter(whole, short).react(place.event) == [SENT]
-    assert len(whole.taken) == len(short.taken) == N
+    again = FakeBroker(NOW)
+    assert await place.emitter(again).react(place.event) == [SENT]
+    assert len(again.taken) == N
 
 
 # --- too large ------------------------------------------------------------------------------------------------
@@ -241,15 +191,14 @@ async def test_a_crash_before_the_answers_are_noted_sends_whole_and_lite_again(p
     ("most", "told"), [(250_000, "reduced to 51 px"), (85_000, "reduced to 26 px"), (9_000, "left out")]
 )
 async def test_what_is_too_large_is_sent_with_smaller_cutouts_and_says_so(tmp_path: Path, most: int, told: str) -> None:
-    place, broker, short = await committed(tmp_path, N, side=102), FakeBroker(NOW, most=most), FakeBroker(NOW)
-    assert await place.emitter(broker, short).react(place.event) == [SENT.model_copy(update={"reduced": N})]
+    place, broker = await committed(tmp_path, N, side=102), FakeBroker(NOW, most=most)
+    assert await place.emitter(broker).react(place.event) == [SENT.model_copy(update={"reduced": N})]
     archived = [hashlib.sha256(record).hexdigest() for record in place.records]
     assert [alert.headers for alert in broker.taken] == [(("cutouts", told), (ARCHIVED_AS, sha)) for sha in archived]
     assert [alert.dia_source_id for alert in broker.taken] == place.ids
     assert all(len(alert.value) <= most for alert in broker.taken)
     for alert, record in zip(broker.taken, place.records, strict=True):
         assert lite(alert.value[5:]) == lite(record)
-    assert [alert.value[5:] for alert in short.taken] == [lite(record) for record in place.records]
     assert await place.acknowledged() == [True] * N
 
 
@@ -279,3 +228,63 @@ async def test_an_alert_too_large_even_without_cutouts_is_owed_and_says_why(plac
     outbox = await place.l1.outbox(VISIT, 94)
     assert outbox is not None
     assert outbox.failures == {"Broker: Message size too large": N}
+
+
+@dataclass
+class SlowBroker(FakeBroker):
+    """Takes `takes_s` of the clock for an answer. Keeps how long it was given."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    takes_s: float = 0.0
+    given: list[float] = field(default_factory=list)
+
+    async def send(self, alerts: Sequence[Alert], within_s: float = TWO_ROUNDS_S) -> list[Delivery]:
+        self.given.append(within_s)
+        if within_s < self.takes_s:
+            self.clock.set_to(self.clock.now() + max(within_s, 0.0))
+            return [Delivery(alert.dia_source_id, float("nan"), "no answer within the deadline") for alert in alerts]
+        self.clock.set_to(self.clock.now() + self.takes_s)
+        return await super().send(alerts, within_s)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The monotonic clock that the emitter sees."""
+    clock = ManualClock(0.0)
+    monkeypatch.setattr(alert_emitter, "time", SimpleNamespace(monotonic=clock.now))
+    return clock
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 9.0, 14.0, 30.0, 99.0])
+async def test_an_attempt_ends_in_its_time_however_many_rounds_it_needs(
+    tmp_path: Path, wall: ManualClock, takes_s: float
+) -> None:
+    place = await committed(tmp_path, N, side=102)
+    broker = SlowBroker(NOW, most=9_000, clock=wall, takes_s=takes_s)
+    emitter = place.emitter(broker)
+    if takes_s <= 9.0:
+        assert await emitter.react(place.event) == [SENT.model_copy(update={"reduced": N})]
+    else:
+        with pytest.raises(Transient, match="6 of 6 alerts not acknowledged"):
+            await emitter.react(place.event)
+    assert wall.now() <= ATTEMPT_S
+    assert broker.given[0] == ATTEMPT_S
+    assert all(given == ATTEMPT_S - k * takes_s for k, given in enumerate(broker.given))
+
+
+async def test_what_there_is_no_time_to_make_smaller_is_owed_and_the_rest_is_noted(
+    tmp_path: Path, wall: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await committed(tmp_path, N, side=102)
+
+    def taking_long(packet: bytes) -> object:
+        wall.set_to(wall.now() + 15.0)
+        return reduced(packet)
+
+    monkeypatch.setattr(alert_emitter, "reduced", taking_long)
+    with pytest.raises(Transient, match="3 of 6 alerts not acknowledged: Broker: Message size too large"):
+        await place.emitter(FakeBroker(NOW, most=250_000)).react(place.event)
+    assert sum(await place.acknowledged()) == 3
+    assert wall.now() <= ATTEMPT_S
+    (sent,) = await place.emitter(FakeBroker(NOW, most=250_000)).react(place.event)
+    assert sent == SENT.model_copy(update={"reduced": N})

@@ -75,7 +75,9 @@ async def test_a_raw_is_kept_and_told_with_its_place_and_checksum(place: Place, 
     await place.pixels.put(ready.raw, held)
     facts = await place.archiver().react(ready)
     uri = "file:///archive/2026070500002_94.fits"
-    assert facts == [RawArchived(group="g1", raw=ready.raw, uri=uri, sha256=ready.sha256)]
+    assert facts == [
+        RawArchived(group="g1", raw=ready.raw, uri=uri, sha256=ready.sha256, observation=ready.observation)
+    ]
     assert place.archive.raws == {uri: held}
     assert place.daq.reads == []
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from actors.camera_reader import raw_id
-from actors.ccd_worker import KEPT_CONTEXTS, KEPT_VISITS, CcdWorker
+from actors.ccd_worker import CcdWorker
+from actors.reduction import KEPT_CONTEXTS, KEPT_VISITS
 from backbone.butler_errors import NotKept
 from cluster.pixels import MemoryPixels
 from payloads.alert_production import pipeline
@@ -288,4 +289,5 @@ async def test_a_rehearsal_leaves_nothing_that_a_visit_would_use(place: Place, o
 
 def held(worker: CcdWorker) -> tuple[int, int]:
     """How many contexts and reduced snaps a worker has in memory."""
-    return len(worker._contexts), sum(len(snaps) for snaps in worker._snaps.values())
+    held = worker._reduction
+    return len(held._contexts), sum(len(snaps) for snaps in held._snaps.values())

@@ -1,10 +1,20 @@
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from actors.fan_out import FanOut
 from backbone.journal import MemoryJournal
-from schemas.events import DetectorReadOut, NextVisit, ReadoutEnded, VisitAssigned, VisitRefused
+from schemas.events import (
+    DetectorReadOut,
+    Event,
+    NextVisit,
+    NextVisitCanceled,
+    ReadoutEnded,
+    VisitAssigned,
+    VisitDone,
+    VisitRefused,
+)
 from schemas.instrument import camera
 
 ENDED = ReadoutEnded(
@@ -32,30 +42,62 @@ async def test_an_unknown_filter_or_camera_is_refused_by_name(
     assert named in refused.reason
 
 
-async def test_a_readout_names_visit_snap_and_pointing(fan_out: FanOut, plan: Callable[..., NextVisit]) -> None:
-    await fan_out.on_next_visit(plan())
+async def test_a_readout_names_visit_snap_and_pointing(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit]
+) -> None:
+    await journal.append([plan()], {}, 1.0)
     first, _ = await fan_out.on_readout_ended(ENDED)
     assert isinstance(first, DetectorReadOut)
     seen = first.observation
     assert (seen.visit, seen.exposure, seen.snap, seen.band, seen.ra) == (2026070500001, 2026070500002, 1, "r", 10.0)
 
 
-async def test_a_new_fan_out_finds_the_plan_in_the_journal(
-    journal: MemoryJournal, plan: Callable[..., NextVisit]
+async def test_pixels_of_a_refused_visit_are_still_read(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit]
 ) -> None:
-    await journal.append([plan()], {}, 1.0)
-    events = await FanOut(camera=camera("LSSTCam"), live=(94,), chronicle=journal).on_readout_ended(ENDED)
-    assert [type(e) for e in events] == [DetectorReadOut]
-
-
-async def test_pixels_of_a_refused_visit_are_still_read(fan_out: FanOut, plan: Callable[..., NextVisit]) -> None:
-    await fan_out.on_next_visit(plan(filters="H_alpha"))
+    await journal.append([plan(filters="H_alpha")], {}, 1.0)
     first, _ = await fan_out.on_readout_ended(ENDED)
     assert isinstance(first, DetectorReadOut)
     assert first.observation.band == ""
 
 
-async def test_pixels_without_a_next_visit_are_named(fan_out: FanOut) -> None:
-    (refused,) = await fan_out.on_readout_ended(ENDED)
+@pytest.mark.parametrize("end", [NextVisitCanceled(group="g1"), VisitDone(group="g1", visit=1, detectors=())])
+async def test_pixels_of_a_visit_that_is_over_are_archived_and_not_processed(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit], end: Event
+) -> None:
+    await journal.append([plan(), end], {}, 1.0)
+    first, _ = await fan_out.on_readout_ended(ENDED)
+    assert isinstance(first, DetectorReadOut)
+    assert first.observation.band == ""
+
+
+async def test_pixels_read_out_before_their_next_visit_wait_for_it(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit]
+) -> None:
+    await journal.append([ENDED], {}, 1.0)
+    with capture_logs() as logs:
+        assert await fan_out.on_readout_ended(ENDED) == []
+    assert [(line["log_level"], line["image"]) for line in logs] == [("warning", ENDED.image_name)]
+    await journal.append([plan()], {}, 2.0)
+    *assigned, first, second = await fan_out.on_next_visit(plan())
+    assert [type(event) for event in assigned] == [VisitAssigned, VisitAssigned]
+    assert isinstance(first, DetectorReadOut)
+    assert isinstance(second, DetectorReadOut)
+    assert (first.detector, second.detector, first.observation.band) == (90, 94, "r")
+    assert await fan_out.on_readout_ended(ENDED) == [first, second]  # told again, they are the same facts
+
+
+async def test_a_visit_canceled_before_it_was_announced_is_refused_and_its_pixels_archived(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit]
+) -> None:
+    await journal.append([NextVisitCanceled(group="g1"), ENDED], {}, 1.0)
+    refused, *readouts = await fan_out.on_next_visit(plan())
     assert isinstance(refused, VisitRefused)
-    assert "MC_O_20260705_000002" in refused.reason
+    assert "canceled before" in refused.reason
+    assert [readout.observation.band for readout in readouts if isinstance(readout, DetectorReadOut)] == ["", ""]
+
+
+async def test_pixels_of_another_camera_are_refused(fan_out: FanOut) -> None:
+    (refused,) = await fan_out.on_readout_ended(ENDED.model_copy(update={"instrument": "LATISS"}))
+    assert isinstance(refused, VisitRefused)
+    assert "pixels of LATISS" in refused.reason

@@ -20,7 +20,7 @@ from backbone.l1 import VisitDetectorResult
 from backbone.l1_memory import L1Memory
 from backbone.notices import Notice
 from backbone.signing_key import SigningKey
-from backbone.visit_stream import NoticeSink
+from backbone.visit_stream import Answer, NoticeSink
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
@@ -43,16 +43,15 @@ NOTHING = hashlib.sha256(b"").hexdigest()
 
 @dataclass
 class FakeNotices:
-    """Takes notices, unless it is dead."""
+    """Takes notices, unless it answers something else."""
 
-    dead: bool = False
+    answer: Answer = None
     taken: list[Notice] = field(default_factory=list)
 
-    async def send(self, notices: Sequence[Notice]) -> list[str]:
-        if self.dead:
-            return ["Local: Message timed out"] * len(notices)
-        self.taken += notices
-        return [""] * len(notices)
+    async def send(self, notices: Sequence[Notice]) -> list[Answer]:
+        if self.answer is None:
+            self.taken += notices
+        return [self.answer] * len(notices)
 
 
 @dataclass
@@ -175,10 +174,10 @@ async def test_alerts_that_were_never_sent_are_made_and_no_more(place: Place) ->
     assert (one["made"], one["sent"], one["acknowledged"], one["digest"]) == (6, 0, 0, NOTHING)
 
 
-async def test_alerts_sent_with_smaller_cutouts_or_not_lite_have_not_failed(place: Place) -> None:
-    packets = await place.commit(94, range(N), **{REDUCED: 1, "lite: timed out": 2})
+async def test_alerts_sent_with_smaller_cutouts_have_not_failed(place: Place) -> None:
+    packets = await place.commit(94, range(N), **{REDUCED: 1})
     (one,) = told(await place.herald().react(done(manifest(94))))["detectors"]
-    assert (one["sent"], one["acknowledged"], one["reduced"], one["liteFailed"]) == (N, N, 1, 2)
+    assert (one["sent"], one["acknowledged"], one["reduced"]) == (N, N, 1)
     assert one["failed"] == {}
     assert one["digest"] == by_hand(dict(zip(ids(94), packets, strict=True)))  # of the packets as archived
 
@@ -198,9 +197,17 @@ async def test_a_visit_without_a_number_ends_under_its_night(
     assert (notice["key"], notice["visit"], notice["dayObs"]) == ("20260705", None, 20260705)
 
 
+async def test_the_digest_comes_of_the_index_and_needs_no_packet(place: Place) -> None:
+    packets = await place.commit(94, range(4))
+    for path in (place.folder / "alerts").rglob("*.avro"):
+        path.unlink()
+    (one,) = told(await place.herald().react(done(manifest(94))))["detectors"]
+    assert one["digest"] == by_hand(dict(zip(ids(94)[:4], packets[:4], strict=True)))
+
+
 async def test_an_alert_file_that_is_gone_leaves_no_digest_and_says_so(place: Place) -> None:
     await place.commit(94)
-    for path in (place.folder / "alerts").rglob("*.avro"):
+    for path in (place.folder / "alerts").rglob("*_094_*"):
         path.unlink()
     (one,) = told(await place.herald().react(done(manifest(94))))["detectors"]
     assert (one["made"], one["acknowledged"], one["digest"]) == (6, 6, None)
@@ -227,7 +234,7 @@ async def test_a_broker_that_does_not_answer_is_transient_and_gets_the_same_byte
     await place.commit(94)
     (due,) = await place.herald().react(done(manifest(94)))
     with pytest.raises(Transient, match=r"visit_ends/g1 is not acknowledged: Local: Message timed out"):
-        await place.herald(FakeNotices(dead=True)).react(due)
+        await place.herald(FakeNotices(Transient("Local: Message timed out"))).react(due)
     await place.l1.mark_sent(VISIT, 94, np.full(N, NOW + 9.0), {"what came later": 1})
     first, second = FakeNotices(), FakeNotices()
     for sink in (first, second):
@@ -235,3 +242,10 @@ async def test_a_broker_that_does_not_answer_is_transient_and_gets_the_same_byte
     assert first.taken == second.taken
     assert isinstance(due, NoticeDue)
     assert first.taken[0].value == due.value.encode()
+
+
+async def test_a_notice_that_the_broker_refuses_for_what_it_is_is_bad_data(place: Place) -> None:
+    (due,) = await place.herald().react(NightBegan(day_obs=20260705, at=NOW))
+    refused = FakeNotices(BadData("Broker: Message size too large"))
+    with pytest.raises(BadData, match=r"night_begins/20260705 is not acknowledged: Broker: Message size too large"):
+        await place.herald(refused).react(due)

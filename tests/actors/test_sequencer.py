@@ -2,18 +2,21 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from actors.fan_out import OPEN_S
 from actors.sequencer import Sequencer
 from backbone.journal import MemoryJournal
+from schemas.clock import ManualClock
 from schemas.events import AssociationDue, DetectorFailed, DiaSourcesReady, Event, VisitAssigned
 from schemas.instrument import camera
 
 Assigned = Callable[..., VisitAssigned]
 Measured = Callable[..., DiaSourcesReady]
+TOLD = 10.0
 
 
 @pytest.fixture
 def sequencer(journal: MemoryJournal) -> Sequencer:
-    return Sequencer(camera=camera("LSSTCam"), chronicle=journal)
+    return Sequencer(camera=camera("LSSTCam"), chronicle=journal, clock=ManualClock(TOLD))
 
 
 def due(events: Sequence[Event]) -> list[tuple[str, int]]:
@@ -60,8 +63,20 @@ async def test_a_new_sequencer_remembers_from_the_journal(
     await journal.append([assigned(), assigned(group="g2", start=137.0), failed("g1")], {}, 1.0)
     later = measured("g2", visit=2026070500003)
     await journal.append([later], {}, 2.0)
-    new = Sequencer(camera=camera("LSSTCam"), chronicle=journal)
+    new = Sequencer(camera=camera("LSSTCam"), chronicle=journal, clock=ManualClock(TOLD))
     assert due(await new.react(later)) == [("g2", 94)]
+
+
+async def test_a_visit_of_more_than_two_days_ago_holds_nobody_up(
+    journal: MemoryJournal, assigned: Assigned, measured: Measured
+) -> None:
+    await journal.append([assigned()], {}, TOLD)
+    await journal.append([assigned(group="g2", start=137.0)], {}, TOLD + OPEN_S)
+    later = measured("g2", visit=2026070500003)
+    for days, expected in ((0.0, []), (1.0, [("g2", 94)])):
+        clock = ManualClock(TOLD + OPEN_S + days)
+        new = Sequencer(camera=camera("LSSTCam"), chronicle=journal, clock=clock)
+        assert due(await new.react(later)) == expected
 
 
 async def test_an_assignment_told_again_after_its_end_holds_nobody_up(

@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
+from actors.fan_out import OPEN_S
 from actors.visit_keeper import PIXELS_LATE_S, VisitKeeper
 from backbone.journal import MemoryJournal
 from schemas.clock import NightClock
@@ -118,3 +119,24 @@ async def test_a_new_keeper_gives_the_pixels_of_open_visits_as_long_again_and_no
     assert keeper.overdue() == []
     clock.tai += 2.0
     assert [(e.group, e.detector) for e in keeper.overdue() if isinstance(e, DetectorFailed)] == [("g1", 94)]
+
+
+async def test_a_new_keeper_takes_up_no_visit_of_more_than_two_days_ago(
+    journal: MemoryJournal, clock: RunningClock, assigned: Assigned
+) -> None:
+    await journal.append([assigned(90)], {}, 1.0)
+    clock.tai = 1.0 + OPEN_S + 1.0
+    keeper = VisitKeeper(chronicle=journal, clock=clock)
+    await keeper.take_up()
+    clock.tai += 2.0 * PIXELS_LATE_S
+    assert keeper.overdue() == []
+
+
+async def test_a_visit_done_long_ago_is_not_done_again(
+    journal: MemoryJournal, clock: RunningClock, assigned: Assigned
+) -> None:
+    await journal.append([assigned(90), sent(90), VisitDone(group="g1", visit=2026070500001, detectors=())], {}, 1.0)
+    clock.tai = 1.0 + OPEN_S + 1.0
+    keeper = VisitKeeper(chronicle=journal, clock=clock)
+    await keeper.take_up()
+    assert await keeper.react(sent(90)) == []

@@ -41,6 +41,14 @@ async def test_a_dead_broker_leaves_every_alert_failed_after_the_deadline(
     assert [d.dia_source_id for d in deliveries] == list(range(20))
 
 
+async def test_a_call_ends_when_its_own_time_is_up() -> None:
+    stream = AlertStream(f"127.0.0.1:{free_port()}", "alerts", ManualClock(5.0))
+    start = time.monotonic()
+    deliveries = await stream.send(ALERTS, 0.5)
+    assert 0.5 <= time.monotonic() - start < 1.5
+    assert {(math.isnan(d.acknowledged_at), d.error) for d in deliveries} == {(True, "no answer within the deadline")}
+
+
 @pytest.mark.usefixtures("short_deadline")
 async def test_when_the_broker_is_back_the_same_stream_goes_on(tmp_path: Path) -> None:
     port = free_port()

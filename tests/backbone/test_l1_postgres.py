@@ -16,7 +16,8 @@ from sqlalchemy.types import TypeEngine
 
 from backbone import l1_schema, pg_copy
 from backbone.l1 import Stored
-from backbone.l1_postgres import L1Postgres, _first_since
+from backbone.l1_postgres import L1Postgres
+from backbone.l1_rows import first_since
 from cluster.services import free_port
 from schemas.errors import BadData, Broken, Transient
 from schemas.events import AlertsReady
@@ -118,7 +119,7 @@ def test_encoding_has_the_documented_layout(table: str) -> None:
 async def test_facts_are_written_with_the_rows_or_not_at_all(l1: L1Postgres) -> None:
     assert await l1.store(result(VISIT), [ready(VISIT)], 12.5) is Stored.ADDED
     late = result(VISIT + 1, known=result(VISIT).objects[:1], mjd=MJD - 1.0)
-    with pytest.raises(BadData, match="starts after the new one"):
+    with pytest.raises(Transient, match="starts after the new one"):
         await l1.store(late, [ready(VISIT + 1)], 13.5)
     journal = await l1._pool.fetch("SELECT event_id, at FROM journal")
     assert [tuple(row) for row in journal] == [(ready(VISIT).event_id, 12.5)]
@@ -239,8 +240,8 @@ async def test_months_before_those_asked_for_are_not_looked_at(l1: L1Postgres, d
 
 @pytest.mark.parametrize(("mjd", "first"), [(0.0, 2010010100000), (61000.0, 2025111900000), (60676.9, 2024123000000)])
 def test_the_first_visit_that_may_be_as_late_as_a_time(mjd: float, first: int) -> None:
-    assert _first_since("visit", mjd) == first
-    assert visit_detector_of(_first_since("diaSourceId", mjd)) == (first, 0)
+    assert first_since("visit", mjd) == first
+    assert visit_detector_of(first_since("diaSourceId", mjd)) == (first, 0)
 
 
 async def test_two_processes_make_room_for_the_same_month_at_once(l1: L1Postgres, dsn: str) -> None:

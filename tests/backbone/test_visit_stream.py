@@ -17,6 +17,7 @@ from cluster.services import EmbeddedKafka, free_port
 from schemas.errors import BadData, Transient
 from tests.backbone.consumers import messages_of
 from tests.backbone.full_disk import files_of_at_most
+from tests.backbone.small_broker import small_broker
 
 
 @dataclass
@@ -55,8 +56,8 @@ def notices(folder: Path, count: int) -> list[Notice]:
 
 async def test_every_notice_is_acknowledged_and_read_as_signed_in_the_order_sent(place: Place, tmp_path: Path) -> None:
     sent = notices(tmp_path, 40)
-    assert await place.sink.send(sent[:1]) == [""]
-    assert await place.sink.send(sent[1:]) == [""] * 39
+    assert await place.sink.send(sent[:1]) == [None]
+    assert await place.sink.send(sent[1:]) == [None] * 39
     assert await asyncio.to_thread(place.read, 40) == sent
 
 
@@ -68,8 +69,20 @@ async def test_one_that_is_too_large_fails_alone(broker: str, tmp_path: Path) ->
     small = notices(tmp_path, 2)
     huge = Notice(b"1", bytes(11_000_000), b"", "")
     answers = await VisitStream(broker, "too-large").send([small[0], huge, small[1]])
-    assert [bool(answer) for answer in answers] == [False, True, False]
-    assert "too large" in answers[1]
+    assert [type(answer) for answer in answers] == [type(None), BadData, type(None)]
+    assert "too large" in str(answers[1])
+
+
+async def test_one_that_only_the_broker_finds_too_large_is_refused_for_ever(tmp_path: Path) -> None:
+    async with small_broker(tmp_path, most=2_000) as broker:
+        stream, key = VisitStream(broker.bootstrap, "visits"), SigningKey.in_folder(tmp_path)
+        (small,) = notices(tmp_path, 1)
+        large = Notice.signed("1", "x" * 5_000, key)
+        assert await stream.send([small]) == [None]
+        (refused,) = await stream.send([large])
+        assert isinstance(refused, BadData)
+        assert "too large" in str(refused)
+        assert await stream.send([small]) == [None]
 
 
 async def test_a_broker_that_is_not_there_is_named_and_found_when_it_comes(
@@ -81,7 +94,7 @@ async def test_a_broker_that_is_not_there_is_named_and_found_when_it_comes(
     with pytest.raises(Transient, match=f"127.0.0.1:{port}"):
         await stream.send(notices(tmp_path, 1))
     with EmbeddedKafka(tmp_path / "log", port=port):
-        assert await stream.send(notices(tmp_path, 1)) == [""]
+        assert await stream.send(notices(tmp_path, 1)) == [None]
 
 
 async def test_a_broker_that_dies_leaves_the_notice_unsent_within_the_deadline(
@@ -90,10 +103,10 @@ async def test_a_broker_that_dies_leaves_the_notice_unsent_within_the_deadline(
     monkeypatch.setattr(visit_stream, "DELIVERY_S", 1.5)
     with EmbeddedKafka(tmp_path / "log") as kafka:
         stream = VisitStream(kafka.bootstrap, "visits")
-        assert await stream.send(notices(tmp_path, 1)) == [""]
+        assert await stream.send(notices(tmp_path, 1)) == [None]
     start = time.monotonic()
     (answer,) = await stream.send(notices(tmp_path, 1))
-    assert answer
+    assert isinstance(answer, Transient)
     assert time.monotonic() - start < 1.5 + visit_stream._GRACE_S + 0.5
 
 
@@ -113,6 +126,7 @@ async def test_a_full_disk_takes_all_or_nothing(tmp_path: Path) -> None:
     spool = VisitSpool(path)
     with files_of_at_most(300):
         answers = await spool.send(sent)
-    assert all("visits.jsonl cannot be written" in answer for answer in answers)
-    assert await spool.send(sent) == ["", ""]
+    assert all(isinstance(answer, Transient) for answer in answers)
+    assert all("visits.jsonl cannot be written" in str(answer) for answer in answers)
+    assert await spool.send(sent) == [None, None]
     assert read_visit_spool(path) == sent

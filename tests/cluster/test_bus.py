@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from backbone.journal import Delivery, MemoryJournal
 from cluster.bus import MAX_ATTEMPTS, Bus, Route
@@ -11,8 +12,11 @@ from cluster.host import Outcome
 from schemas.clock import ManualClock
 from schemas.errors import Broken
 from schemas.events import (
+    AlertsSent,
     DetectorFailed,
     Event,
+    InputRefused,
+    LiteAlertsSent,
     NextVisit,
     NoticeFailed,
     RawReady,
@@ -54,6 +58,19 @@ class ScriptedHosts:
 
     async def replace(self, pool: str, lane: int) -> None:
         self.replaced.append((pool, lane))
+
+
+class HungHosts(ScriptedHosts):
+    """Of which those of one pool, or all, do not answer."""
+
+    def __init__(self, answer: Callable[[str, int, Event, int], Outcome], only: str = "") -> None:
+        super().__init__(answer)
+        self.only = only
+
+    async def call(self, pool: str, lane: int, event: Event) -> Outcome:
+        if pool == (self.only or pool):
+            await asyncio.Event().wait()
+        return await super().call(pool, lane, event)
 
 
 ROUTES = (
@@ -178,7 +195,7 @@ async def test_a_patient_pool_tries_on_until_it_succeeds(monkeypatch: pytest.Mon
     bus = Bus(routes, hosts, journal, ManualClock())
     async with running(bus):
         await bus.publish([assigned(3)])
-        await asyncio.wait_for(bus.drained(), 2)
+        await asyncio.wait_for(bus.idle(), 2)
     assert hosts.count[assigned(3).event_id] == tries + 1
     assert [fact.kind for fact in await journal.facts()] == ["VisitAssigned"]
     assert max(slept) == 32.0
@@ -191,10 +208,67 @@ async def test_a_notice_that_cannot_be_made_fails_no_detector_and_no_visit() -> 
     bus = Bus(routes, hosts, journal, ManualClock())
     async with running(bus):
         await bus.publish([assigned(3)])
-        await asyncio.wait_for(bus.drained(), 2)
+        await asyncio.wait_for(bus.idle(), 2)
     (failed,) = await journal.facts("NoticeFailed", "DetectorFailed", "VisitRefused")
     assert isinstance(failed, NoticeFailed)
     assert (failed.about, failed.reason) == ("VisitAssigned", "KeyError: 94")
+
+
+@pytest.mark.parametrize("died", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])
+async def test_a_patient_pool_whose_host_dies_again_and_again_gives_up_like_any_other(died: int) -> None:
+    def answer(_pool: str, _lane: int, _event: Event, attempt: int) -> Outcome:
+        if attempt % 2 and attempt < 2 * died:
+            raise ConnectionError("the process is gone")
+        return outcome() if attempt > 2 * died else outcome(verdict="transient", error="busy")
+
+    hosts, journal = ScriptedHosts(answer), MemoryJournal()
+    routes = [Route("herald", 1, frozenset({"VisitAssigned"}), 1.0, patient=True)]
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.idle(), 2)
+    failed = await journal.facts("NoticeFailed")
+    assert len(failed) == (died == MAX_ATTEMPTS)
+    assert hosts.count[assigned(3).event_id] == (2 * died + 1 if not failed else 2 * died - 1)
+
+
+async def test_a_patient_pool_whose_host_hangs_gives_up_like_any_other() -> None:
+    hosts, journal = HungHosts(fan_out), MemoryJournal()
+    routes = [Route("herald", 1, frozenset({"VisitAssigned"}), 0.01, patient=True)]
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        await asyncio.wait_for(bus.idle(), 2)
+    assert hosts.replaced == [("herald", 0)] * MAX_ATTEMPTS
+    assert [fact.kind for fact in await journal.facts()] == ["VisitAssigned", "NoticeFailed"]
+
+
+async def test_what_a_patient_pool_owes_is_not_waited_for_and_is_counted() -> None:
+    routes = [*ROUTES, Route("herald", 1, frozenset({"VisitAssigned"}), 5.0, patient=True)]
+    hosts, journal = HungHosts(fan_out, only="herald"), MemoryJournal()
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([PLAN])
+        await asyncio.wait_for(bus.drained(), 2)
+        assert bus.owed() == {"herald": 4}  # one is in its hands
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bus.idle(), 0.05)
+    assert {delivery.pool for delivery in await journal.owed()} == {"herald"}
+
+
+async def test_lite_alerts_that_are_given_up_fail_no_detector() -> None:
+    sent = AlertsSent(
+        group="g1", visit=1, detector=3, made=7, sent=7, acknowledged=7, failed={}, readout_ended=1.0,
+        last_acknowledged=2.0,
+    )  # fmt: skip
+    hosts, journal = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="no such file")), MemoryJournal()
+    routes = [Route("lite_emitter", 1, frozenset({"AlertsSent"}), 1.0, patient=True)]
+    bus = Bus(routes, hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([sent])
+        await asyncio.wait_for(bus.idle(), 2)
+    lost = LiteAlertsSent(group="g1", visit=1, detector=3, sent=0, failed={"no such file": 7})
+    assert await journal.facts() == [sent, lost]
 
 
 async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
@@ -246,11 +320,37 @@ async def test_an_archiver_that_gives_up_names_the_raw_and_fails_no_detector() -
     assert [f.kind for f in await journal.facts()] == ["RawReady", "RawNotArchived"]
 
 
+async def test_what_failed_is_logged_once_an_attempt_with_what_it_is_about_and_what_becomes_of_it() -> None:
+    def answer(_pool: str, _lane: int, _event: Event, attempt: int) -> Outcome:
+        return outcome(verdict="transient" if attempt == 1 else "bad data", error=f"attempt {attempt}")
+
+    bus = Bus(ROUTES, ScriptedHosts(answer), MemoryJournal(), ManualClock())
+    with capture_logs() as logs:
+        async with running(bus):
+            await bus.publish([assigned(7)])
+            await asyncio.wait_for(bus.drained(), 2)
+    about = {"part": "bus", "pool": "ccd_worker", "event_kind": "VisitAssigned", "group": "g1", "detector": 7}
+    assert logs == [
+        {"event": "tried again", "log_level": "warning", "error": "attempt 1", "attempts": 1, **about},
+        {"event": "given up", "log_level": "error", "error": "attempt 2", "attempts": 2, **about},
+    ]
+
+
+async def test_a_dead_letter_that_is_given_up_is_named_and_refuses_no_visit() -> None:
+    refused = InputRefused(topic="t", partition=0, offset=7, reason="no Avro", payload="")
+    hosts, journal = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="too large")), MemoryJournal()
+    bus = Bus([Route("dead_letter_office", 1, frozenset({"InputRefused"}), 1.0)], hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([refused])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert await journal.facts() == [refused, NoticeFailed(about="t 0:7", reason="too large")]
+
+
 async def test_owed_deliveries_survive_as_they_were() -> None:
     journal = MemoryJournal()
     await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 1.0)
     (delivery,) = await journal.owed()
-    again = await journal.retry(delivery, "busy")
+    again = await journal.retry(delivery, "busy", 2.0)
     assert await journal.owed() == [Delivery(PLAN, "fan_out", 1)] == [again]
 
 

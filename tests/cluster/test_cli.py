@@ -190,3 +190,21 @@ def test_what_the_other_commands_cannot_use_is_named_in_one_line(tmp_path: Path)
     assert "--seeds '1,x'" in the_line(ask(*training, "--out", model, "--seeds", "1,x"))
     assert "1 seed:" in the_line(ask(*training, "--out", model, "--seeds", "1"))
     assert str(model) in the_line(ask(*training, "--out", model, "--seeds", "1,2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--fault", "kill-moon"), "fault 'kill-moon' is no file"),
+        (("--fault", "storm:x"), "'x' is no seed"),
+        (("--fault", "/absent.yaml"), "faults /absent.yaml: No such file"),
+        (("--fault", "kill-archiver", "--inline"), "play it without --inline"),
+    ],
+)
+def test_a_fault_that_there_is_none_of_is_refused_by_name(
+    started: list[str], tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    output = tmp_path / "night"
+    assert named in the_line(ask("night", "--output", output, *arguments))
+    assert not output.exists()
+    assert started == []

@@ -2,6 +2,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from actors.base import Actor
@@ -47,17 +48,17 @@ async def test_the_class_of_an_error_is_the_verdict(error: PachonError, verdict:
     with capture_logs() as logs:
         outcome = await Host(Told(error), "told").handle(CANCELED)
     assert (outcome.verdict, outcome.events, outcome.error) == (verdict, (), str(error))
-    (line,) = logs
-    assert (line["error"], line["error_class"], line["pool"]) == (str(error), type(error).__name__, "told")
-    assert (line["event_kind"], line["group"]) == ("NextVisitCanceled", "g1")
+    assert logs == []  # whoever decides what becomes of it logs it
 
 
 async def test_a_bug_is_told_with_its_place_and_logged_with_its_trace() -> None:
-    with capture_logs() as logs:
+    with capture_logs(processors=[merge_contextvars]) as logs:
         outcome = await Host(Told(KeyError("band")), "told").handle(CANCELED)
     assert outcome.verdict == "bug"
     assert outcome.error.startswith("KeyError: 'band' (on_next_visit_canceled, line ")
-    assert [(line["event"], line["exc_info"]) for line in logs] == [("bug", True)]
+    (line,) = logs
+    assert (line["event"], line["exc_info"]) == ("bug", True)
+    assert (line["pool"], line["event_kind"], line["group"]) == ("told", "NextVisitCanceled", "g1")
 
 
 async def test_an_event_that_nobody_here_understands_is_a_bug() -> None:

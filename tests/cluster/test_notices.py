@@ -126,7 +126,7 @@ async def test_a_stranger_reconciles_what_it_received_with_the_manifest(
         host = OneHost(herald(tmp_path, VisitStream(kafka.bootstrap, "alerts-visits"), l1, journal), dies=2)
         async with running(host, journal) as bus:
             await bus.publish([NightBegan(day_obs=20260705, at=NOW), finished(*DETECTORS)])
-            await asyncio.wait_for(bus.drained(), DEADLINE_S)
+            await asyncio.wait_for(bus.idle(), DEADLINE_S)
         assert await journal.owed() == []
         assert len(await journal.facts("NoticeSent")) == 2
         alerts = await asyncio.to_thread(messages_of, kafka.bootstrap, "alerts", 2 * N)
@@ -170,7 +170,7 @@ async def test_what_a_dead_broker_could_not_be_told_is_told_by_the_next_driver(
     async with running(OneHost(herald(tmp_path, dead, l1, journal)), journal) as bus:
         await bus.publish([began, NightEnded(day_obs=20260706, visits=0, at=NOW + 90000.0)])
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(bus.drained(), 2.0)
+            await asyncio.wait_for(bus.idle(), 2.0)
     assert {delivery.event.kind for delivery in await journal.owed()} >= {"NoticeDue"}
     with EmbeddedKafka(tmp_path / "log") as kafka:
         stream = VisitStream(kafka.bootstrap, "alerts-visits")

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from rich.console import Console
@@ -20,13 +21,12 @@ from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
 from cluster import replay_alerts
 from cluster.cli import app
-from cluster.replay_alerts import Wanted, replay
+from cluster.replay_alerts import Chosen, Wanted, replay
 from cluster.services import EmbeddedKafka, free_port
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
 from schemas.events import AlertsReady
-from tests.actors.fakes import FakeBroker
 from tests.actors.packets_of import packets_of
 from tests.backbone.kept_alerts import DETECTOR, SCHEMA, VISIT, ids_of, keys_of, records
 from tests.backbone.l1_results import result
@@ -77,6 +77,17 @@ def framed(alerts: Sequence[bytes], schema: int) -> Messages:
     return sorted((str(key).encode(), header + alert) for key, alert in named)
 
 
+async def store(dsn: str, visit: int, paths: Mapping[int, str], withdrawn: Collection[int] = ()) -> None:
+    """Put files of a visit in the database; those DIASources of it are withdrawn."""
+    l1 = await L1Postgres.open(dsn)
+    for detector, path in paths.items():
+        made = replace(result(visit, detector, n=N), alert_path=path)
+        gone = np.isin(made.sources["diaSourceId"], list(withdrawn))
+        made.sources["timeWithdrawnMjdTai"] = np.where(gone, 61000.0, np.nan)
+        await l1.store(made, [], 1.0)
+    await l1.close()
+
+
 def test_what_is_sent_again_is_what_the_emitter_sent(tmp_path: Path, broker: str, topic: str) -> None:
     archive = AlertArchive(tmp_path / "alerts", alert_schema())
     whole = result(VISIT, DETECTOR, n=N)
@@ -90,7 +101,7 @@ def test_what_is_sent_again_is_what_the_emitter_sent(tmp_path: Path, broker: str
     async def emit() -> None:
         l1, sink = L1Memory(), await AlertStream.open(broker, "first", ManualClock(5.0))
         await l1.store(stored, [event], 1.0)
-        await AlertEmitter(l1=l1, archive=archive, sink=sink, lite_sink=FakeBroker(5.0)).react(event)
+        await AlertEmitter(l1=l1, archive=archive, sink=sink).react(event)
 
     asyncio.run(emit())
     answer = ask(archive, broker, topic, "--night", VISIT // 100_000)
@@ -150,13 +161,7 @@ def test_of_two_files_the_database_says_the_stored_one(
     stray, gone = write(archive, VISIT, 3), write(archive, VISIT, 4)
     (archive.folder / gone).unlink()
 
-    async def store() -> None:
-        l1 = await L1Postgres.open(dsn)
-        for detector, path in ((DETECTOR, stored), (4, gone)):
-            await l1.store(replace(result(VISIT, detector, n=N), alert_path=path), [], 1.0)
-        await l1.close()
-
-    asyncio.run(store())
+    asyncio.run(store(dsn, VISIT, {DETECTOR: stored, 4: gone}))
     answer = ask(archive, broker, topic, "--visit", VISIT, "--postgres", dsn)
     assert answer.exit_code == 2
     for path in (newest, stray):
@@ -164,6 +169,35 @@ def test_of_two_files_the_database_says_the_stored_one(
     assert f"{stored}: 5 of 5 acknowledged" in answer.stdout
     assert f"1 files could not be sent: {archive.folder / gone}: there is no such alert file" in answer.stderr
     assert read(broker, topic, N) == framed(records(N), 1100)
+
+
+def test_what_is_withdrawn_is_left_out_unless_it_is_asked_for(
+    archive: AlertArchive, broker: str, topic: str, dsn: str
+) -> None:
+    visit, gone = VISIT + 100_000, ids_of(N, VISIT + 100_000)[1:3].tolist()
+    path = write(archive, visit, DETECTOR)
+    asyncio.run(store(dsn, visit, {DETECTOR: path}, gone))
+    answer = ask(archive, broker, topic, "--night", 20260706, "--postgres", dsn)
+    assert answer.stdout.splitlines() == [
+        f"{path}: 3 of 3 acknowledged",
+        f"3 alerts of 1 files sent to {topic} at {broker}, 3 acknowledged, 2 withdrawn ones left out",
+    ]
+    every = framed(records(N, visit), 1100)
+    kept = [message for message in every if int(message[0]) not in keys_of(N)[1:3]]
+    assert read(broker, topic, 3) == kept
+    answer = ask(archive, broker, f"{topic}-all", "--visit", visit, "--postgres", dsn, "--withdrawn")
+    assert answer.stdout.endswith("5 acknowledged\n")
+    assert read(broker, f"{topic}-all", N) == every
+
+
+def test_without_a_database_or_with_another_nothing_is_sent(archive: AlertArchive, dsn: str) -> None:
+    write(archive, VISIT, DETECTOR)
+    answer = ask(archive, "nowhere:1", "alerts", "--visit", VISIT, "--withdrawn")
+    assert (answer.exit_code, "--withdrawn goes with --postgres" in answer.stderr) == (2, True)
+    strange = dsn.replace("/postgres", "/template1")
+    answer = ask(archive, "nowhere:1", "alerts", "--visit", VISIT, "--postgres", strange)
+    assert answer.exit_code == 2
+    assert answer.stderr.endswith("template1 is no L1 database; it is left as it is\n")
 
 
 def test_a_corrupt_file_is_named_and_the_others_are_sent(archive: AlertArchive, broker: str, topic: str) -> None:
@@ -176,13 +210,10 @@ def test_a_corrupt_file_is_named_and_the_others_are_sent(archive: AlertArchive, 
     assert read(broker, topic, N) == framed(records(N), 1100)
 
 
-def test_a_corrupt_index_is_named(archive: AlertArchive, broker: str, topic: str) -> None:
-    index = (archive.folder / write(archive, VISIT, 93)).with_suffix(".index")
-    index.write_bytes(b"")
-    answer = ask(archive, broker, topic, "--visit", VISIT)
-    assert answer.exit_code == 2
-    assert f"{index}: the index is corrupt" in answer.stderr
-    assert "0 alerts of 0 files sent" in answer.stdout
+def test_a_corrupt_index_is_done_without(archive: AlertArchive, broker: str, topic: str) -> None:
+    (archive.folder / write(archive, VISIT, DETECTOR)).with_suffix(".index").write_bytes(b"")
+    assert ask(archive, broker, topic, "--visit", VISIT).exit_code == 0
+    assert read(broker, topic, N) == framed(records(N), 1100)
 
 
 def test_a_night_is_sent_in_batches(
@@ -241,7 +272,7 @@ async def test_a_broker_that_dies_is_named_and_no_further_batch_is_tried(
         sink = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
         assert kafka.process is not None
         kafka.process.kill()
-    tally = await replay(archive, paths, sink, Console(quiet=True))
+    tally = await replay(archive, Chosen(paths), sink, Console(quiet=True))
     assert (tally.files, tally.alerts, tally.acknowledged, tally.failures.total()) == (1, 5, 0, 5)
     with pytest.raises(Transient, match=f"5 of 5 alerts not acknowledged by {kafka.bootstrap}: .*timed out"):
         tally.check(kafka.bootstrap)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import numpy as np
 import pytest
 from confluent_kafka import Consumer, Message
@@ -17,12 +18,14 @@ from typer.testing import CliRunner, Result
 
 from backbone import l1_withdrawals
 from backbone.l1_postgres import L1Postgres
-from backbone.l1_withdrawals import Selection
+from backbone.l1_withdrawals import Change, Selection
 from backbone.notices import Notice
 from backbone.signing_key import PUBLIC_FILE, SigningKey
+from backbone.visit_stream import Answer
 from cluster.cli import app
 from cluster.services import EmbeddedPostgres, free_port, served
 from cluster.withdraw import tell_owed
+from payloads.alert_production import dia_objects
 from schemas.clock import ManualClock, NightClock, mjd_from_tai
 from schemas.errors import Transient
 from tests.backbone.l1_results import result
@@ -42,9 +45,10 @@ def folder(module_folder: Path) -> Iterator[Path]:
 
 async def fill(dsn: str) -> None:
     l1 = await L1Postgres.open(dsn)
-    for visit in range(NIGHT, NIGHT + 5):
+    for visit in range(NIGHT, NIGHT + 6):
         made = result(visit, 94, n=N)
         made.sources["timeWithdrawnMjdTai"] = made.forced["timeWithdrawnMjdTai"] = np.nan
+        made.objects["nDiaSources"] = 1
         await l1.store(made, [], 1.0)
     await l1.close()
 
@@ -92,7 +96,8 @@ def test_what_is_withdrawn_is_heard_signed_and_asked_again_is_withdrawn_already(
     asked = ("--output", folder, "--kafka", broker, "--reason", "a satellite", *sources)
     first = ask(*asked)
     assert first.exit_code == 0, first.output
-    assert "2 DIASources: 2 DIASources, 0 DIAForcedSources withdrawn\n" in first.stdout
+    said = "2 DIASources: 2 DIASources, 0 DIAForcedSources withdrawn; 0 DIAObjects made anew, 2 ended\n"
+    assert said in first.stdout
     assert "2 notices acknowledged by the broker, signed with key" in first.stdout
     notices = heard(broker, NIGHT, 2, folder / PUBLIC_FILE)
     assert sorted(n["diaSourceId"] for n in notices) == sorted(chosen)
@@ -100,8 +105,53 @@ def test_what_is_withdrawn_is_heard_signed_and_asked_again_is_withdrawn_already(
     assert all(0.0 <= n["timeWithdrawnMjdTai"] - mjd_from_tai(DUSK) < 1.0 for n in notices)
     second = ask(*asked)
     assert second.exit_code == 0
-    assert "0 DIASources, 0 DIAForcedSources withdrawn; 2 were already withdrawn" in second.stdout
+    assert (
+        "0 DIASources, 0 DIAForcedSources withdrawn; 2 were so already; 0 DIAObjects made anew, 0 ended"
+        in second.stdout
+    )
     assert "0 notices acknowledged" in second.stdout
+
+
+def test_what_is_undone_is_heard_as_reinstated_once(folder: Path, broker: str) -> None:
+    visit = NIGHT + 4
+    asked = ("--output", folder, "--kafka", broker, "--visit", visit, "--reason", "no ghost")
+    assert ask(*asked).exit_code == 0
+    first, second = ask(*asked, "--undo"), ask(*asked, "--undo")
+    assert f"visit {visit}: {N} DIASources, {N - 1} DIAForcedSources reinstated; {N - 1} DIAObjects" in first.stdout
+    assert f"{N + 1} notices acknowledged" in first.stdout
+    assert f"0 DIASources, 0 DIAForcedSources reinstated; {N} were so already" in second.stdout
+    assert "0 notices acknowledged" in second.stdout
+    notices = heard(broker, visit, 2 * (N + 1), folder / PUBLIC_FILE)
+    kinds = ["forced_withdrawn"] + ["withdrawn"] * N + ["forced_reinstated"] + ["reinstated"] * N
+    assert [n["kind"] for n in notices] == kinds
+    assert {n.get("supersededBy") for n in notices} == {None}
+
+
+def test_what_supersedes_is_heard(folder: Path, broker: str) -> None:
+    old, new = ids(NIGHT + 5)[:2]
+    asked = ("--output", folder, "--kafka", broker, "--dia-source", old, "--reason", "measured anew")
+    assert ask(*asked, "--superseded-by", new).exit_code == 0
+    (notice,) = heard(broker, NIGHT + 5, 1, folder / PUBLIC_FILE)
+    assert (notice["diaSourceId"], notice["supersededBy"]) == (old, new)
+
+
+def test_a_database_that_is_none_of_ours_is_refused_and_left_as_it_is(folder: Path) -> None:
+    dsn = served(folder / "postgres")
+    assert dsn is not None
+    strange = dsn.replace("/postgres", "/strange")
+    asyncio.run(run(dsn, "CREATE DATABASE strange"))
+    asked = ("--output", folder, "--kafka", "127.0.0.1:1", "--visit", NIGHT, "--reason", "r", "--postgres", strange)
+    done = ask(*asked)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("strange is no L1 database; it is left as it is\n")
+    assert asyncio.run(run(strange, "SELECT FROM pg_tables WHERE schemaname = 'public'")) == []
+
+
+async def run(dsn: str, statement: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(dsn)
+    rows = await connection.fetch(statement)
+    await connection.close()
+    return list(rows)
 
 
 def test_what_no_broker_heard_stays_owed_and_is_told_when_one_comes(
@@ -115,7 +165,7 @@ def test_what_no_broker_heard_stays_owed_and_is_told_when_one_comes(
     assert f"{N} DIASources, {N - 1} DIAForcedSources withdrawn" in first.stdout
     assert nobody in first.stderr
     second = ask(*asked, "--kafka", broker)
-    assert f"0 DIAForcedSources withdrawn; {N} were already withdrawn" in second.stdout
+    assert f"0 DIAForcedSources withdrawn; {N} were so already" in second.stdout
     assert f"{N + 1} notices acknowledged" in second.stdout
     kinds = [n["kind"] for n in heard(broker, visit, N + 1, folder / PUBLIC_FILE)]
     assert sorted(kinds) == ["forced_withdrawn"] + ["withdrawn"] * N
@@ -127,12 +177,12 @@ class Forgetful:
     def __init__(self) -> None:
         self.taken: list[Notice] = []
 
-    async def send(self, notices: Sequence[Notice]) -> list[str]:
+    async def send(self, notices: Sequence[Notice]) -> list[Answer]:
         died = not self.taken
         self.taken += notices
         if died:
             raise ConnectionError("the process died here")
-        return [""] * (len(notices) - 1) + ["timed out"]
+        return [*[None] * (len(notices) - 1), Transient("timed out")]
 
 
 async def test_a_crash_after_the_sending_sends_the_same_bytes_again(folder: Path, tmp_path: Path) -> None:
@@ -140,7 +190,7 @@ async def test_a_crash_after_the_sending_sends_the_same_bytes_again(folder: Path
     dsn = served(folder / "postgres")
     assert dsn is not None
     async with l1_withdrawals.connected(dsn) as connection:
-        await l1_withdrawals.withdraw(connection, Selection(tuple(ids(visit))), "r", 61000.0)
+        await l1_withdrawals.change(connection, Change(Selection(tuple(ids(visit))), "r"), clock, dia_objects.remake)
         with pytest.raises(ConnectionError, match="the process died here"):
             await tell_owed(connection, clock, SigningKey.in_folder(tmp_path), sink)
     async with l1_withdrawals.connected(dsn) as connection:
@@ -172,8 +222,15 @@ def test_a_database_that_does_not_run_is_started_and_stopped_again(open_folder: 
         (("--visit", 5, "--dia-source", 6), "give either --dia-source or --visit"),
         (("--dia-source", 6, "--detector", 94), "--detector is one of a --visit"),
         (("--visit", 5, "--reason", " "), "--reason is empty"),
-        (("--visit", 5), "the L1 database has no visit 5; nothing is withdrawn"),
+        (("--visit", 5), "5 is not the number of a visit, YYYYMMDDNNNNN"),
+        (("--visit", NIGHT + 9), f"the L1 database has no visit {NIGHT + 9}; nothing is withdrawn"),
         (("--dia-source", 6), "the L1 database has no DIASource 6; nothing is withdrawn"),
+        (("--dia-source", 6, "--undo"), "the L1 database has no DIASource 6; nothing is reinstated"),
+        (("--dia-source", 2**70), "value out of int64 range"),
+        (("--dia-source", 6, "--undo", "--superseded-by", 7), "--superseded-by does not go with --undo"),
+        (("--dia-source", 6, "--dia-source", 8, "--superseded-by", 7), "--superseded-by goes with one --dia-source"),
+        (("--visit", NIGHT, "--superseded-by", 7), "--superseded-by goes with one --dia-source"),
+        (("--dia-source", 6, "--superseded-by", 6), "no DIASource supersedes itself"),
     ],
 )
 def test_what_cannot_be_withdrawn_is_refused_in_one_line(folder: Path, arguments: tuple[object, ...], why: str) -> None:

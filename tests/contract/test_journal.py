@@ -23,7 +23,7 @@ async def journal(request: pytest.FixtureRequest, dsn: str) -> AsyncIterator[Jou
         return
     opened = await PostgresJournal.open(dsn)
     async with opened._pool.acquire() as connection:
-        await connection.execute("TRUNCATE journal, delivery, input_position")
+        await connection.execute("TRUNCATE journal, delivery, failed_attempt, input_position")
     yield opened
     await opened.close()
 
@@ -46,7 +46,7 @@ async def test_what_followed_and_the_end_of_the_debt_are_one_step(journal: Journ
 async def test_a_failed_attempt_is_counted_and_still_owed(journal: Journal) -> None:
     await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 5.0)
     (delivery,) = await journal.owed()
-    assert await journal.retry(delivery, "busy") == Delivery(PLAN, "fan_out", 1)
+    assert await journal.retry(delivery, "busy", 5.5) == Delivery(PLAN, "fan_out", 1)
     assert await journal.owed() == [Delivery(PLAN, "fan_out", 1)]
 
 
@@ -58,12 +58,28 @@ async def test_a_delivery_given_up_is_owed_no_more(journal: Journal) -> None:
     assert await journal.owed() == []
 
 
+async def test_a_fact_is_found_by_its_id(journal: Journal) -> None:
+    await journal.append([PLAN], {}, 5.0)
+    assert await journal.told(PLAN.event_id) == PLAN
+    assert await journal.told(CANCELED.event_id) is None
+
+
 async def test_facts_are_found_by_kind_and_group_in_the_order_of_telling(journal: Journal) -> None:
     other = PLAN.model_copy(update={"group": "g2"})
     await journal.append([CANCELED, PLAN, other], {}, 5.0)
     assert await journal.facts() == [CANCELED, PLAN, other]
     assert await journal.facts("NextVisit") == [PLAN, other]
     assert await journal.facts("NextVisit", "NextVisitCanceled", group="g1") == [CANCELED, PLAN]
+
+
+async def test_facts_and_entries_can_be_asked_for_since_a_time(journal: Journal) -> None:
+    other = PLAN.model_copy(update={"group": "g2"})
+    for at, fact in ((5.0, PLAN), (6.0, CANCELED), (7.0, other)):
+        await journal.append([fact], {}, at)
+    assert await journal.facts(since=6.0) == [CANCELED, other]
+    assert await journal.facts("NextVisit", since=6.0) == [other]
+    assert await journal.facts("NextVisit", group="g1", since=6.0) == []
+    assert [(e.at, e.event) for e in await journal.entries(since=6.0)] == [(6.0, CANCELED), (7.0, other)]
 
 
 async def test_a_position_moves_with_what_it_caused(journal: Journal) -> None:

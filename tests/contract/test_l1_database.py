@@ -10,7 +10,7 @@ import pytest
 from backbone.l1 import L1Database, Stored
 from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
-from schemas.errors import BadData
+from schemas.errors import BadData, Transient
 from schemas.tables import Table, dtype_of, empty
 from tests.backbone.l1_results import DEC, MJD, RA, filled, result
 
@@ -112,7 +112,7 @@ class TestL1Database:
         first = result(VISIT)
         await l1.store(first, [], 1.0)
         late = result(VISIT - 1, known=first.objects[3:5], mjd=MJD - 1.0)
-        with pytest.raises(BadData, match=r"visit 2026070500003 detector 94: the current version of DiaObject"):
+        with pytest.raises(Transient, match=r"visit 2026070500003 detector 94: the current version of DiaObject"):
             await l1.store(late, [], 2.0)
         assert not await l1.contains(VISIT - 1, 94)
         same(await valid_in(l1, RA, DEC, WIDE), first.objects)
@@ -129,6 +129,16 @@ class TestL1Database:
         sources, _ = await l1.history_of(ids, MJD)
         assert len(sources) == 10
         assert sources["diaObjectId"].tolist() == sorted(sources["diaObjectId"])
+
+    async def test_what_is_preloaded_is_at_least_what_will_be_read(self, l1: L1Database) -> None:
+        first = result(VISIT, n=100)
+        await l1.store(first, [], 1.0)
+        await l1.store(result(VISIT + 1, n=100, known=first.objects, mjd=MJD + 400.0), [], 2.0)
+        for radius, since in ((WIDE, 0.0), (WIDE, MJD + 1.0), (0.05, 0.0), (1e-9, 0.0)):
+            ids = (await l1.objects_in(RA, DEC, radius))["diaObjectId"]
+            wanted = 2 * len(ids) + sum(map(len, await l1.history_of(ids, since)))
+            rows = await l1.preload(RA, DEC, radius, since)
+            assert rows == wanted if radius == WIDE else wanted <= rows < 2 * 99 + 99 * 4
 
     async def test_no_objects_have_no_history(self, l1: L1Database) -> None:
         sources, forced = await l1.history_of(np.zeros(0, np.int64), 0.0)

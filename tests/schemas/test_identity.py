@@ -8,8 +8,10 @@ from schemas.identity import (
     DatasetId,
     dia_forced_source_id,
     dia_source_id,
+    dia_source_ids_of,
     exposure_id,
     image_name,
+    parse_exposure_id,
     parse_image_name,
     visit_detector_of,
 )
@@ -29,6 +31,35 @@ def test_an_id_tells_its_visit_and_detector_and_fits_64_bits(visit: int, detecto
 @given(visits, detectors, numbers, numbers)
 def test_sources_and_forced_sources_share_no_id(visit: int, detector: int, one: int, other: int) -> None:
     assert dia_source_id(visit, detector, one) != dia_forced_source_id(visit, detector, other)
+
+
+@given(visits, st.integers(0, 255), numbers)
+def test_ids_of_a_visit_lie_in_its_range_and_no_others_do(visit: int, detector: int, number: int) -> None:
+    packed = dia_source_id(visit, detector, number)
+    least, most = dia_source_ids_of(visit)
+    assert least <= packed <= most
+    assert {visit_detector_of(each)[0] for each in (least, most)} == {visit}
+    first, last = dia_source_ids_of(visit, detector)
+    assert first <= packed <= last
+    assert visit_detector_of(first) == visit_detector_of(last) == (visit, detector)
+    assert not first <= dia_forced_source_id(visit, detector, number) <= last
+
+
+@given(st.sampled_from([20250422, 20991231]), st.integers(0, 99_999))
+def test_an_exposure_id_is_read_and_written(day_obs: int, seq_num: int) -> None:
+    assert parse_exposure_id(exposure_id(day_obs, seq_num)) == (day_obs, seq_num)
+
+
+@pytest.mark.parametrize(
+    ("visit", "detector", "why"),
+    [
+        (5, None, "5 is not the number of a visit"), (2026130100001, None, "2026130100001 is not the number"),
+        (2026070500001, 256, "detector 256 of visit 2026070500001"), (2026070500001, -1, "detector -1"),
+    ],
+)  # fmt: skip
+def test_what_is_no_visit_or_detector_has_no_ids(visit: int, detector: int | None, why: str) -> None:
+    with pytest.raises(BadData, match=why):
+        dia_source_ids_of(visit, detector)
 
 
 def test_a_number_that_does_not_fit_is_refused_by_name() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from payloads.alert_production.dia_objects import update
+from payloads.alert_production.dia_objects import remake, update
 from payloads.alert_production.sphere import position_at
 from schemas.errors import BadData
 from schemas.instrument import BANDS
@@ -174,7 +174,7 @@ def test_to_update_twice_is_to_update_once() -> None:
     sources, forced = _sources(objects, 5), _forced(objects, 5)
     once = update(objects, sources, forced, NOW)
     twice = update(once, sources, forced, NOW)
-    for name in once.dtype.names:
+    for name in once.dtype.names or ():
         assert twice[name] == pytest.approx(once[name], rel=1e-6, nan_ok=True), name
 
 
@@ -191,6 +191,32 @@ def test_withdrawn_rows_count_no_more() -> None:
     updated = update(objects, sources, forced, NOW)[0]
     assert updated["nDiaSources"] == 2
     assert all(np.isnan(updated[f"{band}_fpFluxMean"]) for band in BANDS)
+
+
+def test_made_anew_an_object_is_what_its_sources_alone_make_of_it() -> None:
+    objects = _objects([(10.0, 0.0), (20.0, 0.0)])
+    sources, forced = _sources(objects, 4, holes=0.0), _forced(objects, 4)
+    before = update(objects, sources, forced, NOW)
+    last = sources["midpointMjdTai"] == before["lastDiaSourceMjdTai"][0]
+    sources["timeWithdrawnMjdTai"][last & (sources["diaObjectId"] == 10)] = NOW
+    before["nDiaSources"][0] -= 1
+    again, fresh = remake(before, sources, forced, NOW + 1.0), update(objects, sources, forced, NOW + 1.0)
+    assert again["lastDiaSourceMjdTai"][0] < before["lastDiaSourceMjdTai"][0]
+    for name in again.dtype.names or ():
+        assert again[name] == pytest.approx(fresh[name], rel=1e-6, nan_ok=True), name
+
+
+def test_made_anew_sources_of_months_taken_away_still_count() -> None:
+    objects = _objects([(10.0, 0.0), (20.0, 0.0), (30.0, 0.0)])
+    objects["firstDiaSourceMjdTai"], objects["lastDiaSourceMjdTai"] = 60000.0, 60900.0
+    objects["nDiaSources"] = 7, 1, 0
+    sources = empty("DiaSource", 2)
+    sources["diaSourceId"], sources["diaObjectId"], sources["midpointMjdTai"] = (1, 2), 10, (61000.0, 61001.0)
+    sources["timeWithdrawnMjdTai"][1] = NOW
+    made = remake(objects, sources, NO_FORCED, NOW)
+    assert made["nDiaSources"].tolist() == [7, 1, 0]
+    assert made["firstDiaSourceMjdTai"] == pytest.approx([60000.0, 60000.0, np.nan], nan_ok=True)
+    assert made["lastDiaSourceMjdTai"] == pytest.approx([61000.0, 60900.0, np.nan], nan_ok=True)
 
 
 def test_an_object_without_sources_keeps_its_place() -> None:

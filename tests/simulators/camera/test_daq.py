@@ -184,8 +184,10 @@ def test_a_server_started_again_holds_what_the_last_one_held(daq: Daq) -> None:
     again = Daq(daq.folder, daq.clock, detectors="94")
     flights = list(again.client.list_flights())
     assert {json.loads(info.descriptor.command)["exposure"] for info in flights} == listed
-    assert {json.loads(info.app_metadata)["detector"] for info in flights} == {93, 94}
-    assert all(info.total_bytes == 16 * 2048 * 576 * 4 for info in flights)
+    told = [json.loads(info.app_metadata) for info in flights]
+    assert all(entry["detectors"] == [93, 94] for entry in told)
+    assert exposed() in [Observation(**entry["observation"]) for entry in told]
+    assert all(info.total_bytes == 2 * 16 * 2048 * 576 * 4 for info in flights)
     one, two = (server.get(exposed().exposure, 94) for server in (daq, again))
     assert one.schema.metadata[b"sha256"] == two.schema.metadata[b"sha256"]
     assert again.end() == 0
@@ -209,3 +211,24 @@ def test_it_ends_in_order_while_a_client_waits(tmp_path: Path) -> None:
     assert len(told) == 1
     assert server.process.wait(30.0) == 0
     server.end()
+
+
+def test_a_cut_network_leaves_the_observatory_heard_and_readers_out(daq: Daq) -> None:
+    now = daq.clock.now()
+    daq.do("faults", [{"since": now - 1.0, "until": now + 3600.0}])
+    with pytest.raises(flight.FlightUnavailableError, match="the network to the camera is cut"):
+        daq.get(exposed().exposure, 94)
+    with pytest.raises(flight.FlightUnavailableError, match="the network to the camera is cut"):
+        list(daq.client.list_flights())
+    daq.expose(exposed(0))
+    daq.do("faults", [{"since": now - 2.0, "until": now - 1.0}])
+    assert daq.get(exposed().exposure, 94).num_rows == 16
+
+
+def test_a_broken_detector_is_sent_with_the_checksum_of_its_pixels(daq: Daq) -> None:
+    daq.do("faults", [{"detector": 93, "exposure": exposed().exposure, "fault": "dark"}])
+    table = daq.get(exposed().exposure, 93)
+    segments = segments_of(table)
+    assert not segments.any()
+    assert table.schema.metadata[b"sha256"].decode() == hashlib.sha256(segments.data).hexdigest()
+    daq.do("faults", [])

@@ -1,0 +1,33 @@
+"""Raws of visits long read out, from the archive."""
+
+from backbone.butler import ButlerArchive
+from schemas.errors import BadData
+from schemas.identity import DatasetId
+from schemas.image import Observation, Raw
+
+
+class ArchivedRaws:
+    """The raws of a visit-detector as they were archived, each with its observation from its own header."""
+
+    def __init__(self, archive: ButlerArchive) -> None:
+        self._archive = archive
+
+    def last_of(self, instrument: str, visit: int, detector: int) -> Observation:
+        """The observation of a visit's last snap, which tells of the others.
+
+        Raises NotKept naming a raw that is not archived, BadData one that is damaged or of another visit.
+        """
+        first = self._archive.observation_of(_raw_id(instrument, visit, detector))
+        last = self._archive.observation_of(_raw_id(instrument, visit + first.n_snaps - 1, detector))
+        if last.visit != visit or last.snap != first.n_snaps - 1:
+            raise BadData(f"raw {last.image_name} detector {detector} is snap {last.snap} of visit {last.visit}")
+        return last
+
+    async def read(self, observation: Observation, detector: int) -> Raw:
+        """A raw, every pixel checked. Raises NotKept naming one that is not archived, BadData one that is damaged."""
+        raw: Raw = self._archive.get(_raw_id(observation.instrument, observation.exposure, detector))
+        return raw
+
+
+def _raw_id(instrument: str, exposure: int, detector: int) -> DatasetId:
+    return DatasetId(dataset_type="raw", instrument=instrument, exposure=exposure, detector=detector)

@@ -1,0 +1,117 @@
+"""`pachon dead-letters`: what came from outside and could not be used, for those who can mend it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backbone.dead_letters import DeadLetter, DeadLetterTopic
+from backbone.registry_client import RegistryClient
+from backbone.sal import decoded
+from schemas.errors import BadData, PachonError
+
+_ROW = 16
+"""Bytes in a row of hexadecimal digits."""
+
+
+def show_all(kafka: str, console: Console) -> int:
+    """List them; 0."""
+    letters = DeadLetterTopic(kafka).read()
+    table = Table("number", "where it was", "sent, UTC", "state", "why", box=None, pad_edge=False)
+    for letter in letters:
+        table.add_row(str(letter.number), _where(letter), _utc(letter.sent_ms), _state(letter), escape(letter.reason))
+    if letters:
+        console.print(table)
+    waiting = sum(1 for letter in letters if not letter.resubmitted)
+    console.print(f"{len(letters)} dead letters, {waiting} of them not resubmitted", highlight=False)
+    return 0
+
+
+def show_one(kafka: str, registry: str, number: int, console: Console) -> int:
+    """Show one, decoded as far as it can be; 0. Raises BadData for a number that there is none of."""
+    (letter,) = _chosen(DeadLetterTopic(kafka).read(), [number])
+    told = {
+        "number": str(letter.number), "where it was": _where(letter), "sent, UTC": _utc(letter.sent_ms),
+        "refused, UTC": _utc(letter.refused_ms), "state": _state(letter), "why": letter.reason,
+        "key": repr(letter.key), "value": "null" if letter.value is None else f"{len(letter.value)} bytes",
+    }  # fmt: skip
+    told |= {f"header {name}": repr(value) for name, value in letter.headers}
+    _print(console, [f"{name:14s} {value}" for name, value in told.items()])
+    _print(console, asyncio.run(_content(letter.value or b"", registry)))
+    return 0
+
+
+def resubmit(kafka: str, numbers: Sequence[int], *, everything: bool, console: Console) -> int:
+    """Send letters to where they came from; 0 if all were acknowledged, else 1.
+
+    With `everything`, those that were not sent before. Raises BadData for a number that there is none of.
+    """
+    if bool(numbers) == everything:
+        raise BadData("say which: numbers of dead letters, or --all")
+    topic = DeadLetterTopic(kafka)
+    letters = topic.read()
+    chosen = [letter for letter in letters if not letter.resubmitted] if everything else _chosen(letters, numbers)
+    failed = [letter for letter in chosen if not _sent(topic, letter, console)]
+    console.print(f"{len(chosen) - len(failed)} resubmitted, {len(failed)} not", highlight=False)
+    return 1 if failed else 0
+
+
+def _sent(topic: DeadLetterTopic, letter: DeadLetter, console: Console) -> bool:
+    try:
+        topic.resubmit(letter)
+    except PachonError as error:
+        _print(console, [f"{letter.number} not resubmitted: {error}"])
+        return False
+    return True
+
+
+def _chosen(letters: Sequence[DeadLetter], numbers: Sequence[int]) -> list[DeadLetter]:
+    by_number = {letter.number: letter for letter in letters}
+    if unknown := [str(number) for number in numbers if number not in by_number]:
+        known = ", ".join(map(str, by_number)) or "none at all"
+        raise BadData(f"no dead letter has the number {', '.join(unknown)}; there are {known}")
+    return [by_number[number] for number in dict.fromkeys(numbers)]
+
+
+def _where(letter: DeadLetter) -> str:
+    return f"{letter.topic} {letter.partition}:{letter.offset}"
+
+
+def _state(letter: DeadLetter) -> str:
+    again = "" if letter.again_after is None else f"again, after {letter.again_after}"
+    return ", ".join(word for word in ("resubmitted" if letter.resubmitted else "", again) if word) or "waits"
+
+
+def _utc(posix_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(posix_ms / 1000))
+
+
+async def _content(value: bytes, registry: str) -> list[str]:
+    """The record, or why there is none; and the bytes."""
+    lines = ["not decoded: no --registry was given"]
+    if registry:
+        async with RegistryClient(registry) as client:
+            try:
+                record = await decoded(value, client)
+                lines = [f"  {name:24s} {content!r}" for name, content in record.items()]
+            except PachonError as error:
+                lines = [f"not decoded: {error}"]
+    return [*lines, *_dump(value)]
+
+
+def _dump(value: bytes) -> list[str]:
+    """In hex, with the characters beside it."""
+    rows = [(at, value[at : at + _ROW]) for at in range(0, len(value), _ROW)]
+    return [f"{at:06x}  {row.hex(' '):47s}  {''.join(map(_character, row))}" for at, row in rows]
+
+
+def _character(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 else "."
+
+
+def _print(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
