@@ -1,19 +1,20 @@
 """The journal: every fact once, in PostgreSQL, with what is still owed for it.
 
 `journal` holds facts in the order in which they were told; `delivery` says which pool still has to react to which
-fact; `failed_attempt` when it could not, and why; `input_position` says how far each input topic was read. A handler's results and the end of its delivery are
-one transaction, so that a restart goes on where the journal stands.
+fact; `failed_attempt` when it could not, and why; `input_position` says how far each input topic was read. A handler's
+results and the end of its delivery are one transaction, so that a restart goes on where the journal stands.
 """
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import asyncpg
 
-from schemas.errors import Transient
+from schemas.errors import Broken, Transient
 from schemas.events import Event, read_event
 
 DDL = """
@@ -36,7 +37,12 @@ CREATE TABLE IF NOT EXISTS input_position (
 """
 
 DEADLINE_S = 30.0
-"""For one statement, seconds."""
+"""For connecting, and making the tables, wall seconds."""
+
+STATEMENT_S = 8.0
+"""For one statement, wall seconds: less than the pools that ask the journal have for their answer."""
+
+_NO_ANSWER = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 Connection = Any
 """An asyncpg connection, which has no type information."""
@@ -135,12 +141,12 @@ class PostgresJournal:
         """Connect, and create the tables if they are not there. Raises Transient if the server does not answer."""
         try:
             pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=4, command_timeout=DEADLINE_S, timeout=DEADLINE_S
+                dsn, min_size=1, max_size=4, command_timeout=STATEMENT_S, timeout=DEADLINE_S
             )
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock(7_364_001)")  # one process makes the tables
-                await connection.execute(DDL)
-        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+                await connection.execute(DDL, timeout=DEADLINE_S)
+        except _NO_ANSWER as error:
             raise Transient(f"the journal's database at {_without_password(dsn)} does not answer: {error}") from error
         return cls(pool)
 
@@ -148,11 +154,23 @@ class PostgresJournal:
         """Give the connections back."""
         await asyncio.wait_for(self._pool.close(), DEADLINE_S)
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """Raises Transient if the database does not answer: then nobody knows whether it was done."""
+        with _told():
+            async with self._pool.acquire(timeout=STATEMENT_S) as connection, connection.transaction():
+                yield connection
+
+    async def _fetch(self, query: str, *parameters: object) -> list[Connection]:
+        with _told():
+            rows: list[Connection] = await self._pool.fetch(query, *parameters)
+        return rows
+
     async def append(
         self, facts: Sequence[Event], owed: Owed, at: float, position: Position | None = None
     ) -> list[Event]:
         """See `Journal`."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._transaction() as connection:
             if position is not None:
                 await connection.execute(
                     "INSERT INTO input_position VALUES ($1, $2, $3)"
@@ -163,7 +181,7 @@ class PostgresJournal:
 
     async def complete(self, delivery: Delivery, facts: Sequence[Event], owed: Owed, at: float) -> list[Event]:
         """See `Journal`."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._transaction() as connection:
             await _attempted(connection, delivery, "done", "")
             return await _tell(connection, facts, owed, at)
 
@@ -171,19 +189,19 @@ class PostgresJournal:
         self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float
     ) -> list[Event]:
         """See `Journal`."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._transaction() as connection:
             await _failed(connection, delivery, "given up", error, at)
             return await _tell(connection, facts, owed, at)
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
         """See `Journal`."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._transaction() as connection:
             await _failed(connection, delivery, "owed", error, at)
         return Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
 
     async def owed(self) -> list[Delivery]:
         """See `Journal`."""
-        rows = await self._pool.fetch(
+        rows = await self._fetch(
             "SELECT kind, payload, pool, attempts FROM delivery JOIN journal USING (event_id)"
             " WHERE state = 'owed' ORDER BY seq, pool"
         )
@@ -191,8 +209,8 @@ class PostgresJournal:
 
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
-        row = await self._pool.fetchrow("SELECT kind, payload FROM journal WHERE event_id = $1", event_id)
-        return None if row is None else read_event(row["kind"], row["payload"])
+        rows = await self._fetch("SELECT kind, payload FROM journal WHERE event_id = $1", event_id)
+        return read_event(rows[0]["kind"], rows[0]["payload"]) if rows else None
 
     async def facts(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Event]:
         """See `Journal`."""
@@ -201,17 +219,28 @@ class PostgresJournal:
         asked |= {"grp = $": group} if group is not None else {}
         where = " AND ".join(term.replace("$", f"${place}") for place, term in enumerate(asked, 1))
         query = f"SELECT kind, payload FROM journal WHERE {where} ORDER BY seq"  # noqa: S608 - of the terms above
-        return [read_event(r["kind"], r["payload"]) for r in await self._pool.fetch(query, *asked.values())]
+        return [read_event(r["kind"], r["payload"]) for r in await self._fetch(query, *asked.values())]
 
     async def entries(self, since: float = -math.inf) -> list[Entry]:
         """See `Journal`."""
-        rows = await self._pool.fetch("SELECT at, kind, payload FROM journal WHERE at >= $1 ORDER BY seq", since)
+        rows = await self._fetch("SELECT at, kind, payload FROM journal WHERE at >= $1 ORDER BY seq", since)
         return [Entry(r["at"], read_event(r["kind"], r["payload"])) for r in rows]
 
     async def positions(self) -> dict[tuple[str, int], int]:
         """See `Journal`."""
-        rows = await self._pool.fetch("SELECT topic, partition, next_offset FROM input_position")
+        rows = await self._fetch("SELECT topic, partition, next_offset FROM input_position")
         return {(r["topic"], r["partition"]): r["next_offset"] for r in rows}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the server says, or that it says nothing, as one of our errors."""
+    try:
+        yield
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise Broken(f"the journal: {error}") from error
+    except _NO_ANSWER as error:
+        raise Transient(f"the journal's database does not answer: {error or type(error).__name__}") from error
 
 
 async def _attempted(connection: Connection, delivery: Delivery, state: str, error: str) -> None:

@@ -54,7 +54,7 @@ class SalReader:
     was told to others, before whoever reads now was there. (Not every broker can be asked for an offset by time.)
 
     No consumer group: who keeps the positions keeps them with what the messages caused. They belong to one
-    broker's logs: for a broker that starts empty, give none. All partitions that a topic has at the start are
+    broker's logs: for a broker that starts empty, give none. All partitions that a topic has, or gets, are
     read. An async context manager. A dead broker or registry is waited for; Transient after `deadline_s`.
     After an error, go on with a new reader from the kept positions.
     """
@@ -72,6 +72,7 @@ class SalReader:
         self._bootstrap, self._registry, self._deadline_s = bootstrap, registry, deadline_s
         self._positions, self._topics, self._since = dict(positions), tuple(topics), since
         self._consumer: AIOKafkaConsumer | None = None
+        self._reached: dict[TopicPartition, int] = {}
         self._patience = _Patience(deadline_s)
 
     async def __aenter__(self) -> Self:
@@ -103,6 +104,7 @@ class SalReader:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_max_wait_ms=_LONG_POLL_MS,
+                metadata_max_age_ms=int(1000 * _PROBE_S),
             )
             try:
                 await consumer.start()
@@ -118,25 +120,31 @@ class SalReader:
                 return consumer
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> None:
-        """Take every partition of our topics; one that does not exist yet is taken to have partition 0."""
         async with asyncio.timeout(_PROBE_S):
             await consumer.topics()
+        self._take(consumer)
+
+    def _take(self, consumer: AIOKafkaConsumer) -> None:
+        """Read every partition of our topics, also one that is new; a topic that does not exist yet has partition 0."""
         found = [
             TopicPartition(topic, partition)
             for topic in self._topics
             for partition in sorted(consumer.partitions_for_topic(topic) or {0})
         ]
-        consumer.assign(found)
-        for partition in found:
-            consumer.seek(partition, self._positions.get((partition.topic, partition.partition), 0))
+        if set(found) != consumer.assignment():
+            consumer.assign(found)
+            for place in found:
+                consumer.seek(place, self._reached.get(place, self._positions.get((place.topic, place.partition), 0)))
 
     async def _fetched(self, consumer: AIOKafkaConsumer) -> list[list[ConsumerRecord]]:
         """The next records, by partition. aiokafka hides a dead broker, so silence is probed."""
         while True:
             try:
+                self._take(consumer)
                 batch = await consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=_BATCH)
                 if batch:
                     self._patience.answered()
+                    self._reached |= {place: records[-1].offset + 1 for place, records in batch.items()}
                     return [batch[key] for key in sorted(batch, key=self._order)]
                 async with asyncio.timeout(_PROBE_S):
                     await consumer.topics()

@@ -36,7 +36,7 @@ from schemas.events import (
 MAX_ATTEMPTS = 5
 BACKOFF_S = 0.5
 """Wall seconds before the second attempt; doubles with each further one, `MAX_DOUBLINGS` times."""
-MAX_DOUBLINGS = 6
+MAX_DOUBLINGS = 4
 
 Listener = Callable[[Event, float], None]
 """Called with each new fact and the time (TAI s) at which it was journalled."""
@@ -51,7 +51,9 @@ class Route:
     understands: frozenset[str]
     deadline_s: float
     patient: bool = False
-    """Tries for as long as its hosts say Transient; nothing waits for what it does."""
+    """Tries for as long as its hosts say Transient."""
+    aside: bool = False
+    """Nothing waits for what it does, not even the end of the night."""
 
 
 class Hosts(Protocol):
@@ -75,7 +77,7 @@ class Bus:
         self._log = structlog.get_logger().bind(part="bus")
         self._lanes = {(r.name, lane): asyncio.Queue[Delivery]() for r in routes for lane in range(r.lanes)}
         self._lane_of: dict[tuple[str, int], int] = {}
-        self._prompt, self._patient = _Open(), _Open()
+        self._owing, self._aside = _Open(), _Open()
         self._listeners: list[Listener] = []
         self._outcomes: list[Callable[[str, int, Event, Outcome], None]] = []
         self.stopped_by: Broken | None = None
@@ -101,18 +103,18 @@ class Bus:
                 group.create_task(self._serve(*key, queue))
 
     async def drained(self) -> None:
-        """Return when nothing is owed, but by patient pools."""
-        await self._prompt.none.wait()
+        """Return when nothing is owed, but by pools aside."""
+        await self._owing.none.wait()
 
     async def idle(self) -> None:
         """Return when nothing at all is owed."""
-        while self._prompt.keys or self._patient.keys:
-            await self._prompt.none.wait()
-            await self._patient.none.wait()
+        while self._owing.keys or self._aside.keys:
+            await self._owing.none.wait()
+            await self._aside.none.wait()
 
     def owed(self) -> Counter[str]:
         """Deliveries that have not ended, by pool: those queued and those in a host's hands."""
-        return Counter(pool for _, pool in self._prompt.keys | self._patient.keys)
+        return Counter(pool for _, pool in self._owing.keys | self._aside.keys)
 
     def waiting(self) -> Counter[str]:
         """Deliveries queued, by pool."""
@@ -137,7 +139,7 @@ class Bus:
             self._lanes[delivery.pool, self._lane(delivery)].put_nowait(delivery)
 
     def _open(self, pool: str) -> "_Open":
-        return self._patient if self._routes[pool].patient else self._prompt
+        return self._aside if self._routes[pool].aside else self._owing
 
     def lane_of(self, pool: str, detector: int | None) -> int:
         """Which lane of a pool a detector has, 0 if it has none yet."""

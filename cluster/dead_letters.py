@@ -5,12 +5,11 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from backbone.dead_letters import DeadLetter, DeadLetterTopic
 from backbone.registry_client import RegistryClient
 from backbone.sal import decoded
+from cluster.told_tables import add, plain_table, say
 from schemas.errors import BadData, PachonError
 
 _ROW = 16
@@ -20,13 +19,13 @@ _ROW = 16
 def show_all(kafka: str, console: Console) -> int:
     """List them; 0."""
     letters = DeadLetterTopic(kafka).read()
-    table = Table("number", "where it was", "sent, UTC", "state", "why", box=None, pad_edge=False)
-    for letter in letters:
-        table.add_row(str(letter.number), _where(letter), _utc(letter.sent_ms), _state(letter), escape(letter.reason))
+    table = plain_table("", "number", "sent, UTC", "state", "where it was, and why it is here")
+    for one in letters:
+        add(table, one.number, _utc(one.sent_ms), _state(one), f"{_where(one)}: {one.reason}")
     if letters:
         console.print(table)
     waiting = sum(1 for letter in letters if not letter.resubmitted)
-    console.print(f"{len(letters)} dead letters, {waiting} of them not resubmitted", highlight=False)
+    say(console, f"{len(letters)} dead letters, {waiting} of them not resubmitted")
     return 0
 
 
@@ -39,8 +38,9 @@ def show_one(kafka: str, registry: str, number: int, console: Console) -> int:
         "key": repr(letter.key), "value": "null" if letter.value is None else f"{len(letter.value)} bytes",
     }  # fmt: skip
     told |= {f"header {name}": repr(value) for name, value in letter.headers}
-    _print(console, [f"{name:14s} {value}" for name, value in told.items()])
-    _print(console, asyncio.run(_content(letter.value or b"", registry)))
+    fields = [f"{name:14s} {value}" for name, value in told.items()]
+    for line in [*fields, *asyncio.run(_content(letter.value or b"", registry))]:
+        say(console, line)
     return 0
 
 
@@ -55,7 +55,7 @@ def resubmit(kafka: str, numbers: Sequence[int], *, everything: bool, console: C
     letters = topic.read()
     chosen = [letter for letter in letters if not letter.resubmitted] if everything else _chosen(letters, numbers)
     failed = [letter for letter in chosen if not _sent(topic, letter, console)]
-    console.print(f"{len(chosen) - len(failed)} resubmitted, {len(failed)} not", highlight=False)
+    say(console, f"{len(chosen) - len(failed)} resubmitted, {len(failed)} not")
     return 1 if failed else 0
 
 
@@ -63,7 +63,7 @@ def _sent(topic: DeadLetterTopic, letter: DeadLetter, console: Console) -> bool:
     try:
         topic.resubmit(letter)
     except PachonError as error:
-        _print(console, [f"{letter.number} not resubmitted: {error}"])
+        say(console, f"{letter.number} not resubmitted: {error}")
         return False
     return True
 
@@ -110,8 +110,3 @@ def _dump(value: bytes) -> list[str]:
 
 def _character(byte: int) -> str:
     return chr(byte) if 32 <= byte < 127 else "."
-
-
-def _print(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
+from access.report.collect import Collected
 from cluster import logs
 from cluster.live import play, ray_cluster
 from cluster.run import told
-from cluster.supervisor import RAY_LOST, Errand
-from schemas.errors import BadData
+from cluster.supervisor import AGAIN, Errand
+from schemas.errors import BadData, Transient
 from simulators.ocs.schedule import load_plan
 
 TICK_S = 0.5
@@ -23,16 +24,23 @@ _RAY = ("raylet", "gcs_server")
 
 
 def drive(errand: Path, console: Console) -> int:
-    """Play the night that a file tells of; the exit code. Raises PachonError for what cannot be played."""
+    """Play the night that a file tells of; the exit code: `AGAIN` if a server does not answer.
+
+    Raises PachonError for what cannot be played.
+    """
     try:
         given = Errand.model_validate_json(errand.read_bytes())
     except (OSError, ValueError) as error:
         raise BadData(f"{errand} does not tell a driver what to do: {error}") from error
     logs.configure(given.settings.log, "night")
     plan = load_plan(given.settings.plan_file)
+    night: Collected | None = None
     with ray_cluster(given.options), _no_longer_than(_RAY):
-        night = asyncio.run(play(given.options, plan, given.settings, console, _observatory()))
-    return told(night, given.settings.output, console)
+        try:
+            night = asyncio.run(play(given.options, plan, given.settings, console, _observatory()))
+        except* Transient as errors:
+            structlog.get_logger().error("the night cannot go on", error=str(errors.exceptions[0]))
+    return AGAIN if night is None else told(night, given.settings.output, console)
 
 
 def _observatory() -> Callable[[], bool]:
@@ -59,7 +67,7 @@ def _no_longer_than(programs: tuple[str, ...]) -> Iterator[None]:
         while not over.wait(TICK_S):
             if dead := [pid for pid in pids if _stat(pid)[1] in _DEAD]:
                 structlog.get_logger().error("Ray died", pids=dead)
-                os._exit(RAY_LOST)
+                os._exit(AGAIN)
 
     threading.Thread(target=watch, name="ray", daemon=True).start()
     try:

@@ -58,14 +58,20 @@ class Host:
         try:
             return "done", await self.actor.react(event), ""
         except PachonError as error:
-            return _verdict_on(error), (), str(error)
+            return verdict_on(error), (), str(error)
         except Exception as error:  # the boundary: a bug in one detector's way must not take the host down
             log.exception("bug")
             last = traceback.extract_tb(error.__traceback__)[-1]
             return "bug", (), f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
 
 
-def _verdict_on(error: PachonError) -> Verdict:
+def unbuilt(error: PachonError) -> Outcome:
+    """The answer of a host whose actor cannot be built, as while a server that it needs is away."""
+    return Outcome(verdict_on(error), (), str(error), 0.0, 0.0, os.getpid(), 0)
+
+
+def verdict_on(error: PachonError) -> Verdict:
+    """What an error says to whoever asked."""
     match error:
         case Transient():
             return "transient"

@@ -21,6 +21,7 @@ from cluster.faults import injected
 from cluster.inline import InlineHosts
 from cluster.night import DUSK_S, SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
 from cluster.options import NightOptions
+from cluster.patient_journal import PATIENCE_S, PatientJournal
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
 from cluster.settings import Settings
@@ -97,7 +98,8 @@ async def live_stage(
     clock = _begin(options, plan, settings)
     here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
     hosts = SplitHosts(here, there)
-    async with staged(settings, hosts, here.keeper, journal, clock, [v.group for v in plan], console) as stage:
+    told = PatientJournal(journal)
+    async with staged(settings, hosts, here.keeper, told, clock, [v.group for v in plan], console) as stage:
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
         yield stage
 
@@ -164,9 +166,9 @@ async def _observe(
     await stage.bus.publish([NightBegan(day_obs=day_obs, at=clock.now())])
     async with (
         RegistryClient(settings.registry) as client,
-        SalReader(settings.kafka, client, positions, since=since) as reader,
+        SalReader(settings.kafka, client, positions, since=since, deadline_s=PATIENCE_S) as reader,
     ):
-        feeding = asyncio.create_task(feed(reader, stage.bus, journal))
+        feeding = asyncio.create_task(feed(reader, stage.bus, PatientJournal(journal)))
         await until_over(stage, observatory_runs, stop, feeding)
         feeding.cancel()
         await asyncio.wait([feeding])

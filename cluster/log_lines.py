@@ -1,7 +1,6 @@
 """What the night's log says: of a visit, and of what went wrong last."""
 
 import json
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,19 @@ def about(path: Path, group: str, visit: int | None) -> list[Line]:
 
 
 def last_wrong(path: Path, most: int) -> list[Line]:
-    """The last warnings and errors."""
-    return list(deque((line for line in lines_of(path) if line.get("level") in _WRONG), maxlen=most))
+    """The last warnings and errors; of those alike the last, and how many `times` it was said."""
+    found: dict[tuple[object, object], Line] = {}
+    for line in lines_of(path):
+        if line.get("level") in _WRONG:
+            alike = (line.get("event"), line.get("error"))
+            times = found.pop(alike, {}).get("times", 0) + 1
+            found[alike] = line | {"times": times}
+    return list(found.values())[-most:]
 
 
 def told(line: Line) -> str:
-    """What a line says beside when, how grave, whose and what: its other fields; the last line of a trace."""
-    more = [f"{name}={value}" for name, value in line.items() if name not in {*_FIRST, *_AS_GOOD_AS_SAID}]
+    """What a line says beside when, how grave and whose: the event, its fields, the last line of a trace."""
+    more = [f"{name}={value}" for name, value in line.items() if name not in {*_FIRST, *_AS_GOOD_AS_SAID, "times"}]
+    more += [f"({line['times']} times)"] if line.get("times", 1) > 1 else []
     trace = str(line.get("exception", "")).strip().splitlines()
-    return " ".join([*more, *trace[-1:]])
+    return " ".join([str(line.get("event", "")), *more, *trace[-1:]])

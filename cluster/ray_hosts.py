@@ -10,7 +10,7 @@ import structlog
 
 from actors.ccd_worker import CcdWorker
 from cluster import logs
-from cluster.host import Host, Outcome
+from cluster.host import Host, Outcome, unbuilt
 from cluster.pixels import SHELF, RayPixels, Shelf
 from cluster.rehearsal import rehearse_alerts
 from cluster.settings import Settings
@@ -63,7 +63,11 @@ class RayHost:
 
     async def handle(self, event: Event) -> Outcome:
         """See `Host.handle`."""
-        return await (await self._built()).handle(event)
+        try:
+            host = await self._built()
+        except PachonError as error:
+            return unbuilt(error)
+        return await host.handle(event)
 
     async def hand_over(self, name: DatasetId) -> object:
         """Give the shelf a value that `RayPixels.put` left for it."""

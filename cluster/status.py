@@ -158,10 +158,9 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _visit_table(visits: list[OpenVisit]) -> Table:
-    table = plain_table("open visits", "visit", "group", "state", "s since readout", *STATES)
+    table = plain_table("open visits", "visit", "group", "state", "s since readout", "detectors")
     for visit in visits:
-        count = [visit.detectors[state] or None for state in STATES]
-        add(table, visit.visit, visit.group, visit.state, seconds(visit.since_readout), *count)
+        add(table, visit.visit, visit.group, visit.state, seconds(visit.since_readout), _counted(visit.detectors))
     return table
 
 

@@ -29,13 +29,14 @@ from cluster.stored_clock import StoredClock
 from schemas.errors import Broken, PachonError
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 
-RAY_LOST = 75
-"""Exit code of a driver whose Ray is gone: a new one starts it anew."""
+AGAIN = os.EX_TEMPFAIL
+"""Exit code of a driver that a new one may do better than: its Ray is gone, or a server was away when it began."""
 
 TICK_S = 0.2
 SOON_S = 60.0
-MAX_DEATHS = 5
+MAX_DEATHS = 10
 """As many deaths of the driver, each within `SOON_S` of its start: it will not live."""
+MAX_PAUSE_S = 30.0
 
 TOPICS_EVERY_S = 5.0
 """How often a broker of the night's own is asked for its topics, to make them again should it die."""
@@ -136,9 +137,10 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, driver)
             code = await self._watch(driver)
-            if self.stopped or (code >= 0 and code != RAY_LOST):
+            if self.stopped or (code >= 0 and code != AGAIN):
                 return code
             self._mourn(driver, code)
+            await self._pause()
 
     def _stop(self, driver: Driver) -> None:
         self.stopped = True
@@ -159,12 +161,19 @@ class Supervisor:
 
     def _mourn(self, driver: Driver, code: int) -> None:
         """Raises Broken if it was one too many."""
-        how = "lost Ray" if code == RAY_LOST else f"died: {signal.Signals(-code).name}"
+        how = "gave up" if code == AGAIN else f"died: {signal.Signals(-code).name}"
         structlog.get_logger().error("the driver is started again", how=how, age_s=driver.age_s)
         self.early_deaths = self.early_deaths + 1 if driver.age_s < SOON_S else 0
         if self.early_deaths >= MAX_DEATHS:
             raise Broken(f"the night's driver {how}, {MAX_DEATHS} times, each within {SOON_S:.0f} s of its start")
         self.console.print(f"\nthe night's driver {how}; it is started again")
+
+    async def _pause(self) -> None:
+        """After early deaths, longer each time: what it needs may be away."""
+        over = time.monotonic() + (min(2.0**self.early_deaths, MAX_PAUSE_S) if self.early_deaths else 0.0)
+        while time.monotonic() < over and not self.stopped:
+            await self._mend()
+            await asyncio.sleep(TICK_S)
 
     def _begin(self) -> None:
         """Start the simulators as soon as the night's clock runs."""

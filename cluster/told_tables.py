@@ -12,8 +12,12 @@ from cluster.log_lines import Line
 
 
 def plain_table(title: str, *columns: str) -> Table:
-    """A table without a box: it can be searched for and cut apart."""
-    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+    """A table without a box, that can be searched and cut apart. The last column takes what room is left."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="fold")
+    return table
 
 
 def add(table: Table, *cells: object) -> None:
@@ -23,9 +27,9 @@ def add(table: Table, *cells: object) -> None:
 
 def log_table(title: str, lines: Sequence[Line]) -> Table:
     """Lines of the log."""
-    table = plain_table(title, "UTC", "level", "process", "what", "about")
+    table = plain_table(title, "UTC", "level", "process", "what")
     for line in lines:
-        add(table, str(line.get("utc", ""))[11:], *map(line.get, ("level", "process", "event")), log_lines.told(line))
+        add(table, str(line.get("utc", ""))[11:], line.get("level"), line.get("process"), log_lines.told(line))
     return table
 
 

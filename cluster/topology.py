@@ -32,7 +32,8 @@ class Pool:
     `make` builds one from what the site offers. `own_process`: hosted by Ray, in a process each; the others only keep
     order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
     many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
-    long as what it needs does not answer; what it does holds up nothing else, not even the end of the night.
+    long as what it needs does not answer: a server or a disk that all visits need alike. `aside`: what it does holds up
+    nothing else, not even the end of the night.
     """
 
     actor: type[Actor]
@@ -43,6 +44,7 @@ class Pool:
     lanes: int = 1
     nice: int = 0
     patient: bool = False
+    aside: bool = False
 
     @property
     def name(self) -> str:
@@ -56,7 +58,7 @@ class Pool:
     def route(self, settings: Settings) -> Route:
         """The pool as the bus sees it."""
         lanes = self.processes(settings) * self.lanes
-        return Route(self.name, lanes, self.actor.understands, self.deadline_s, patient=self.patient)
+        return Route(self.name, lanes, self.actor.understands, self.deadline_s, self.patient, self.aside)
 
 
 async def _fan_out(site: Site) -> FanOut:
@@ -140,19 +142,19 @@ async def _dead_letter_office(site: Site) -> DeadLetterOffice:
 
 
 _TABLE = (
-    #    actor          made by           deadline  where and how many
-    Pool(FanOut,        _fan_out,         10.0,     own_process=False),
-    Pool(Sequencer,     _sequencer,       10.0,     own_process=False),
-    Pool(VisitKeeper,   _visit_keeper,    10.0,     own_process=False),
-    Pool(DeadLetterOffice, _dead_letter_office, 60.0, own_process=False, patient=True),
-    Pool(CameraReader,  _camera_reader,   60.0,     lanes=8),
-    Pool(CcdWorker,     _ccd_worker,      120.0,    per_worker=True),
-    Pool(Associator,    _associator,      60.0),
-    Pool(AlertEmitter,  _alert_emitter,   60.0),
-    Pool(LiteEmitter,   _lite_emitter,    60.0,     nice=10, patient=True),
-    Pool(Herald,        _herald,          60.0,     nice=10, patient=True),
-    Pool(Archiver,      _archiver,        120.0,    nice=10),
-    Pool(CatchUp,       _catch_up,        120.0,    nice=15),
+    #    actor            made by               deadline  where, how many, how stubborn
+    Pool(FanOut,          _fan_out,             10.0,     own_process=False, patient=True),
+    Pool(Sequencer,       _sequencer,           10.0,     own_process=False, patient=True),
+    Pool(VisitKeeper,     _visit_keeper,        10.0,     own_process=False, patient=True),
+    Pool(DeadLetterOffice, _dead_letter_office, 60.0,     own_process=False, patient=True, aside=True),
+    Pool(CameraReader,    _camera_reader,       60.0,     lanes=8),
+    Pool(CcdWorker,       _ccd_worker,          120.0,    per_worker=True),
+    Pool(Associator,      _associator,          60.0,     patient=True),
+    Pool(AlertEmitter,    _alert_emitter,       60.0,     patient=True),
+    Pool(LiteEmitter,     _lite_emitter,        60.0,     nice=10, patient=True, aside=True),
+    Pool(Herald,          _herald,              60.0,     nice=10, patient=True, aside=True),
+    Pool(Archiver,        _archiver,            120.0,    nice=10),
+    Pool(CatchUp,         _catch_up,            120.0,    nice=15),
 )  # fmt: skip
 
 POOLS = {pool.name: pool for pool in _TABLE}

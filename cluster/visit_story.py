@@ -25,13 +25,10 @@ from schemas.events import (
     DiaSourcesReady,
     Event,
     NextVisit,
-    NextVisitCanceled,
     RawArchived,
-    RawNotArchived,
     RawReady,
     ReadoutEnded,
     VisitDone,
-    VisitRefused,
 )
 
 FEW = 4
@@ -138,16 +135,16 @@ def _runs(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 def _said(event: Event) -> str:
     """What a fact says beside who and when."""
-    said = ""
+    said = str(getattr(event, "reason", getattr(event, "notice", "")))
     match event:
+        case NextVisit():
+            said = f"{event.filters}, ra {event.ra:.3f} dec {event.dec:+.3f}"
         case ReadoutEnded():
             said = f"{event.image_name}, snap {event.snap + 1} of {event.n_snaps}"
         case RawReady():
             said = f"snap {event.observation.snap + 1}"
         case RawArchived():
             said = event.uri.rsplit("/", 1)[-1]
-        case RawNotArchived() | VisitRefused() | NextVisitCanceled():
-            said = event.reason
         case DetectorFailed():
             said = f"{event.stage}: {event.reason}"
         case DiaSourcesReady():

@@ -109,7 +109,7 @@ class Camera(_Described):
     """
 
     do: Literal["camera"] = "camera"
-    what: Literal["cut", "silent", "short", "corrupt", "dark", "saturated", "swarm"]
+    what: Literal["cut", "silent", "short", "corrupt", "dark", "saturated", "burst", "swarm"]
     visit: Ordinal
     visits: Ordinal = 1
     detector: Annotated[int, Field(ge=0)] | None = None
@@ -222,6 +222,7 @@ LIBRARY: dict[str, Named] = {
     "corrupt-detector": Named("a pixel is not what its checksum says", _camera("corrupt")),
     "dark-detector": Named("every pixel is 0", _camera("dark")),
     "saturated-detector": Named("every pixel is at the converter's end", _camera("saturated")),
+    "burst": Named("10,000 sources appear on a detector", _camera("burst")),
     "swarm": Named("40,000 sources appear on a detector", _camera("swarm")),
     "rush": Named("visits come three times as fast", lambda _, __: [Rush()]),
 }  # fmt: skip

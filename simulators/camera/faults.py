@@ -2,8 +2,8 @@
 
 silent: nothing is sent. short: half of the amplifiers. corrupt: one pixel differs from what the checksum is of. The
 others are pixels as a broken detector has them, and their checksum is right. dark: all 0. saturated: all at the
-converter's end. swarm: `SWARM` point sources more than there are on the sky, at the same pixels in all snaps. cut: the
-DAQ hears the observatory, but nobody who reads can reach it.
+converter's end. burst, swarm: `SWARMS` point sources more than there are on the sky, at the same pixels in all snaps;
+a burst is as many as a visit of the whole camera is expected to have, a swarm too many to be true. cut: the DAQ hears the observatory, but nobody who reads can reach it.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from simulators.camera.ccd import ADC_MAX
 from simulators.camera.sensor import Segments
 from simulators.ocs.schedule import PlannedVisit
 
-Wrong = Literal["silent", "short", "corrupt", "dark", "saturated", "swarm"]
+Wrong = Literal["silent", "short", "corrupt", "dark", "saturated", "burst", "swarm"]
 
-SWARM = 40_000
+SWARMS = {"burst": 10_000, "swarm": 40_000}
 _SIGMA = 2.0
 """Width of a swarm's source, pixels: that of stars in seeing of 0.94"."""
 _PEAK = 3.0
@@ -75,8 +75,8 @@ def spoilt(raster: Raster, fault: str | None, seed: int) -> Raster:
         return _of(np.zeros_like(raster.segments))
     if fault == "saturated":
         return _of(np.full_like(raster.segments, ADC_MAX))
-    if fault == "swarm":
-        return _of(_swarm(raster.segments, seed))
+    if fault in SWARMS:
+        return _of(_swarm(raster.segments, SWARMS[fault], seed))
     return raster
 
 
@@ -84,7 +84,7 @@ def _of(segments: Segments) -> Raster:
     return Raster(segments, hashlib.sha256(segments.data).hexdigest())
 
 
-def _swarm(segments: Segments, seed: int) -> Segments:
+def _swarm(segments: Segments, count: int, seed: int) -> Segments:
     """Sources on a grid with gaps, the same for a seed, a fraction of a pixel beside its points."""
     rng = np.random.default_rng(seed)
     amplifiers, rows, columns = segments.shape
@@ -97,7 +97,7 @@ def _swarm(segments: Segments, seed: int) -> Segments:
         ],
         np.float64,
     )
-    chosen = places[np.sort(rng.permutation(len(places))[:SWARM])]
+    chosen = places[np.sort(rng.permutation(len(places))[:count])]
     chosen[:, 1:] += rng.uniform(-1.0, 1.0, (len(chosen), 2))
     noise = np.array([_noise(segment) for segment in segments])
     crowded = segments.copy()

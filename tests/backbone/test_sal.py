@@ -116,6 +116,21 @@ async def test_all_partitions_are_read_in_order_of_sending(
         assert [m.next_offset for m in ours] == list(range(1, len(ours) + 1))
 
 
+async def test_a_topic_made_while_the_reader_runs_is_read_in_all_its_partitions(
+    kafka: EmbeddedKafka, producer: AIOKafkaProducer, registry: RegistryClient
+) -> None:
+    async with SalReader(kafka.bootstrap, registry, {}, topics=(OTHER, CANCELED)) as reader:
+        await producer.send_and_wait(OTHER, _framed("g"), partition=0)
+        first = await _read(reader, 1)
+        partitions = sorted(await producer.partitions_for(CANCELED))
+        for partition in partitions:
+            await producer.send_and_wait(CANCELED, _framed(f"g{partition}"), partition=partition)
+        received = await _read(reader, len(partitions))
+    assert len(partitions) > 1
+    assert first == [Received(None, OTHER, 0, 1)]
+    assert sorted(_groups(received)) == sorted(f"g{partition}" for partition in partitions)
+
+
 async def test_a_topic_that_tells_of_nothing_here_only_moves_the_position(
     kafka: EmbeddedKafka, producer: AIOKafkaProducer, registry: RegistryClient
 ) -> None:

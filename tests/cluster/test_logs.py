@@ -65,3 +65,14 @@ def test_a_log_that_is_not_there_has_no_lines_and_a_half_one_is_passed_over(tmp_
     assert list(log_lines.lines_of(path)) == []
     path.write_text(json.dumps({"event": "whole"}) + '\n{"event": "ha', "utf-8")
     assert list(log_lines.lines_of(path)) == [{"event": "whole"}]
+
+
+def test_what_was_said_again_and_again_is_told_once_with_how_often(tmp_path: Path) -> None:
+    path, wrong = tmp_path / "log.jsonl", {"level": "warning", "event": "tried again", "error": "busy"}
+    lines = [wrong | {"utc": "1"}, {"level": "error", "event": "bug"}, {"level": "info", "event": "ready"}, wrong]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    assert [log_lines.told(line) for line in log_lines.last_wrong(path, 8)] == [
+        "bug",
+        "tried again error=busy (2 times)",
+    ]
+    assert [line["event"] for line in log_lines.last_wrong(path, 1)] == ["tried again"]

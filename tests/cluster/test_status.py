@@ -105,7 +105,7 @@ def test_status_tells_what_is_open_owed_given_up_missing_and_wrong(folder: Path,
     shown = told.stdout
     assert "visits: announced 2, done 1, open 2" in shown
     since = next(line for line in shown.splitlines() if line.startswith(str(OPEN_VISIT))).split()[6]
-    assert row(shown, OPEN_VISIT, OPEN, "snap 2/2 read out", since, "1 1")
+    assert row(shown, OPEN_VISIT, OPEN, "snap 2/2 read out", since, "committed 1, failed 1")
     assert any(line.startswith(f"{VISIT + 4}") and EARLY in line for line in shown.splitlines())
     assert "alert_emitter" in shown
     assert "the broker is still silent" in shown

@@ -21,8 +21,9 @@ from simulators.sky.sky import Sky
 @cache
 def pixels(exposure: int, detector: int) -> Segments:
     rng = np.random.default_rng([exposure, detector])
-    shape = camera("LSSTCam")[detector].format.raw_shape
-    segments: Segments = rng.integers(1500, 1700, shape, dtype=np.int32)
+    amplifiers, rows, columns = camera("LSSTCam")[detector].format.raw_shape
+    noise = rng.integers(1500, 1700, (rows, columns), dtype=np.int32)
+    segments: Segments = noise + np.arange(amplifiers, dtype=np.int32)[:, None, None]
     return segments
 
 

@@ -6,7 +6,7 @@ import pytest
 from simulators import faults
 from simulators.camera.buffer import Raster
 from simulators.camera.ccd import ADC_MAX
-from simulators.camera.faults import SWARM, Cut, Fault, of_night, spoilt
+from simulators.camera.faults import SWARMS, Cut, Fault, of_night, spoilt
 from simulators.camera.sensor import Segments
 from simulators.ocs.schedule import plan_own
 
@@ -48,13 +48,14 @@ def test_other_faults_leave_the_pixels_alone(raster: Raster, fault: str | None) 
     assert spoilt(raster, fault, 1) is raster
 
 
-def test_a_swarm_stands_at_the_same_pixels_in_all_snaps(raster: Raster) -> None:
-    crowded = spoilt(raster, "swarm", 7)
+@pytest.mark.parametrize("fault", SWARMS)
+def test_a_swarm_stands_at_the_same_pixels_in_all_snaps(raster: Raster, fault: str) -> None:
+    crowded = spoilt(raster, fault, 7)
     more = crowded.segments - raster.segments
-    flat = spoilt(Raster(np.full_like(raster.segments, 1000), ""), "swarm", 7).segments
+    flat = spoilt(Raster(np.full_like(raster.segments, 1000), ""), fault, 7).segments
     assert flat.max() == 1000  # no noise, nothing to add
-    again = spoilt(raster, "swarm", 7)
+    again = spoilt(raster, fault, 7)
     assert again.sha256 == crowded.sha256 != raster.sha256
     peaks = (more > 0) & (more >= np.roll(more, 1, 2)) & (more >= np.roll(more, -1, 2))
     peaks &= (more >= np.roll(more, 1, 1)) & (more >= np.roll(more, -1, 1)) & (more > 0.8 * more.max() / 2.0)
-    assert 0.8 * SWARM < peaks.sum() < 1.5 * SWARM
+    assert 0.8 * SWARMS[fault] < peaks.sum() < 1.5 * SWARMS[fault]
