@@ -30,6 +30,11 @@ for those who hold what they received to a manifest."""
 REDUCED = "too large: sent with smaller cutouts"
 """A key of an outbox's failures: of how many alerts that are not owed. It outlives the attempt."""
 
+LATE = (("late", "offline"),)
+"""Headers of an alert of a visit-detector that had failed and was redone offline."""
+
+Headers = tuple[tuple[str, str], ...]
+
 _FRAME_BYTES = len(frame(b""))
 _LEAST_S = 2.0
 """With less time left, smaller cutouts are for the next attempt."""
@@ -54,7 +59,8 @@ class AlertEmitter(Actor):
         """
         outbox = await outbox_of(self._l1, event.visit, event.detector)
         owed = np.flatnonzero(outbox.owed)
-        deliveries, smaller = await self._send(self._alerts(outbox, owed))
+        headers = LATE if event.late else ()
+        deliveries, smaller = await self._send(self._alerts(outbox, owed, headers))
         times = outbox.acknowledged_at.copy()
         times[owed] = [delivery.acknowledged_at for delivery in deliveries]
         failures = Counter(delivery.error for delivery in deliveries if failed(delivery))
@@ -66,7 +72,7 @@ class AlertEmitter(Actor):
             )
         return [_sent(event, outbox, times, smaller)]
 
-    def _alerts(self, outbox: Outbox, owed: NDArray[np.int64]) -> list[Alert]:
+    def _alerts(self, outbox: Outbox, owed: NDArray[np.int64], headers: Headers) -> list[Alert]:
         """Those owed."""
         packets = self._archive.read(outbox.path) if len(owed) else []
         for i in owed:
@@ -74,7 +80,7 @@ class AlertEmitter(Actor):
                 field_ends(packets[i])
             except BadData as error:
                 raise BadData(f"{outbox.path}: the alert about DIASource {outbox.alert_ids[i]}: {error}") from error
-        return [alert_of(outbox, i, packets[i]) for i in owed]
+        return [alert_of(outbox, i, packets[i], headers) for i in owed]
 
     async def _send(self, alerts: list[Alert]) -> tuple[list[Delivery], int]:
         """The last answer about each, and how many arrived with smaller cutouts."""
@@ -98,9 +104,9 @@ async def outbox_of(l1: L1Database, visit: int, detector: int) -> Outbox:
     return outbox
 
 
-def alert_of(outbox: Outbox, place: int, packet: bytes) -> Alert:
+def alert_of(outbox: Outbox, place: int, packet: bytes, headers: Headers) -> Alert:
     """The message about the alert at a place of an outbox."""
-    return Alert(str(outbox.alert_keys[place]).encode(), frame(packet), int(outbox.alert_ids[place]))
+    return Alert(str(outbox.alert_keys[place]).encode(), frame(packet), int(outbox.alert_ids[place]), headers)
 
 
 def failed(delivery: Delivery) -> bool:
@@ -130,8 +136,9 @@ def _smaller(alert: Alert) -> Alert | None:
     if less is None:
         return None
     cutouts = f"reduced to {less.size} px" if less.size else "left out"
-    archived = dict(alert.headers).get(ARCHIVED_AS) or hashlib.sha256(packet).hexdigest()
-    return replace(alert, value=frame(less.packet), headers=((CUTOUTS, cutouts), (ARCHIVED_AS, archived)))
+    told = dict(alert.headers)
+    told = {**told, CUTOUTS: cutouts, ARCHIVED_AS: told.get(ARCHIVED_AS) or hashlib.sha256(packet).hexdigest()}
+    return replace(alert, value=frame(less.packet), headers=tuple(told.items()))
 
 
 def _sent(event: AlertsReady, outbox: Outbox, times: NDArray[np.float64], smaller: int) -> AlertsSent:
@@ -139,5 +146,5 @@ def _sent(event: AlertsReady, outbox: Outbox, times: NDArray[np.float64], smalle
     return AlertsSent(
         group=event.group, visit=event.visit, detector=event.detector, made=outbox.n_alerts, sent=outbox.n_alerts,
         acknowledged=len(times), failed={}, readout_ended=event.readout_ended, last_acknowledged=last,
-        reduced=smaller,
+        reduced=smaller, late=event.late,
     )  # fmt: skip

@@ -204,6 +204,7 @@ class Associator(Actor):
             alerts=int(chosen.sum()),
             path=path,
             stages=times.seconds,
+            late=event.late,
         )
         return result, fact
 

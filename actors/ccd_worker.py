@@ -8,19 +8,26 @@ from actors.camera_reader import DataAcquisition, PixelStore, raw_of
 from actors.reduction import Products, Reduction
 from actors.stage_times import StageTimes
 from schemas.clock import Clock
-from schemas.events import DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
+from schemas.events import DetectorFailed, DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
 from schemas.identity import DatasetId
 from schemas.image import DiaProducts, Observation, Raw
 from schemas.instrument import Camera
 
 
 class CcdWorker(Actor):
-    """Has the visit-detectors that are its own reduced, as their raws come."""
+    """Has the visit-detectors that are its own reduced, as their raws come.
+
+    Pixels that waited for more than `hand_over_after_s` (wall seconds; 0: however long) are not begun: so the queue has
+    an end, and the next visit can be in time.
+    """
 
     def __init__(
-        self, *, camera: Camera, products: Products, pixels: PixelStore, daq: DataAcquisition, clock: Clock
-    ) -> None:
+        self, *, camera: Camera, products: Products, pixels: PixelStore, daq: DataAcquisition, clock: Clock,
+        hand_over_after_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self._pixels = pixels
+        self._clock = clock
+        self._hand_over_after_s = hand_over_after_s
         raws = _OnTheirWay(pixels, daq)
         self._reduction = Reduction(camera=camera, products=products, raws=raws, clock=clock)
 
@@ -44,28 +51,45 @@ class CcdWorker(Actor):
         seen = event.observation
         if not seen.band:  # a refused visit: its raws are archived, not processed
             return []
+        if self._too_late(seen):
+            return self._handed_over(event)
         times = StageTimes()
         await self._reduction.reduced(seen, event.detector, times)
         if seen.snap < seen.n_snaps - 1:
             return []
         products = await self._reduction.products_of(seen, event.detector, times)
-        name = DatasetId(
-            dataset_type="dia_products", instrument=seen.instrument, visit=seen.visit, detector=event.detector
-        )
-        await self._pixels.put(name, products)
+        ready = sources_ready(seen, event.detector, products, times, late=False)
+        await self._pixels.put(ready.products, products)
+        return [ready]
+
+    def _handed_over(self, event: RawReady) -> Sequence[Event]:
+        """That it is left to offline processing; said of the last snap."""
+        seen = event.observation
+        self._reduction.forget(event.group)
+        if seen.snap < seen.n_snaps - 1:
+            return []
+        reason = f"its pixels waited for more than {self._hand_over_after_s:g} s: left to offline processing"
         return [
-            DiaSourcesReady(
-                group=event.group,
-                instrument=seen.instrument,
-                visit=seen.visit,
-                detector=event.detector,
-                observation=seen,
-                count=len(products.sources),
-                products=name,
-                stages=times.seconds,
-                summary={name: value for name, value in products.summary.items() if math.isfinite(value)},
+            DetectorFailed(
+                group=event.group, visit=seen.visit, detector=event.detector, stage="overload", reason=reason
             )
         ]
+
+    def _too_late(self, seen: Observation) -> bool:
+        waited_s = self._clock.wall_seconds(self._clock.now() - seen.readout_ended)
+        return 0.0 < self._hand_over_after_s < waited_s
+
+
+def sources_ready(
+    last: Observation, detector: int, products: DiaProducts, times: StageTimes, *, late: bool
+) -> DiaSourcesReady:
+    """The fact that a visit-detector was differenced. `last`: the observation of its last snap."""
+    name = DatasetId(dataset_type="dia_products", instrument=last.instrument, visit=last.visit, detector=detector)
+    return DiaSourcesReady(
+        group=last.group, instrument=last.instrument, visit=last.visit, detector=detector, observation=last,
+        count=len(products.sources), products=name, stages=times.seconds, late=late,
+        summary={name: value for name, value in products.summary.items() if math.isfinite(value)},
+    )  # fmt: skip
 
 
 class _OnTheirWay:

@@ -27,9 +27,11 @@ from schemas.events import (
     NightEnded,
     NoticeDue,
     NoticeSent,
+    VisitAmended,
     VisitAssigned,
     VisitDone,
 )
+from schemas.identity import day_obs_of_visit
 
 
 class Herald(Actor):
@@ -81,13 +83,19 @@ class Herald(Actor):
     async def on_visit_done(self, event: VisitDone) -> Sequence[Event]:
         """The manifest of a visit."""
         told = [await self._detector(event.visit, manifest) for manifest in event.detectors]
-        day_obs = event.visit // 100_000 if event.visit is not None else await self._day_obs_of(event.group)
+        day_obs = day_obs_of_visit(event.visit) if event.visit is not None else await self._day_obs_of(event.group)
         fields = {
             "dayObs": day_obs, "group": event.group, "visit": event.visit,
             **{name: sum(one[name] for one in told) for name in ("diaSources", "made", "sent", "acknowledged")},
             "detectors": told,
         }  # fmt: skip
         return [_due("visit_ends", event.group, event.visit or day_obs, fields, group=event.group)]
+
+    async def on_visit_amended(self, event: VisitAmended) -> Sequence[Event]:
+        """What became of a detector of a visit after it had ended."""
+        told = await self._detector(event.visit, event.manifest)
+        fields = {"dayObs": day_obs_of_visit(event.visit), "group": event.group, "visit": event.visit, "detector": told}
+        return [_due("visit_amended", f"{event.group}/{event.detector}", event.visit, fields, group=event.group)]
 
     async def on_notice_due(self, event: NoticeDue) -> Sequence[Event]:
         """Sign it and send it.

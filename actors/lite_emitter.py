@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from actors.alert_emitter import ATTEMPT_S, alert_of, failed, outbox_of
+from actors.alert_emitter import ATTEMPT_S, LATE, Headers, alert_of, failed, outbox_of
 from actors.associator import PacketArchive
 from actors.base import Actor
 from backbone.alert_stream import Alert, AlertSink
@@ -31,7 +31,7 @@ class LiteEmitter(Actor):
     async def on_alerts_sent(self, event: AlertsSent) -> Sequence[Event]:
         """Send them, a few times if need be, and say what became of them."""
         outbox = await outbox_of(self._l1, event.visit, event.detector)
-        alerts = await asyncio.to_thread(self._alerts, outbox)
+        alerts = await asyncio.to_thread(self._alerts, outbox, LATE if event.late else ())
         errors = await self._send(alerts)
         return [
             LiteAlertsSent(
@@ -40,9 +40,9 @@ class LiteEmitter(Actor):
             )
         ]  # fmt: skip
 
-    def _alerts(self, outbox: Outbox) -> list[Alert]:
+    def _alerts(self, outbox: Outbox, headers: Headers) -> list[Alert]:
         packets = self._archive.read(outbox.path) if outbox.n_alerts else []
-        return [alert_of(outbox, place, lite(packet)) for place, packet in enumerate(packets)]
+        return [alert_of(outbox, place, lite(packet), headers) for place, packet in enumerate(packets)]
 
     async def _send(self, alerts: list[Alert]) -> Counter[str]:
         """By reason, how many did not arrive."""

@@ -16,6 +16,7 @@ from schemas.events import (
     DetectorFailed,
     DiaSourcesReady,
     Event,
+    OfflineFailed,
     VisitAssigned,
 )
 from schemas.instrument import Camera
@@ -25,7 +26,7 @@ from schemas.wcs import separation_arcsec
 OVERLAP_ARCSEC = 1200.0
 """Centres closer than this may overlap: a CCD's diagonal (1158 arcsec) and the pointing's error."""
 
-_HISTORY = ("VisitAssigned", "DiaSourcesReady", "AlertsReady", "DetectorFailed", "AssociationDue")
+_HISTORY = ("VisitAssigned", "DiaSourcesReady", "AlertsReady", "DetectorFailed", "OfflineFailed", "AssociationDue")
 
 Key = tuple[str, int]
 
@@ -68,6 +69,10 @@ class Sequencer(Actor):
         """It will never be: nobody waits for it."""
         return await self._after(event)
 
+    async def on_offline_failed(self, event: OfflineFailed) -> Sequence[Event]:
+        """Nor will it be offline."""
+        return await self._after(event)
+
     async def _after(self, event: Event) -> Sequence[Event]:
         if not self._remembers:
             for fact in await self._chronicle.facts(*_HISTORY, since=self._clock.now() - OPEN_S):
@@ -83,9 +88,11 @@ class Sequencer(Actor):
                 self._open.setdefault(key, self._place(event))
             case DiaSourcesReady() if key in self._open:
                 self._open[key].sources = event
+            case DiaSourcesReady(late=True):  # it had failed, and is there after all
+                self._open[key] = self._redone(event)
             case AssociationDue() if key in self._open:
                 self._open[key].released = True
-            case AlertsReady() | DetectorFailed():
+            case AlertsReady() | DetectorFailed() | OfflineFailed():
                 self._closed.add(key)
                 self._open.pop(key, None)
             case _:
@@ -95,6 +102,11 @@ class Sequencer(Actor):
         plan, detector = event.visit_plan, self._camera[event.detector]
         return _Open(plan.start_time, *center_of(detector, plan.ra, plan.dec, plan.rotation))
 
+    def _redone(self, event: DiaSourcesReady) -> _Open:
+        seen = event.observation
+        place = center_of(self._camera[event.detector], seen.ra, seen.dec, seen.rotation)
+        return _Open(seen.started, *place, sources=event)
+
     def _due(self, event: Event) -> list[Event]:
         """Those whose turn it is; the one just heard of is said again, in case the first saying was lost."""
         due: list[Event] = []
@@ -102,9 +114,7 @@ class Sequencer(Actor):
             said = entry.released and not (isinstance(event, DiaSourcesReady) and event is entry.sources)
             if entry.sources is not None and not said and not self._must_wait(key, entry):
                 entry.released = True
-                due.append(
-                    AssociationDue(group=key[0], visit=entry.sources.visit, detector=key[1], sources=entry.sources)
-                )
+                due.append(_turn(*key, entry.sources))
         return due
 
     def _must_wait(self, key: Key, entry: _Open) -> bool:
@@ -114,3 +124,7 @@ class Sequencer(Actor):
             and float(separation_arcsec(other.ra, other.dec, entry.ra, entry.dec)) < OVERLAP_ARCSEC
             for other_key, other in self._open.items()
         )
+
+
+def _turn(group: str, detector: int, sources: DiaSourcesReady) -> AssociationDue:
+    return AssociationDue(group=group, visit=sources.visit, detector=detector, sources=sources, late=sources.late)

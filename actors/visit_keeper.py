@@ -15,6 +15,7 @@ from schemas.events import (
     Event,
     NextVisitCanceled,
     RawReady,
+    VisitAmended,
     VisitAssigned,
     VisitDone,
 )
@@ -80,8 +81,8 @@ class VisitKeeper(Actor):
         return await self._after(event)
 
     async def on_alerts_sent(self, event: AlertsSent) -> Sequence[Event]:
-        """Its alerts are out: one detector has ended well."""
-        return await self._after(event)
+        """Its alerts are out: one detector has ended well, maybe after its visit."""
+        return [*await self._after(event), *(await self._amended(event) if event.late else ())]
 
     async def on_detector_failed(self, event: DetectorFailed) -> Sequence[Event]:
         """One detector has ended badly."""
@@ -123,6 +124,17 @@ class VisitKeeper(Actor):
         manifests = tuple(visit.detectors[d] for d in sorted(visit.detectors))
         return [VisitDone(group=event.group, visit=visit.visit, detectors=manifests)]
 
+    async def _amended(self, event: AlertsSent) -> Sequence[Event]:
+        """What the visit's manifest would say of a detector now, if it says otherwise."""
+        facts = await self._chronicle.facts(*_HISTORY, group=event.group)
+        if not any(isinstance(fact, VisitDone) for fact in facts):
+            return []
+        count = _Visit(0.0, 0)
+        for fact in [*facts, event]:
+            _count(count, fact)
+        manifest = count.detectors[event.detector]
+        return [VisitAmended(group=event.group, visit=event.visit, detector=event.detector, manifest=manifest)]
+
     async def _visit(self, group: str) -> _Visit | None:
         """The visit's count; begun from the journal, so that a new keeper knows what the last one did."""
         if group in self._done:
@@ -159,7 +171,7 @@ def _count(visit: _Visit, event: Event) -> None:
             visit.ended.add(event.detector)
             visit.note(
                 event.detector, alerts_made=event.made, alerts_sent=event.sent,
-                alerts_acknowledged=event.acknowledged, alerts_reduced=event.reduced, failed=event.failed,
+                alerts_acknowledged=event.acknowledged, alerts_reduced=event.reduced, failed=event.failed, gave_up="",
             )  # fmt: skip
         case DetectorFailed():
             visit.ended.add(event.detector)

@@ -28,6 +28,8 @@ from schemas.events import (
     InputRefused,
     LiteAlertsSent,
     NoticeFailed,
+    OfflineFailed,
+    RawArchived,
     RawNotArchived,
     RawReady,
     VisitRefused,
@@ -54,6 +56,8 @@ class Route:
     """Tries for as long as its hosts say Transient."""
     aside: bool = False
     """Nothing waits for what it does, not even the end of the night."""
+    yields_to: str = ""
+    """A pool without whose work it begins nothing: it waits until that owes none."""
 
 
 class Hosts(Protocol):
@@ -77,7 +81,7 @@ class Bus:
         self._log = structlog.get_logger().bind(part="bus")
         self._lanes = {(r.name, lane): asyncio.Queue[Delivery]() for r in routes for lane in range(r.lanes)}
         self._lane_of: dict[tuple[str, int], int] = {}
-        self._owing, self._aside = _Open(), _Open()
+        self._open = {route.name: _Open() for route in routes}
         self._listeners: list[Listener] = []
         self._outcomes: list[Callable[[str, int, Event, Outcome], None]] = []
         self.stopped_by: Broken | None = None
@@ -104,17 +108,19 @@ class Bus:
 
     async def drained(self) -> None:
         """Return when nothing is owed, but by pools aside."""
-        await self._owing.none.wait()
+        await self._none_of([pool for pool, route in self._routes.items() if not route.aside])
 
     async def idle(self) -> None:
         """Return when nothing at all is owed."""
-        while self._owing.keys or self._aside.keys:
-            await self._owing.none.wait()
-            await self._aside.none.wait()
+        await self._none_of(list(self._routes))
 
     def owed(self) -> Counter[str]:
         """Deliveries that have not ended, by pool: those queued and those in a host's hands."""
-        return Counter(pool for _, pool in self._owing.keys | self._aside.keys)
+        return Counter({pool: len(each.keys) for pool, each in self._open.items() if each.keys})
+
+    async def _none_of(self, pools: Sequence[str]) -> None:
+        while owing := [self._open[pool] for pool in pools if self._open[pool].keys]:
+            await owing[0].none.wait()
 
     def waiting(self) -> Counter[str]:
         """Deliveries queued, by pool."""
@@ -135,11 +141,8 @@ class Bus:
                 self._enqueue(Delivery(fact, pool))
 
     def _enqueue(self, delivery: Delivery) -> None:
-        if self._open(delivery.pool).add(delivery):
+        if self._open[delivery.pool].add(delivery):
             self._lanes[delivery.pool, self._lane(delivery)].put_nowait(delivery)
-
-    def _open(self, pool: str) -> "_Open":
-        return self._aside if self._routes[pool].aside else self._owing
 
     def lane_of(self, pool: str, detector: int | None) -> int:
         """Which lane of a pool a detector has, 0 if it has none yet."""
@@ -154,8 +157,10 @@ class Bus:
     async def _serve(self, pool: str, lane: int, queue: asyncio.Queue[Delivery]) -> None:
         while True:
             delivery = await queue.get()
+            if before := self._routes[pool].yields_to:
+                await self._none_of([before])
             await self._deliver(pool, lane, delivery)
-            self._open(pool).end(delivery)
+            self._open[pool].end(delivery)
 
     async def _deliver(self, pool: str, lane: int, delivery: Delivery) -> None:
         """Call the host until there is an answer that ends the delivery: done, or given up with a fact that says so.
@@ -206,23 +211,22 @@ class Bus:
 
 
 class _Open:
-    """Deliveries that have not ended. `none` is set while there are none."""
+    """The events of which a pool's delivery has not ended. `none` is set while there are none."""
 
     def __init__(self) -> None:
-        self.keys: set[tuple[str, str]] = set()
+        self.keys: set[str] = set()
         self.none = asyncio.Event()
         self.none.set()
 
     def add(self, delivery: Delivery) -> bool:
         """Whether it is a new one."""
-        key = (delivery.event.event_id, delivery.pool)
-        new = key not in self.keys
-        self.keys.add(key)
+        new = delivery.event.event_id not in self.keys
+        self.keys.add(delivery.event.event_id)
         self.none.clear()
         return new
 
     def end(self, delivery: Delivery) -> None:
-        self.keys.discard((delivery.event.event_id, delivery.pool))
+        self.keys.discard(delivery.event.event_id)
         if not self.keys:
             self.none.set()
 
@@ -239,7 +243,7 @@ def _notice(event: Event) -> str:
 
 def _obituary(delivery: Delivery, error: str) -> list[Event]:
     """The facts that say that a delivery was given up. What only archives or tells does not fail a detector."""
-    return _of_archive_or_notice(delivery, error) or _of_visit(delivery, error)
+    return _of_archive_or_notice(delivery, error) or _of_offline(delivery, error) or _of_visit(delivery, error)
 
 
 def _of_archive_or_notice(delivery: Delivery, error: str) -> list[Event]:
@@ -254,6 +258,18 @@ def _of_archive_or_notice(delivery: Delivery, error: str) -> list[Event]:
     if delivery.pool in {"herald", "dead_letter_office"}:
         return [NoticeFailed(group=event.group, about=_notice(event), reason=error)]
     return []
+
+
+def _of_offline(delivery: Delivery, error: str) -> list[Event]:
+    """Of what was redone, or should have been: that it had failed is known already."""
+    event = delivery.event
+    if not (delivery.pool.startswith("offline") or getattr(event, "late", False)):
+        return []
+    visit, detector = getattr(event, "visit", None), getattr(event, "detector", None)
+    if isinstance(event, RawArchived):
+        visit, detector = event.observation.visit, event.raw.detector
+    assert detector is not None
+    return [OfflineFailed(group=event.group, visit=visit, detector=detector, stage=delivery.pool, reason=error)]
 
 
 def _of_visit(delivery: Delivery, error: str) -> list[Event]:

@@ -51,6 +51,9 @@ def night(
     kafka_port: Annotated[int, typer.Option(help="Of the embedded broker; 0: any free one.")] = 0,
     registry_port: Annotated[int, typer.Option(help="Of the embedded schema registry; 0: any free one.")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Of Prometheus' /metrics; 0: any free one.")] = 9464,
+    hand_over_after: Annotated[
+        float, typer.Option(help="Seconds after which pixels that wait are left to offline processing; 0: never.")
+    ] = 60.0,
     linger: Annotated[float, typer.Option(help="Seconds that the embedded broker stays up at the end.")] = 3.0,
     fault: Annotated[str, typer.Option(help="What goes wrong: a name of docs/faults.md, storm:SEED, or a file.")] = "",
 ) -> None:

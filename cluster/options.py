@@ -38,6 +38,7 @@ class NightOptions(BaseModel):
     registry_port: int = Field(0, ge=0, le=65535)
     metrics_port: int = Field(0, ge=0, le=65535)
     linger: float = Field(3.0, ge=0)
+    hand_over_after: float = Field(60.0, ge=0)
     fault: str = ""
 
     def chosen_detectors(self) -> tuple[int, ...]:

@@ -32,7 +32,10 @@ def run(given: Mapping[str, object], console: Console) -> int:
     plan = hurried(plan, [each.fault for each in faults])
     make_output(options, len(plan), max(visit.n_snaps for visit in plan))
     output = options.output.resolve()
-    settings = Settings(output=output, instrument=options.instrument, detectors=detectors, workers=options.workers)
+    settings = Settings(
+        output=output, instrument=options.instrument, detectors=detectors, workers=options.workers,
+        hand_over_after=options.hand_over_after,
+    )  # fmt: skip
     logs.configure(settings.log, "night")
     dump(settings.fault_file, faults)
     console.print(f"{len(plan)} visits, {len(detectors)} detectors, seed {options.seed}; results in {output}")

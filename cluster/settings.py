@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     postgres: str = ""
     daq: str = ""
     workers: int = 2
+    hand_over_after: float = 60.0
     alert_topic: str = "lsst-alerts-v11"
 
     @property

@@ -18,8 +18,11 @@ from actors.dead_letter_office import DeadLetterOffice
 from actors.fan_out import FanOut
 from actors.herald import Herald
 from actors.lite_emitter import LiteEmitter
+from actors.offline import Offline
+from actors.offline_planner import OfflinePlanner
 from actors.sequencer import Sequencer
 from actors.visit_keeper import VisitKeeper
+from backbone.archived_raws import ArchivedRaws
 from cluster.bus import Route
 from cluster.settings import Settings
 from cluster.site import Site
@@ -33,7 +36,7 @@ class Pool:
     order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
     many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
     long as what it needs does not answer: a server or a disk that all visits need alike. `aside`: what it does holds up
-    nothing else, not even the end of the night.
+    nothing else, not even the end of the night. `yields_to`: it begins nothing while that pool has work.
     """
 
     actor: type[Actor]
@@ -45,6 +48,7 @@ class Pool:
     nice: int = 0
     patient: bool = False
     aside: bool = False
+    yields_to: str = ""
 
     @property
     def name(self) -> str:
@@ -58,7 +62,8 @@ class Pool:
     def route(self, settings: Settings) -> Route:
         """The pool as the bus sees it."""
         lanes = self.processes(settings) * self.lanes
-        return Route(self.name, lanes, self.actor.understands, self.deadline_s, self.patient, self.aside)
+        manners = {"patient": self.patient, "aside": self.aside}
+        return Route(self.name, lanes, self.actor.understands, self.deadline_s, yields_to=self.yields_to, **manners)
 
 
 async def _fan_out(site: Site) -> FanOut:
@@ -80,7 +85,19 @@ async def _camera_reader(site: Site) -> CameraReader:
 
 
 async def _ccd_worker(site: Site) -> CcdWorker:
-    return CcdWorker(camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock)
+    return CcdWorker(
+        camera=site.camera, products=site.products, pixels=site.pixels, daq=site.daq, clock=site.clock,
+        hand_over_after_s=site.settings.hand_over_after,
+    )  # fmt: skip
+
+
+async def _offline_planner(site: Site) -> OfflinePlanner:
+    return OfflinePlanner(chronicle=await site.chronicle(), clock=site.clock)
+
+
+async def _offline(site: Site) -> Offline:
+    raws = ArchivedRaws(site.archive)
+    return Offline(camera=site.camera, products=site.products, raws=raws, pixels=site.pixels, clock=site.clock)
 
 
 async def _associator(site: Site) -> Associator:
@@ -146,6 +163,7 @@ _TABLE = (
     Pool(FanOut,          _fan_out,             10.0,     own_process=False, patient=True),
     Pool(Sequencer,       _sequencer,           10.0,     own_process=False, patient=True),
     Pool(VisitKeeper,     _visit_keeper,        10.0,     own_process=False, patient=True),
+    Pool(OfflinePlanner,  _offline_planner,     10.0,     own_process=False, patient=True),
     Pool(DeadLetterOffice, _dead_letter_office, 60.0,     own_process=False, patient=True, aside=True),
     Pool(CameraReader,    _camera_reader,       60.0,     lanes=8),
     Pool(CcdWorker,       _ccd_worker,          120.0,    per_worker=True),
@@ -155,6 +173,7 @@ _TABLE = (
     Pool(Herald,          _herald,              60.0,     nice=10, patient=True, aside=True),
     Pool(Archiver,        _archiver,            120.0,    nice=10),
     Pool(CatchUp,         _catch_up,            120.0,    nice=15),
+    Pool(Offline,         _offline,             240.0,    nice=15, yields_to="ccd_worker"),
 )  # fmt: skip
 
 POOLS = {pool.name: pool for pool in _TABLE}

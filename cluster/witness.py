@@ -61,7 +61,8 @@ class TopicReader:
         """What has come within `POLL_S`."""
         if self._lost.is_set() or not self._assigned:
             self._begin()
-        for message in self._consumer.consume(_BATCH, POLL_S):
+        first = self._consumer.poll(POLL_S)  # `consume` alone would wait for a whole batch
+        for message in [] if first is None else [first, *self._consumer.consume(_BATCH, 0.0)]:
             if message.error() is None and place_of(message) not in self._known:
                 self._known.add(place_of(message))
                 yield message

@@ -198,9 +198,12 @@ class CaughtUp(Event):
 
 
 class DiaSourcesReady(Event):
-    """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread."""
+    """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread.
 
-    identity: ClassVar = ("group", "detector")
+    `late`, here and in what follows from it: it had failed, and was redone from the archive.
+    """
+
+    identity: ClassVar = ("group", "detector", "late")
     instrument: str
     visit: int
     detector: int
@@ -209,15 +212,17 @@ class DiaSourcesReady(Event):
     products: DatasetId
     stages: dict[str, float]
     summary: dict[str, float]
+    late: bool = False
 
 
 class AssociationDue(Event):
     """All earlier visits of this sky are associated or given up: this visit-detector's turn."""
 
-    identity: ClassVar = ("group", "detector")
+    identity: ClassVar = ("group", "detector", "late")
     visit: int
     detector: int
     sources: DiaSourcesReady
+    late: bool = False
 
 
 class AlertsReady(Event):
@@ -233,6 +238,7 @@ class AlertsReady(Event):
     alerts: int
     path: str
     stages: dict[str, float]
+    late: bool = False
 
 
 class AlertsSent(Event):
@@ -252,6 +258,7 @@ class AlertsSent(Event):
     readout_ended: float
     last_acknowledged: float
     reduced: int = 0
+    late: bool = False
 
 
 class LiteAlertsSent(Event):
@@ -269,6 +276,26 @@ class LiteAlertsSent(Event):
 
 class DetectorFailed(Event):
     """A visit-detector is given up, and why."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int | None
+    detector: int
+    stage: str
+    reason: str
+
+
+class OfflineDue(Event):
+    """A visit-detector failed, and all its raws are in the archive: it is to be redone. `observation`: its last."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    observation: Observation
+    reason: str
+
+
+class OfflineFailed(Event):
+    """It failed again, for good."""
 
     identity: ClassVar = ("group", "detector")
     visit: int | None
@@ -297,6 +324,15 @@ class VisitDone(Event):
 
     visit: int | None
     detectors: tuple[DetectorManifest, ...]
+
+
+class VisitAmended(Event):
+    """A detector that had failed when its visit ended has a result since: redone offline, and its alerts are out."""
+
+    identity: ClassVar = ("group", "detector")
+    visit: int
+    detector: int
+    manifest: DetectorManifest
 
 
 # --- what brokers are told besides alerts -------------------------------------------------------------------------
@@ -369,7 +405,10 @@ EVENTS: dict[str, type[Event]] = {
         AlertsSent,
         LiteAlertsSent,
         DetectorFailed,
+        OfflineDue,
+        OfflineFailed,
         VisitDone,
+        VisitAmended,
         NightBegan,
         NightEnded,
         NoticeDue,

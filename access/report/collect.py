@@ -128,7 +128,9 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
     made = sum(f.alerts for f in ready)
     acknowledged = int(np.isfinite(answers["acknowledged_at"]).sum())
     unanswered = made - acknowledged
-    failed = Counter(f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed))
+    redone = _redone(facts)
+    lost = [f for f in facts if isinstance(f, DetectorFailed) and (f.group, f.detector) not in redone]
+    failed = Counter(f"{f.stage}: {f.reason}" for f in lost)
     archived = [f for f in facts if isinstance(f, RawArchived)]
     settled = _ended_once(facts) and _kept_or_missed(facts)
     whole, lite = [f for f in facts if isinstance(f, AlertsSent)], [f for f in facts if isinstance(f, LiteAlertsSent)]
@@ -140,17 +142,23 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
         raws_missing=len(_missing(facts)), dia_sources=sum(f.dia_sources for f in ready),
         dia_objects=sum(f.new_dia_objects for f in ready), alerts_made=made, alerts_sent=len(answers),
         alerts_acknowledged=acknowledged, alerts_reduced=sum(f.reduced for f in whole), lite_sent=lite_sent,
-        lite_failed=dict(lite_failed), failed=dict(failed),
+        lite_failed=dict(lite_failed), failed=dict(failed), redone=len(redone),
         lite_owed=sum(f.acknowledged for f in whole) - lite_sent - lite_failed.total(),
         reconciles=settled and unanswered == 0 and len(answers) == made,
     )  # fmt: skip
 
 
 def _ended_once(facts: Sequence[Event]) -> bool:
-    """Whether every assigned visit-detector has exactly one end: committed or failed."""
+    """Whether every assigned visit-detector has exactly one end: committed, or failed; or failed and then redone."""
     assigned = {(f.group, f.detector) for f in facts if isinstance(f, VisitAssigned)}
     ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady | DetectorFailed))
+    ends.subtract(_redone(facts))
     return all(ends[key] == 1 for key in assigned)
+
+
+def _redone(facts: Sequence[Event]) -> set[tuple[str, int]]:
+    """Visit-detectors that failed, and were redone offline."""
+    return {(f.group, f.detector) for f in facts if isinstance(f, AlertsReady) and f.late}
 
 
 def _kept_or_missed(facts: Sequence[Event]) -> bool:
@@ -194,11 +202,18 @@ def _visit_row(plan: NextVisit, facts: Sequence[Event], answers: Table, seconds:
     return VisitRow(
         group=plan.group, visit=visit, filter=plan.filters, state=_state(facts),
         detectors=sum(isinstance(f, VisitAssigned) for f in facts),
-        detectors_failed={str(f.detector): f"{f.stage}: {f.reason}" for f in facts if isinstance(f, DetectorFailed)},
+        detectors_failed=_lost(facts),
         raws=sum(isinstance(f, RawReady) for f in facts), dia_sources=sum(f.dia_sources for f in ready),
         alerts_made=sum(f.alerts for f in ready),
         alerts_acknowledged=int(np.isfinite(answers["acknowledged_at"][own]).sum()), latency=latency_of(seconds[own]),
     )  # fmt: skip
+
+
+def _lost(facts: Sequence[Event]) -> dict[str, str]:
+    """Detector -> why, of those of a visit that failed and were not redone."""
+    redone = {detector for _, detector in _redone(facts)}
+    failed = [f for f in facts if isinstance(f, DetectorFailed) and f.detector not in redone]
+    return {str(f.detector): f"{f.stage}: {f.reason}" for f in failed}
 
 
 def _state(facts: Sequence[Event]) -> str:

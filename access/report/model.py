@@ -22,6 +22,7 @@ class Balance(_Part):
 
     `raws_caught_up`: of the archived, those missed at first. `raws_missing`: those not archived to this hour.
     `alerts_reduced`: of the acknowledged, those with smaller cutouts. `lite_owed`: not tried yet when the night ended.
+    `failed`: visit-detectors, by reason; `redone`: those besides that failed promptly and were redone offline.
     """
 
     visits: int
@@ -41,6 +42,7 @@ class Balance(_Part):
     lite_failed: dict[str, int]
     lite_owed: int
     failed: dict[str, int]
+    redone: int
     reconciles: bool
 
 

@@ -78,7 +78,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("raws caught up / missing", f"{balance.raws_caught_up} / {balance.raws_missing}"),
         ("DIASources / new DIAObjects", f"{balance.dia_sources} / {balance.dia_objects}"),
         ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
-        ("detectors failed", str(sum(balance.failed.values()))),
+        ("detectors failed / redone", f"{sum(balance.failed.values())} / {balance.redone}"),
         ("counts reconcile", "yes" if balance.reconciles else "NO"),
         (
             "latency median / p98 / max",

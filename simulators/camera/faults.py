@@ -3,7 +3,8 @@
 silent: nothing is sent. short: half of the amplifiers. corrupt: one pixel differs from what the checksum is of. The
 others are pixels as a broken detector has them, and their checksum is right. dark: all 0. saturated: all at the
 converter's end. burst, swarm: `SWARMS` point sources more than there are on the sky, at the same pixels in all snaps;
-a burst is as many as a visit of the whole camera is expected to have, a swarm too many to be true. cut: the DAQ hears the observatory, but nobody who reads can reach it.
+a burst is as many as a visit of the whole camera is expected to have, a swarm too many to be true. cut: the DAQ hears
+the observatory, but nobody who reads can reach it.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ def test_handlers_are_named_after_their_events() -> None:
 def test_every_event_but_the_ends_and_the_beginnings_has_somebody_who_reacts() -> None:
     understood = set().union(*(pool.actor.understands for pool in POOLS.values()))
     told_only = {
-        "IntegrationStarted", "VisitRefused", "RawArchived", "RawNotArchived", "CaughtUp", "LiteAlertsSent",
+        "IntegrationStarted", "VisitRefused", "RawNotArchived", "CaughtUp", "LiteAlertsSent",
         "NoticeSent", "NoticeFailed",
     }  # fmt: skip
     assert set(EVENTS) - understood == told_only

@@ -21,7 +21,7 @@ from payloads.alert_production import pipeline
 from payloads.alert_production.pipeline import Context
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
-from schemas.events import DiaSourcesReady, NextVisitCanceled, RawReady, VisitAssigned
+from schemas.events import DetectorFailed, DiaSourcesReady, NextVisitCanceled, RawReady, VisitAssigned
 from schemas.identity import DatasetId
 from schemas.image import Calibration, DiaProducts, Difference, MaskedImage, Observation, Psf, Template, VisitImage
 from schemas.instrument import Camera, Detector, Format
@@ -291,3 +291,29 @@ def held(worker: CcdWorker) -> tuple[int, int]:
     """How many contexts and reduced snaps a worker has in memory."""
     held = worker._reduction
     return len(held._contexts), sum(len(snaps) for snaps in held._snaps.values())
+
+
+class WallClock(ManualClock):
+    """Its night runs with the wall."""
+
+    def wall_seconds(self, seconds: float) -> float:
+        return seconds
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "limit_s", "handed_over"), [(5.0, 10.0, False), (11.0, 10.0, True), (1e6, 0.0, False)]
+)
+async def test_pixels_that_waited_too_long_are_left_to_offline_processing(
+    place: Place, ready: Callable[..., RawReady], waits_s: float, limit_s: float, handed_over: bool
+) -> None:
+    events = [ready(0), ready(1)]
+    worker = CcdWorker(
+        camera=CAMERA, products=place.products, pixels=place.pixels, daq=place.daq, hand_over_after_s=limit_s,
+        clock=WallClock(events[1].observation.readout_ended + waits_s),
+    )  # fmt: skip
+    said = [fact for event in events for fact in await worker.react(event)]
+    (fact,) = said
+    assert isinstance(fact, DetectorFailed if handed_over else DiaSourcesReady)
+    if isinstance(fact, DetectorFailed):
+        assert (fact.stage, fact.visit) == ("overload", VISIT)
+        assert place.products.asked == []

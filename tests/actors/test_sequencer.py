@@ -6,7 +6,7 @@ from actors.fan_out import OPEN_S
 from actors.sequencer import Sequencer
 from backbone.journal import MemoryJournal
 from schemas.clock import ManualClock
-from schemas.events import AssociationDue, DetectorFailed, DiaSourcesReady, Event, VisitAssigned
+from schemas.events import AssociationDue, DetectorFailed, DiaSourcesReady, Event, OfflineFailed, VisitAssigned
 from schemas.instrument import camera
 
 Assigned = Callable[..., VisitAssigned]
@@ -94,3 +94,26 @@ async def test_sources_told_again_are_due_again(sequencer: Sequencer, assigned: 
     sources = measured()
     assert due(await sequencer.react(sources)) == [("g1", 94)]
     assert due(await sequencer.react(sources)) == [("g1", 94)]
+
+
+async def test_what_had_failed_and_is_redone_gets_its_turn_and_says_that_it_is_late(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(failed("g1"))
+    late = measured().model_copy(update={"late": True})
+    (turn,) = await sequencer.react(late)
+    assert isinstance(turn, AssociationDue)
+    assert turn.late
+    assert turn.event_id != AssociationDue(group="g1", visit=turn.visit, detector=94, sources=measured()).event_id
+
+
+async def test_nobody_waits_for_what_was_redone_in_vain(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(failed("g1"))
+    await sequencer.react(measured().model_copy(update={"late": True}))
+    await sequencer.react(assigned(group="g2", start=137.0))
+    assert due(await sequencer.react(measured("g2", visit=2026070500003))) == []
+    again = OfflineFailed(group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN")
+    assert due(await sequencer.react(again)) == [("g2", 94)]

@@ -12,6 +12,7 @@ from schemas.events import (
     Event,
     NextVisitCanceled,
     RawReady,
+    VisitAmended,
     VisitAssigned,
     VisitDone,
 )
@@ -140,3 +141,24 @@ async def test_a_visit_done_long_ago_is_not_done_again(
     keeper = VisitKeeper(chronicle=journal, clock=clock)
     await keeper.take_up()
     assert await keeper.react(sent(90)) == []
+
+
+async def test_a_detector_redone_after_its_visit_amends_the_manifest(
+    keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned
+) -> None:
+    await told(keeper, journal, assigned(90), assigned(94), sent(90))
+    done = await told(keeper, journal, failed(94))
+    await journal.append(done, {}, 2.0)
+    (amended,) = await told(keeper, journal, sent(94).model_copy(update={"late": True}))
+    assert isinstance(amended, VisitAmended)
+    assert (amended.detector, amended.manifest.alerts_acknowledged, amended.manifest.gave_up) == (94, 5, "")
+
+
+async def test_a_detector_redone_before_its_visit_ends_is_in_the_manifest(
+    keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned
+) -> None:
+    await told(keeper, journal, assigned(90), assigned(94), failed(94))
+    await told(keeper, journal, sent(94).model_copy(update={"late": True}))
+    (done,) = await told(keeper, journal, sent(90))
+    assert isinstance(done, VisitDone)
+    assert [d.gave_up for d in done.detectors] == ["", ""]

@@ -14,11 +14,13 @@ from schemas.errors import Broken
 from schemas.events import (
     AlertsSent,
     DetectorFailed,
+    DiaSourcesReady,
     Event,
     InputRefused,
     LiteAlertsSent,
     NextVisit,
     NoticeFailed,
+    OfflineFailed,
     RawReady,
     ReadoutEnded,
     VisitAssigned,
@@ -198,7 +200,7 @@ async def test_a_patient_pool_tries_on_until_it_succeeds(monkeypatch: pytest.Mon
         await asyncio.wait_for(bus.idle(), 2)
     assert hosts.count[assigned(3).event_id] == tries + 1
     assert [fact.kind for fact in await journal.facts()] == ["VisitAssigned"]
-    assert max(slept) == 32.0
+    assert max(slept) == 8.0
 
 
 async def test_a_notice_that_cannot_be_made_fails_no_detector_and_no_visit() -> None:
@@ -243,8 +245,8 @@ async def test_a_patient_pool_whose_host_hangs_gives_up_like_any_other() -> None
     assert [fact.kind for fact in await journal.facts()] == ["VisitAssigned", "NoticeFailed"]
 
 
-async def test_what_a_patient_pool_owes_is_not_waited_for_and_is_counted() -> None:
-    routes = [*ROUTES, Route("herald", 1, frozenset({"VisitAssigned"}), 5.0, patient=True)]
+async def test_what_a_pool_aside_owes_is_not_waited_for_and_is_counted() -> None:
+    routes = [*ROUTES, Route("herald", 1, frozenset({"VisitAssigned"}), 5.0, aside=True)]
     hosts, journal = HungHosts(fan_out, only="herald"), MemoryJournal()
     bus = Bus(routes, hosts, journal, ManualClock())
     async with running(bus):
@@ -361,3 +363,53 @@ def test_events_of_one_identity_are_one_fact() -> None:
     )  # fmt: skip
     assert ended.event_id == ended.model_copy(update={"readout_ended": 19.0}).event_id
     assert ended.event_id != ended.model_copy(update={"exposure": 6}).event_id
+
+
+class SlowHosts(ScriptedHosts):
+    """Of which those of one pool answer when they are let go."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__(lambda *_: outcome())
+        self.slow, self.let_go = slow, asyncio.Event()
+
+    async def call(self, pool: str, lane: int, event: Event) -> Outcome:
+        answer = await super().call(pool, lane, event)
+        if pool == self.slow:
+            await self.let_go.wait()
+        return answer
+
+
+async def test_a_pool_that_yields_begins_nothing_while_the_other_has_work() -> None:
+    routes = [
+        Route("offline", 1, frozenset({"VisitAssigned"}), 5.0, yields_to="ccd_worker"),
+        Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 5.0),
+    ]
+    hosts = SlowHosts("ccd_worker")
+    bus = Bus(routes, hosts, MemoryJournal(), ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3)])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bus.drained(), 0.05)
+        assert [pool for pool, *_ in hosts.calls] == ["ccd_worker"]
+        hosts.let_go.set()
+        await asyncio.wait_for(bus.drained(), 2)
+    assert [pool for pool, *_ in hosts.calls] == ["ccd_worker", "offline"]
+
+
+def redone() -> DiaSourcesReady:
+    seen = Observation("LSSTCam", "g1", 1, 2, 1, 2, "MC_O_20260705_000002", "r_57", "r", 1.0, 2.0, 0.0, 15.0, 0.0, 17.0)
+    products = DatasetId(dataset_type="dia_products", instrument="LSSTCam", visit=1, detector=3)
+    return DiaSourcesReady(
+        group="g1", instrument="LSSTCam", visit=1, detector=3, observation=seen, count=1, products=products,
+        stages={}, summary={}, late=True,
+    )  # fmt: skip
+
+
+async def test_what_is_redone_in_vain_has_failed_offline() -> None:
+    hosts, journal = ScriptedHosts(lambda *_: outcome(verdict="bad data", error="NaN")), MemoryJournal()
+    bus = Bus([Route("sequencer", 1, frozenset({"DiaSourcesReady"}), 1.0)], hosts, journal, ManualClock())
+    async with running(bus):
+        await bus.publish([redone()])
+        await asyncio.wait_for(bus.idle(), 2)
+    (failed,) = await journal.facts("OfflineFailed", "DetectorFailed")
+    assert failed == OfflineFailed(group="g1", visit=1, detector=3, stage="sequencer", reason="NaN")
