@@ -30,6 +30,9 @@ from simulators.ocs.schedule import PlannedVisit
 _POLL_S = 0.002
 """Between two looks for a file: what follows it takes some hundredths of a second."""
 
+_LAST_BEFORE = {ALERT_FILE: "AssociationDue", ALERT_SEEN: "RawReady"}
+"""What no fact tells -> a fact after which to look for it."""
+
 Pid = Callable[[str, int | None], Awaitable[int]]
 """The process id of a process (`simulators.faults.Process`), of those of a detector if there are several.
 
@@ -81,10 +84,10 @@ class Notes:
 
 
 def read(file: Path) -> list[Injected]:
-    """What was injected so far."""
+    """What was injected so far; a last line cut short by a crash is none."""
     if not file.exists():
         return []
-    return [Injected.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Injected.model_validate_json(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 class Places:
@@ -138,6 +141,12 @@ class Injector:
         self._stop = threading.Event()
         self._looking = ThreadPoolExecutor(max(1, len(self._faults)), "fault")
 
+    @property
+    def awaits(self) -> set[str]:
+        """Kinds of the facts that say when."""
+        kinds = {_process_fault(each).at.fact for _, each in self._faults}
+        return {"NightBegan", *_LAST_BEFORE.values(), *kinds} - _LAST_BEFORE.keys()
+
     def hear(self, event: Event, _at: float) -> None:
         """A fact was told."""
         visit = None if isinstance(event, NightBegan) else self._numbers.get(event.group, 0)
@@ -184,7 +193,7 @@ class Injector:
     async def _at_its_moment(self, fault: ProcessFault) -> int:
         """Wait for it; the id of the process that is hit."""
         at = fault.at
-        if at.fact in {ALERT_FILE, ALERT_SEEN}:
+        if at.fact in _LAST_BEFORE:
             return await self._looked_for(fault)
         key = (None, "NightBegan") if at.visit is None else (at.visit, at.fact)
         await self._heard[*key, at.detector].wait()
@@ -195,8 +204,7 @@ class Injector:
     async def _looked_for(self, fault: ProcessFault) -> int:
         at = fault.at
         assert at.visit is not None
-        last_before = "AssociationDue" if at.fact == ALERT_FILE else "RawReady"
-        await self._heard[at.visit, last_before, at.detector].wait()
+        await self._heard[at.visit, _LAST_BEFORE[at.fact], at.detector].wait()
         visit = self._plan[at.visit - 1].observation(0).visit
         pid = await self._pid(fault.process, at.detector)  # there is no time for it afterwards
         look = self._places.await_file if at.fact == ALERT_FILE else self._places.await_alert

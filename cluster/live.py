@@ -122,7 +122,7 @@ async def play(
         async with live_stage(options, plan, settings, there, journal, console) as stage:
             port = stage.metrics.serve(options.metrics_port)
             console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
-            async with injected(plan, settings, there, stage):
+            async with injected(plan, settings, there, stage, journal):
                 await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
         facts = night_facts(options, plan, settings)
         collected = await collect(facts, journal, l1, StoredClock(settings.clock_file))

@@ -26,11 +26,14 @@ ALERT_FILE, ALERT_SEEN = "AlertFile", "AlertSeen"
 """Moments that no fact tells of: a file of a visit-detector lies in the alert archive; its first alert is in the topic.
 """
 
-Process = Literal[
-    "camera_reader", "ccd_worker", "associator", "alert_emitter", "lite_emitter", "herald", "archiver", "shelf",
-    "raylet", "gcs", "driver", "broker", "postgres", "daq",
+Other = Literal[
+    "camera_reader", "ccd_worker", "associator", "alert_emitter", "lite_emitter", "herald", "archiver", "catch_up",
+    "offline", "shelf", "raylet", "gcs", "broker", "postgres", "daq",
 ]  # fmt: skip
-"""A pool's host; the pixel store; Ray's own processes; the one that holds the bus; the servers; the camera's DAQ."""
+"""A pool's host; the pixel store; Ray's own processes; the servers; the camera's DAQ."""
+
+Process = Literal[Other, "driver"]
+"""The driver holds the bus, and carries the faults out: it can kill itself, but not wake itself."""
 
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0, allow_inf_nan=False)]
 Ordinal = Annotated[int, Field(ge=1)]
@@ -71,7 +74,7 @@ class Freeze(_Described):
     """A process, with all its children, stands still for some wall seconds: SIGSTOP, then SIGCONT."""
 
     do: Literal["freeze"] = "freeze"
-    process: Process
+    process: Other
     seconds: Seconds
     at: When
 
@@ -80,7 +83,7 @@ class DiskFull(_Described):
     """For some wall seconds a process can write nothing more to any file (RLIMIT_FSIZE 0: every write says EFBIG)."""
 
     do: Literal["disk_full"] = "disk_full"
-    process: Process
+    process: Other
     seconds: Seconds
     at: When
 
@@ -152,11 +155,11 @@ def _plain_kill(process: Process, fact: str, after_s: float = 0.0) -> Callable[[
     return lambda visit, _: [Kill(process=process, at=When(visit=visit, fact=fact, after_s=after_s))]
 
 
-def _freeze(process: Process, fact: str, seconds: float) -> Callable[[int, int], Sequence[Fault]]:
+def _freeze(process: Other, fact: str, seconds: float) -> Callable[[int, int], Sequence[Fault]]:
     return lambda visit, _: [Freeze(process=process, seconds=seconds, at=When(visit=visit, fact=fact))]
 
 
-def _full(seconds: float, *processes: Process) -> Callable[[int, int], Sequence[Fault]]:
+def _full(seconds: float, *processes: Other) -> Callable[[int, int], Sequence[Fault]]:
     return lambda visit, _: [
         DiskFull(process=process, seconds=seconds, at=When(visit=visit, fact="DetectorReadOut"))
         for process in processes

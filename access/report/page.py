@@ -5,7 +5,7 @@ from html import escape
 
 from access.report import plots
 from access.report.collect import Collected
-from access.report.model import Balance, Report, VisitRow
+from access.report.model import Balance, Report, VisitRow, Witnessed
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
@@ -33,7 +33,7 @@ def page(night: Collected) -> str:
         f"<style>{_STYLE}</style><body><h1>The night of {escape(report.night)}</h1>"
         f"<p>seed {report.seed}, speed {report.speed:g}; latencies are seconds of the wall's clock.</p>"
         f"{_cards(report)}<h2>Plots</h2><div class=plots>{figures}</div>"
-        f"<h2>Visits</h2>{_visit_table(report.visits)}{_balance(report)}{_truth(report)}{_troubles(report)}</body></html>"
+        f"<h2>Visits</h2>{_visit_table(report.visits)}{_balance(report)}{_truth(report)}{_troubles(report)}{_faults(report)}</body></html>"
     )
 
 
@@ -107,6 +107,21 @@ def _troubles(report: Report) -> str:
     if not rows:
         return "<h2>Troubles</h2><p>None.</p>"
     return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows)
+
+
+def _faults(report: Report) -> str:
+    """What was made to go wrong, and what a consumer saw; nothing for a night in which nothing was."""
+    rows = [(f.name, f.what, f.state, "" if f.at is None else f"{f.at:.3f}", f.reason) for f in report.faults]
+    table = "<h2>Faults</h2>" + _table(("fault", "what", "state", "TAI s", "why"), rows) if rows else ""
+    return table + (f"<p>{escape(of_witness(report.witnessed))}.</p>" if report.witnessed is not None else "")
+
+
+def of_witness(saw: Witnessed) -> str:
+    """What a consumer of the topic saw, in a sentence."""
+    return (
+        f"a consumer saw {saw.alerts} alerts in {saw.messages} messages, {percent(saw.within_60s)} within 60 s;"
+        f" {saw.missing} missing, {saw.unknown} unknown, {saw.differing} with other bytes"
+    )
 
 
 def of_alerts(balance: Balance) -> list[tuple[str, int, str]]:

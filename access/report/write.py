@@ -8,7 +8,7 @@ from rich.table import Table
 
 from access.report.collect import Collected
 from access.report.model import Report
-from access.report.page import number, of_alerts, page, percent
+from access.report.page import number, of_alerts, of_witness, page, percent
 from backbone.journal import Entry
 
 
@@ -57,12 +57,7 @@ def _of_faults(report: Report) -> list[str]:
     for fault in report.faults:
         when = "" if fault.at is None else f" at {fault.at:.3f}"
         lines.append(f"fault {fault.name}: {fault.what}, {fault.state}{when}" + (fault.reason and f": {fault.reason}"))
-    if (saw := report.witnessed) is not None:
-        lines.append(
-            f"a consumer saw {saw.alerts} alerts in {saw.messages} messages, {percent(saw.within_60s)} within 60 s;"
-            f" {saw.missing} missing, {saw.unknown} unknown, {saw.differing} with other bytes"
-        )
-    return lines
+    return lines if report.witnessed is None else [*lines, of_witness(report.witnessed)]
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:

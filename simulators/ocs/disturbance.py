@@ -28,7 +28,7 @@ _SHORTEST_S = 1.0
 _AFTER_S = 1.0
 """From the last readout to a late cancellation."""
 _UNKNOWN_SCHEMA = 987_654
-_NO_AVRO = bytes.fromhex("00000000ff") + b"no Avro"
+_NO_AVRO = b"no Avro, and in no frame"
 _TIMES = {"startTime", "timestampAcquisitionStart", "timestampStartOfReadout", "timestampEndOfReadout",
           "timestampDateObs", "timestampDateEnd"}  # fmt: skip
 _MATTER = {

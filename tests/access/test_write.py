@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from access.report import plots
-from access.report.model import Report
+from access.report.model import FaultRow, Report, Witnessed
 from access.report.page import page
 from access.report.write import show, write
 from schemas.events import NextVisitCanceled, NoticeFailed, VisitRefused, read_event
@@ -185,3 +186,19 @@ async def test_the_screen_shows_the_figures_and_names_what_was_refused_letter_fo
     assert "alerts within 60 s │ 75.0 %" in text
     assert "visit [red]g2[/nonsense] refused: no template" in text
     assert "visit g1 detector 96 failed: ccd_worker: no stars" in text
+
+
+async def test_what_was_made_to_go_wrong_and_what_a_consumer_saw_is_told(good: SmallNight) -> None:
+    usual = await good.collected()
+    assert "Faults" not in page(usual)
+    saw = Witnessed(messages=9, alerts=8, differing=0, missing=1, unknown=0, within_60s=0.75, max_s=100.0)
+    faults = [FaultRow(name="a", what="kill gcs", state="missed", at=12.5, reason="RawReady never came")]
+    report = usual.report.model_copy(update={"faults": faults, "witnessed": saw})
+    text, screen = page(replace(usual, report=report)), io.StringIO()
+    show(report, Console(file=screen, width=160))
+    assert "<td>a</td><td>kill gcs</td><td>missed</td><td>12.500</td><td>RawReady never came</td>" in text
+    assert "fault a: kill gcs, missed at 12.500: RawReady never came" in screen.getvalue()
+    for told in (text, screen.getvalue()):
+        assert "8 alerts in 9 messages, 75.0 % within 60 s; 1 missing, 0 unknown, 0 with other bytes" in told
+    assert usual.report.reconciles == usual.report.balance.reconciles
+    assert not report.reconciles

@@ -124,6 +124,9 @@ async def test_detectors_are_spread_evenly_and_keep_their_lane() -> None:
         lanes[event.detector].add(lane)
     assert all(len(used) == 1 for used in lanes.values())
     assert sorted(lane for used in lanes.values() for lane in used) == [0, 0, 1, 1]
+    pool = hosts.calls[0][0]
+    assert {detector: {bus.lane_of(pool, detector)} for detector in lanes} == dict(lanes)
+    assert bus.lane_of(pool, 5) == bus.lane_of(pool, None) == 0
 
 
 async def test_the_same_fact_told_twice_is_handled_once() -> None:

@@ -3,13 +3,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from cluster.process_ids import ProcessIds
 from cluster.settings import Settings
+from cluster.topology import POOLS
 from schemas.errors import BadData, Transient
+from simulators.faults import Other
 
 
 class Hosts:
@@ -52,6 +54,10 @@ async def test_a_host_that_lives_is_not_asked_and_one_that_died_is(ids: ProcessI
 async def test_a_server_that_somebody_else_started_is_left_alone(ids: ProcessIds) -> None:
     with pytest.raises(BadData, match="kafka was started by somebody else"):
         await ids.of("broker", 0)
+
+
+def test_every_pool_with_processes_of_its_own_can_be_hit() -> None:
+    assert {pool.name for pool in POOLS.values() if pool.own_process} <= {*get_args(Other)}
 
 
 async def test_a_program_that_does_not_run_is_said(ids: ProcessIds) -> None:

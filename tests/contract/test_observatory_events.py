@@ -23,6 +23,8 @@ from cluster.services import EmbeddedKafka, free_port
 from schemas.clock import NightClock
 from schemas.events import Event, InputRefused, IntegrationStarted, NextVisit, NextVisitCanceled, ReadoutEnded
 from schemas.image import Observation
+from simulators.faults import Observatory as Wrong
+from simulators.faults import Planned, dump
 from simulators.ocs.schedule import PlannedVisit, dump_plan, plan_own
 from simulators.ocs.timeline import timeline
 
@@ -220,3 +222,16 @@ def test_what_the_observatory_cannot_use_or_reach_it_says_and_ends(observatory: 
     no_broker = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert no_broker.returncode == 1
     assert f"broker {alone.kafka}" in json.loads(no_broker.stderr.splitlines()[-1])["error"]
+
+
+def test_what_cannot_be_understood_is_refused_with_its_reason_and_hides_nothing(observatory: Observatory) -> None:
+    plan = plan_own(1, 1)
+    dump(observatory.folder / "faults.json", [Planned("malformed", Wrong(what="malformed", visit=1))])
+    command = [*observatory.command(plan, AT_ONCE), "--faults", str(observatory.folder / "faults.json")]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert ended.returncode == 0, ended.stderr
+    events = _events(observatory.hear(25))
+    reasons = [event.reason for event in events if isinstance(event, InputRefused)]
+    assert len(reasons) == 4 * (len(events) - len(reasons)) == 20
+    for why in ("the magic byte is 110", "ids/987654", "no field groupId", "is not a finite number"):
+        assert sum(why in reason for reason in reasons) >= 1, (why, reasons)

@@ -69,6 +69,7 @@ def test_a_file_may_name_faults_and_write_them_out(tmp_path: Path) -> None:
         ("[{do: kill, process: toaster, at: {visit: 1}}]", "entry 1, kill.process: Input should be 'camera_reader'"),
         ("[kill-archiver, {do: kill, process: archiver}]", "entry 2, kill.at: Field required"),
         ("[{do: kill, process: archiver, at: {visit: 1, fact: Doomsday}}]", "no fact 'Doomsday' is ever told"),
+        ("[{do: freeze, process: driver, seconds: 1, at: {visit: 1}}]", "entry 1, freeze.process: Input should be"),
         ("[{do: explode}]", "entry 1"),
         ("[kill-moon]", "entry 1, 'kill-moon', is none of kill-worker-before"),
         ("{a: 1}", "the whole: Input should be a valid list"),
