@@ -16,15 +16,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from access.stamp_picture import or_dash, write_picture
+from access.alert_line import Record, line
+from access.stamp_picture import write_picture
 from schemas.errors import BadData, Transient
 
 METADATA_DEADLINE_S = 15.0
 POLL_S = 0.5
 _HEADER = struct.Struct(">bI")
-
-Record = dict[str, Any]
-
 
 def follow(
     kafka: str, registry: str, topic: str, *, start: str = "earliest", count: int = 0, wait: float = 0.0,
@@ -48,19 +46,6 @@ def follow(
             if number == count:
                 break
     return 0
-
-
-def line(alert: Record) -> str:
-    """What a person wants to know of an alert, on one line."""
-    source = alert["diaSource"]
-    name = f"SSObject {source['ssObjectId']}" if source["ssObjectId"] else f"DIAObject {source['diaObjectId']}"
-    history = len(alert["prvDiaSources"] or ())
-    reliability = source["reliability"]
-    return (
-        f"{alert['diaSourceId']}  MJD {source['midpointMjdTai']:.5f}  {source['band']}  "
-        f"ra {source['ra']:9.5f} dec {source['dec']:+9.5f}  flux {or_dash(source['psfFlux'], '9.0f')} nJy  "
-        f"S/N {or_dash(source['snr'], '6.1f')}  reliability {or_dash(reliability, '.2f')}  {name}  history {history}"
-    )
 
 
 class Decoder:

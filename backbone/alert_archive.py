@@ -103,20 +103,31 @@ class AlertArchive:
             raise Transient(f"{_index_of(where)}: the index cannot be read: {error.strerror}") from error
 
     def get(self, dia_source_id: int, path: str | None = None) -> bytes:
-        """The alert about a DIASource, from the file that the L1 database names, else from all that may hold it.
+        """The alert about a DIASource, from the file that the L1 database names, else from the one that `holder` finds.
 
-        Raises BadData if there is none, it is corrupt, or (without `path`) two files hold it with other bytes.
+        Raises BadData if it is not there or corrupt.
+        """
+        file = path or self.holder(dia_source_id)
+        alert = self._held(dia_source_id, file)
+        if alert is None:
+            raise BadData(f"{self.folder / file}: {_about(dia_source_id)} is not there")
+        return alert
+
+    def holder(self, dia_source_id: int) -> str:
+        """A file that has the alert about a DIASource.
+
+        Raises BadData if there is none, it is corrupt there, or two files have it with other bytes.
         """
         visit, detector = visit_detector_of(dia_source_id)
-        files = [path] if path else [f.path for f in self.files_of_visit(visit) if f.detector == detector]
+        files = [file.path for file in self.files_of_visit(visit) if file.detector == detector]
         held = {each: self._held(dia_source_id, each) for each in files}
         found = {each: alert for each, alert in held.items() if alert is not None}
-        what = f"the alert about DIASource {dia_source_id} (visit {visit} detector {detector})"
         if not found:
-            raise BadData(f"{self.folder / path if path else self.folder}: {what} is not there")
+            raise BadData(f"{self.folder}: {_about(dia_source_id)} is not there")
         if len(set(found.values())) > 1:
-            raise BadData(f"{what} differs in {' and '.join(found)}: the L1 database names the one that counts")
-        return next(iter(found.values()))
+            names = " and ".join(found)
+            raise BadData(f"{_about(dia_source_id)} differs in {names}: the L1 database names the one that counts")
+        return next(iter(found))
 
     def schema(self, path: str) -> dict[str, Any]:
         """The Avro schema that a file was written with. Raises BadData, naming the file, if it has none."""
@@ -201,6 +212,11 @@ def _index_from(where: Path) -> Rows:
     _check_hashes(hashes, where)
     ids, keys = alert_index.ids_and_keys(alerts, schema_of(data, str(where)), str(where))
     return alert_index.rows_of(ids, keys, offsets, list(map(len, alerts)), hashes)
+
+
+def _about(dia_source_id: int) -> str:
+    visit, detector = visit_detector_of(dia_source_id)
+    return f"the alert about DIASource {dia_source_id} (visit {visit} detector {detector})"
 
 
 def _index_of(path: Path) -> Path:

@@ -96,6 +96,24 @@ def alerts(
 
 
 @app.command()
+def archived_alerts(
+    output: Annotated[Path, typer.Option(help="Folder of the night's results.")],
+    dia_source: Annotated[list[int] | None, typer.Option(help="A diaSourceId; may be given again.")] = None,
+    key: Annotated[int | None, typer.Option("--object", help="All of a diaObjectId or ssObjectId.")] = None,
+    stamps: Annotated[Path | None, typer.Option(help="Write each alert's three cutouts as a PNG here.")] = None,
+) -> None:
+    """Show alerts of the archive: one line an alert."""
+
+    def play() -> int:
+        from access.archived import show  # noqa: PLC0415 - so that --help answers at once
+        from cluster.later import archive_of  # noqa: PLC0415
+
+        return show(archive_of(output), dia_source or (), key, stamps)
+
+    _exit_with(play)
+
+
+@app.command()
 def replay_alerts(
     output: Annotated[Path, typer.Option(help="Folder of the night's results.")],
     kafka: Annotated[str, typer.Option(help="The broker, host:port.")],

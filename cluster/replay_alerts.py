@@ -13,8 +13,8 @@ from rich.console import Console
 from backbone.alert_archive import AlertArchive, AlertFile
 from backbone.alert_stream import Alert, AlertSink, AlertStream
 from backbone.l1_postgres import L1Postgres
-from cluster.settings import Settings
-from payloads.alert_production.alert_schema import alert_schema, frame, id_of
+from cluster.later import archive_of
+from payloads.alert_production.alert_schema import frame, id_of
 from schemas.clock import TAI_MINUS_UTC, NightClock
 from schemas.errors import BadData, Transient
 from schemas.identity import day_obs_of_visit
@@ -90,13 +90,11 @@ class Tally:
 
 def run(output: Path, wanted: Wanted, kafka: str, topic: str, postgres: str) -> int:
     """Do it; the exit code. Raises PachonError for what is missing, corrupt or not acknowledged."""
-    folder = Settings(output=output).alerts
-    if not folder.is_dir():
-        raise BadData(f"{folder}: there is no alert archive")
+    archive = archive_of(output)
     if wanted.withdrawn and not postgres:
         raise BadData("--withdrawn goes with --postgres: without the database nothing is known to be withdrawn")
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    asyncio.run(_run(AlertArchive(folder, alert_schema()), wanted, kafka, topic, postgres, console))
+    asyncio.run(_run(archive, wanted, kafka, topic, postgres, console))
     return 0
 
 
