@@ -126,7 +126,7 @@ class AlertStream:
         for place, alert in enumerate(alerts):
             self._produce(producer, alert, batch, place, give_up)
         while batch.pending and time.monotonic() < give_up:
-            producer.poll(_POLL_S)
+            batch.poll(producer, _POLL_S)
         return batch
 
     def _produce(self, producer: Producer, alert: Alert, batch: "_Batch", place: int, give_up: float) -> None:
@@ -140,12 +140,11 @@ class AlertStream:
             except BufferError:
                 if time.monotonic() > give_up:
                     return batch.fail(place, "the producer's queue stayed full")
-                producer.poll(_POLL_S)
+                batch.poll(producer, _POLL_S)
             except KafkaException as error:
                 return batch.refuse(place, error.args[0])
             else:
-                producer.poll(0)
-                return None
+                return batch.poll(producer, 0.0)
 
 
 @dataclass
@@ -163,6 +162,13 @@ class _Batch:
     def pending(self) -> int:
         """How many are without an answer."""
         return self.size - len(self.acknowledged_at) - len(self.errors)
+
+    def poll(self, producer: Producer, within_s: float) -> None:
+        """Hear the answers that have come."""
+        try:
+            producer.poll(within_s)
+        except KafkaException:
+            self.lost = True  # it can send nothing any more, as when a broker forgot its numbers; each message says why
 
     def answer(self, place: int, error: KafkaError | None, _message: Message) -> None:
         """Called by the client, from `poll`."""

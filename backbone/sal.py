@@ -4,6 +4,7 @@ import asyncio
 import base64
 import heapq
 import io
+import math
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from fastavro import schemaless_reader
 
 from backbone.registry_client import RegistryClient
 from backbone.sal_events import TOPICS, Record, event_of
+from backbone.topic_ids import TopicIds
 from schemas.errors import BadData, Transient
 from schemas.events import Event, InputRefused
 
@@ -54,8 +56,9 @@ class SalReader:
     was told to others, before whoever reads now was there. (Not every broker can be asked for an offset by time.)
 
     No consumer group: who keeps the positions keeps them with what the messages caused. They belong to one
-    broker's logs: for a broker that starts empty, give none. All partitions that a topic has, or gets, are
-    read. An async context manager. A dead broker or registry is waited for; Transient after `deadline_s`.
+    broker's logs: for a broker that starts empty, give none; a topic that is made anew meanwhile is read from its
+    beginning. All partitions that a topic has, or gets, are read. An async context manager. A dead broker or
+    registry is waited for; Transient after `deadline_s`.
     After an error, go on with a new reader from the kept positions.
     """
 
@@ -73,6 +76,7 @@ class SalReader:
         self._positions, self._topics, self._since = dict(positions), tuple(topics), since
         self._consumer: AIOKafkaConsumer | None = None
         self._reached: dict[TopicPartition, int] = {}
+        self._ids, self._recognised_at = TopicIds(bootstrap, topics), -math.inf
         self._patience = _Patience(deadline_s)
 
     async def __aenter__(self) -> Self:
@@ -122,6 +126,7 @@ class SalReader:
     async def _assign(self, consumer: AIOKafkaConsumer) -> None:
         async with asyncio.timeout(_PROBE_S):
             await consumer.topics()
+        await self._recognise(consumer)
         self._take(consumer)
 
     def _take(self, consumer: AIOKafkaConsumer) -> None:
@@ -148,10 +153,24 @@ class SalReader:
                     return [batch[key] for key in sorted(batch, key=self._order)]
                 async with asyncio.timeout(_PROBE_S):
                     await consumer.topics()
+                await self._recognise(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
                 await self._patience.wait(f"broker {self._bootstrap}", error)
             else:
                 self._patience.answered()
+
+    async def _recognise(self, consumer: AIOKafkaConsumer) -> None:
+        """Begin again with a topic that is not the one it was: places in that one mean nothing in this one."""
+        now = asyncio.get_running_loop().time()
+        if now - self._recognised_at < _PROBE_S:
+            return
+        self._recognised_at = now
+        for topic in await asyncio.to_thread(self._ids.made_anew):
+            _log.warning("topic made anew, read from its beginning", topic=topic)
+            for place in consumer.assignment():
+                if place.topic == topic:
+                    self._reached[place] = 0
+                    consumer.seek(place, 0)
 
     def _order(self, key: TopicPartition) -> tuple[int, int]:
         return self._topics.index(key.topic), key.partition

@@ -73,7 +73,8 @@ class VisitStream:
                 answers[place] = Transient(str(error))
             except KafkaException as error:
                 answers[place] = _answer(error.args[0])
-        producer.flush(DELIVERY_S + _GRACE_S)
+        with suppress(KafkaException):  # one that can send nothing any more: the answers, or their lack, say so
+            producer.flush(DELIVERY_S + _GRACE_S)
         # A client that lost messages has lost its numbering of them, too: the next attempt has a new one.
         self._producer = None if any(answers) else producer
         return answers

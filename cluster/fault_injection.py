@@ -157,7 +157,10 @@ class Injector:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Inject while the context is open; at its end everything runs again."""
+        """Inject while the context is open; at its end everything runs again, and what never came is said.
+
+        After an error nothing is said: another driver will go on.
+        """
         jobs = [asyncio.create_task(self._carry_out(number, each)) for number, each in self._faults]
         try:
             yield
@@ -169,9 +172,9 @@ class Injector:
             for result in await asyncio.gather(*jobs, return_exceptions=True):
                 if isinstance(result, Exception):
                     structlog.get_logger().error("fault not injected", error=repr(result))
-            for number, each in self._faults:
-                if self._notes.begun(number) is None:
-                    self._miss(number, each, f"{_when(_process_fault(each).at)} never came")
+        for number, each in self._faults:
+            if self._notes.begun(number) is None:
+                self._miss(number, each, f"{_when(_process_fault(each).at)} never came")
 
     async def _carry_out(self, number: int, each: Planned) -> None:
         """One fault, from waiting for its moment to its end."""
@@ -183,7 +186,7 @@ class Injector:
             try:
                 pid = await self._at_its_moment(fault)
             except PachonError as error:
-                return self._miss(number, each, str(error))
+                return None if self._stop.is_set() else self._miss(number, each, str(error))
             begun = self._begin(number, each, pid)
         try:
             await asyncio.sleep(self._clock.wall_seconds((begun.until or begun.at) - self._clock.now()))

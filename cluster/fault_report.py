@@ -16,7 +16,7 @@ from cluster.stored_clock import StoredClock
 from schemas.clock import NightClock
 from schemas.events import AlertsReady
 from schemas.tables import Table
-from simulators.faults import ProcessFault, read_planned
+from simulators.faults import Camera, Fault, Observatory, ProcessFault, read_planned
 
 
 async def with_faults(night: Collected, settings: Settings, l1: L1Database) -> Collected:
@@ -37,11 +37,18 @@ def _rows(settings: Settings) -> list[FaultRow]:
         for each in read(settings.injected_file)
     ]
     told = [
-        FaultRow(name=each.name, what=str(each.fault), state="told")
+        FaultRow(name=each.name, what=_told(each.fault), state="told")
         for each in read_planned(settings.fault_file)
         if not isinstance(each.fault, ProcessFault)
     ]
     return [*told, *done]
+
+
+def _told(fault: Fault) -> str:
+    """What a simulator was told to play, in a few words."""
+    if isinstance(fault, Observatory | Camera):
+        return f"{fault.do} {fault.what}, visit {fault.visit}"
+    return fault.do
 
 
 def _seen(file: Path, line: NightClock) -> Table:

@@ -119,3 +119,17 @@ async def test_alerts_are_compressed(tmp_path: Path) -> None:
         stream = await AlertStream.open(broker.bootstrap, "alerts", ManualClock(5.0))
         (delivery,) = await stream.send([Alert(b"7", b"nothing new " * 10_000, 1)])
     assert (delivery.error, broker.refused) == ("", [])
+
+
+@pytest.mark.usefixtures("short_deadline")
+async def test_a_broker_that_came_back_empty_gets_all_at_the_second_attempt(tmp_path: Path) -> None:
+    with EmbeddedKafka(tmp_path / "log") as kafka:
+        stream = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock(5.0))
+        assert not any(d.error for d in await stream.send(ALERTS))
+        assert kafka.process is not None
+        kafka.process.kill()
+        kafka.start()
+        alert_stream.create_topic(kafka.bootstrap, "alerts")
+        await stream.send(ALERTS)  # maybe in vain, and then told, not raised
+        assert not any(d.error for d in await stream.send(ALERTS))
+        assert {m.value() for m in messages_of(kafka.bootstrap, "alerts", 20)} == {a.value for a in ALERTS}

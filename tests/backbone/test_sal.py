@@ -11,6 +11,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from fastavro import parse_schema, schemaless_writer
 
+from backbone.alert_stream import create_topic
+from backbone.dead_letters import send
 from backbone.registry_client import RegistryClient
 from backbone.sal import Received, SalReader
 from backbone.schema_registry import SchemaRegistry
@@ -282,6 +284,26 @@ async def test_a_broker_that_stays_away_is_given_up(registry: RegistryClient, tm
             kafka.process.kill()
             with pytest.raises(Transient, match=f"broker {kafka.bootstrap} did not answer"):
                 await waiting
+
+
+async def test_topics_of_a_broker_that_came_back_empty_are_read_from_their_beginning(
+    registry: RegistryClient, tmp_path: Path
+) -> None:
+    with EmbeddedKafka(tmp_path / "kafka.log") as kafka:
+        async with SalReader(kafka.bootstrap, registry, {}, deadline_s=DEADLINE_S) as reader:
+            messages = reader.messages()
+            for name in ("a", "b", "c"):
+                await asyncio.to_thread(send, kafka.bootstrap, CANCELED, _framed(name), None, (), 0)
+            before = [await asyncio.wait_for(anext(messages), DEADLINE_S) for _ in range(3)]
+            assert kafka.process is not None
+            kafka.process.kill()
+            kafka.start()
+            await asyncio.to_thread(create_topic, kafka.bootstrap, CANCELED, partitions=1)
+            await asyncio.to_thread(send, kafka.bootstrap, CANCELED, _framed("d"), None, (), 0)
+            after = await asyncio.wait_for(anext(messages), 2 * DEADLINE_S)
+            await messages.aclose()
+    assert _groups([*before, after]) == ["a", "b", "c", "d"]
+    assert after.next_offset == 1
 
 
 async def test_a_registry_that_is_late_is_waited_for_and_a_dead_one_given_up(

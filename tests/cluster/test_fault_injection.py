@@ -219,6 +219,16 @@ async def test_what_never_comes_to_pass_is_said(
     assert (missed.state, missed.reason) == ("missed", "DetectorFailed of detector 94 of visit 2 never came")
 
 
+async def test_after_an_error_nothing_is_missed_for_another_driver_goes_on(
+    tmp_path: Path, start: Callable[[str], "subprocess.Popen[str]"]
+) -> None:
+    night = Night(tmp_path, Kill(process="archiver", at=at()), start(FOREVER))
+    with pytest.raises(Transient):
+        async with night.injector.running():
+            raise Transient("the database is gone")
+    assert read(night.file) == []
+
+
 async def test_a_process_that_cannot_be_found_is_said(
     tmp_path: Path, start: Callable[[str], "subprocess.Popen[str]"]
 ) -> None:
