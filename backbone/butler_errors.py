@@ -9,7 +9,8 @@ from schemas.errors import BadData, PachonError, Transient
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_FULL = frozenset({sqlite3.SQLITE_FULL})
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+"""What a disk without room shows as, by what was being written."""
 _PRIMARY_CODE = 0xFF
 """SQLite's extended result codes keep the primary one in their low byte."""
 

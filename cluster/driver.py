@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +47,8 @@ def _observatory() -> Callable[[], bool]:
     silent = threading.Event()
 
     def listen() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not by `sys.stdin`: at the exit of the interpreter its lock would be waited for
+            pass
         silent.set()
 
     threading.Thread(target=listen, name="observatory", daemon=True).start()

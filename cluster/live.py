@@ -53,9 +53,9 @@ def ray_cluster(options: NightOptions) -> Iterator[None]:
                 address="local", num_cpus=options.workers, object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False, _node_ip_address="127.0.0.2", _system_config=_RAY_SYSTEM, **common,
             )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds, plain ones among them
         where = options.ray_address or "this machine"
-        raise Transient(f"Ray on {where} does not start: {str(error).splitlines()[0]}") from error
+        raise Transient(f"Ray on {where} does not start: {(str(error) or repr(error)).splitlines()[0]}") from error
     try:
         yield
     finally:

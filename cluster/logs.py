@@ -1,5 +1,6 @@
 """One structured log: every process appends JSON lines to the same file."""
 
+import json
 import logging
 import os
 import sys
@@ -16,13 +17,26 @@ from schemas.image import Observation
 
 
 class _LineFile:
-    """Appends whole lines: one `write` a line with O_APPEND, so that processes do not tear each other's."""
+    """Appends whole lines: one `write` a line with O_APPEND, so that processes do not tear each other's.
+
+    What a full disk does not take is counted, and told with the first line that it takes again: to log never fails.
+    """
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._lost = 0
 
     def msg(self, message: str) -> None:
-        os.write(self._fd, message.encode() + b"\n")
+        line = message.encode() + b"\n"
+        if self._lost:
+            lost = {"event": "log lines lost", "lines": self._lost, "level": "error", "pid": os.getpid()}
+            line += json.dumps(lost).encode() + b"\n"
+        try:
+            os.write(self._fd, line)
+        except OSError:
+            self._lost += 1
+        else:
+            self._lost = 0
 
     log = debug = info = warning = warn = error = critical = exception = failure = fatal = msg
 

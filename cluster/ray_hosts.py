@@ -146,7 +146,7 @@ class RayHosts:
         """Raises ConnectionError if the process died; Ray starts it anew."""
         try:
             outcome: Outcome = await self._process(pool, lane).handle.remote(event)
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
             raise ConnectionError(str(error).splitlines()[0]) from error
         return outcome
 

@@ -218,6 +218,8 @@ def _lost(facts: Sequence[Event]) -> dict[str, str]:
 
 def _state(facts: Sequence[Event]) -> str:
     kinds = {f.kind for f in facts}
+    if {"VisitDone", "AlertsReady"} <= kinds:  # maybe canceled, and too late
+        return "done"
     for kind, state in (("VisitRefused", "refused"), ("NextVisitCanceled", "canceled"), ("VisitDone", "done")):
         if kind in kinds:
             return state

@@ -16,6 +16,7 @@ from cluster import log_lines, logs
 from cluster.host import Host
 from schemas.events import Event, RawReady
 from tests.access.small_night import VISIT, failed, raw_ready, refused_input
+from tests.backbone.full_disk import files_of_at_most
 
 _HERE = "from tests.cluster.test_logs import main; main()"
 
@@ -76,3 +77,23 @@ def test_what_was_said_again_and_again_is_told_once_with_how_often(tmp_path: Pat
         "tried again error=busy (2 times)",
     ]
     assert [line["event"] for line in log_lines.last_wrong(path, 1)] == ["tried again"]
+
+
+def fill_the_disk() -> None:
+    logs.configure(Path(sys.argv[1]), "worker-0")
+    log = structlog.get_logger()
+    log.info("before")
+    with files_of_at_most(Path(sys.argv[1]).stat().st_size):
+        log.info("lost")
+        log.info("lost, too")
+    log.info("after")
+    log.info("and on")
+
+
+def test_a_full_disk_costs_lines_which_are_counted_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    command = "from tests.cluster.test_logs import fill_the_disk; fill_the_disk()"
+    subprocess.run([sys.executable, "-c", command, str(path)], check=True, timeout=60, cwd=Path(__file__).parents[2])
+    lines = list(log_lines.lines_of(path))
+    assert [line["event"] for line in lines] == ["before", "after", "log lines lost", "and on"]
+    assert lines[2]["lines"] == 2
