@@ -24,6 +24,7 @@ METADATA_DEADLINE_S = 15.0
 POLL_S = 0.5
 _HEADER = struct.Struct(">bI")
 
+
 def follow(
     kafka: str, registry: str, topic: str, *, start: str = "earliest", count: int = 0, wait: float = 0.0,
     stamps: Path | None = None,
