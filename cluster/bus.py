@@ -5,6 +5,7 @@ follows from its detector, so that what a worker loaded for a CCD is there when 
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Route:
     """Nothing waits for what it does, not even the end of the night."""
     yields_to: str = ""
     """A pool without whose work it begins nothing: it waits until that owes none."""
+    max_bytes: float = math.inf
+    """Of memory a host may have had; one that had more is replaced when it has answered."""
 
 
 class Hosts(Protocol):
@@ -201,6 +204,10 @@ class Bus:
             return None, f"{pool} {lane} died while it handled {event.kind}"
         for watcher in self._outcomes:
             watcher(pool, lane, event, outcome)
+        if outcome.max_rss_bytes > self._routes[pool].max_bytes:
+            had = {"lane": lane, "max_rss_bytes": outcome.max_rss_bytes}
+            self._log.warning("too large, replaced", **had, **_about(Delivery(event, pool)))
+            await self._hosts.replace(pool, lane)
         return outcome, outcome.error
 
     async def _give_up(self, delivery: Delivery, error: str) -> None:

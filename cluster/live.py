@@ -67,18 +67,23 @@ async def make_products(
 ) -> tuple[int, int]:
     """Make what the Butler lacks of a plan's earlier products, on all of Ray's cores; (made, wanted).
 
-    What one visit-detector needs comes first; then the workers are given its raws to rehearse on.
+    What one visit-detector needs comes first; then the workers are given its raws to rehearse on. A night that has
+    begun already has real ones waiting, and no time to rehearse.
     """
     lacking, wanted = await asyncio.to_thread(prepare.missing, settings, plan)
     there.build()
     rehearsed = prepare.rehearsed(plan, settings)
-    raws = ray.remote(prepare.rehearsal).options(num_cpus=0).remote(options.seed, rehearsed, settings)
+    simulate = ray.remote(prepare.rehearsal).options(num_cpus=0)
+    raws = [] if settings.clock_file.exists() else [simulate.remote(options.seed, rehearsed, settings)]
     needed = set(prepare.wanted(rehearsed, settings.camera, settings.detectors[:1]))
+    first, rest = [name for name in lacking if name in needed], [name for name in lacking if name not in needed]
     make = ray.remote(prepare.make_and_put)
-    await make.remote([name for name in lacking if name in needed], options.seed, settings)
-    rest = [name for name in lacking if name not in needed]
-    jobs = [make.remote(rest[part :: options.workers], options.seed, settings) for part in range(options.workers)]
-    there.rehearse_on(await raws)
+    if first:
+        await make.remote(first, options.seed, settings)
+    parts = [rest[part :: options.workers] for part in range(options.workers)]
+    jobs = [make.remote(part, options.seed, settings) for part in parts if part]
+    for simulated in raws:
+        there.rehearse_on(await simulated)
     await asyncio.wait_for(asyncio.gather(*jobs), PRODUCTS_DEADLINE_S)
     return len(lacking), wanted
 

@@ -104,18 +104,21 @@ class RayHosts:
         return ray.remote(RayHost).options(**options).remote(pool.name, slot, self._settings)
 
     def build(self) -> None:
-        """Have every host connect to what it needs, before any is given work."""
+        """Have hosts connect to what they need, before any is given work."""
         self._building = asyncio.create_task(self._build())
 
     async def ready(self) -> dict[tuple[str, int], int]:
-        """Wait until every host is built; (pool, number) -> process id."""
+        """Wait until every host that prompt work needs is built; (pool, number) -> process id.
+
+        The niced ones are built at their first call: a driver that is started again has no time for them.
+        """
         if self._building is None:
             self.build()
         assert self._building is not None
         return await self._building
 
     async def _build(self) -> dict[tuple[str, int], int]:
-        keys = list(self._slots)
+        keys = [key for key in self._slots if not POOLS[key[0]].nice]
         calls = [self._slots[key].ready.remote() for key in keys]
         pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
         return dict(zip(keys, pids, strict=True))

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     daq: str = ""
     workers: int = 2
     hand_over_after: float = 60.0
+    max_host_gb: float = 8.0
     alert_topic: str = "lsst-alerts-v11"
 
     @property

@@ -4,6 +4,7 @@ Here, and in `cluster.site`, is where the type checker proves that what is kept,
 ports that the actors declare.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -62,8 +63,10 @@ class Pool:
     def route(self, settings: Settings) -> Route:
         """The pool as the bus sees it."""
         lanes = self.processes(settings) * self.lanes
-        manners = {"patient": self.patient, "aside": self.aside}
-        return Route(self.name, lanes, self.actor.understands, self.deadline_s, yields_to=self.yields_to, **manners)
+        return Route(
+            self.name, lanes, self.actor.understands, self.deadline_s, self.patient, self.aside, self.yields_to,
+            settings.max_host_gb * 2.0**30 if self.own_process else math.inf,
+        )  # fmt: skip
 
 
 async def _fan_out(site: Site) -> FanOut:

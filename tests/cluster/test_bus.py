@@ -416,3 +416,15 @@ async def test_what_is_redone_in_vain_has_failed_offline() -> None:
         await asyncio.wait_for(bus.idle(), 2)
     (failed,) = await journal.facts("OfflineFailed", "DetectorFailed")
     assert failed == OfflineFailed(group="g1", visit=1, detector=3, stage="sequencer", reason="NaN")
+
+
+async def test_a_host_that_has_grown_too_large_is_replaced_once_it_has_answered() -> None:
+    large = Outcome("done", (), "", 0.0, 0.0, 1, 2_000)
+    hosts = ScriptedHosts(lambda _p, _l, event, _n: large if event == assigned(3) else outcome())
+    route = Route("ccd_worker", 2, frozenset({"VisitAssigned"}), 1.0, max_bytes=1_000)
+    bus = Bus([route], hosts, journal := MemoryJournal(), ManualClock())
+    async with running(bus):
+        await bus.publish([assigned(3), assigned(4)])
+        await asyncio.wait_for(bus.drained(), 2)
+    assert hosts.replaced == [("ccd_worker", 0)]
+    assert await journal.owed() == []
