@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ class Night:
     screen: str
     seen: list[bytes] = field(default_factory=list)
     told: list[bytes] = field(default_factory=list)
-    killed: bool = False
 
     @property
     def report(self) -> dict[str, Any]:
@@ -72,31 +69,21 @@ def consume(bootstrap: str, topic: str, seen: list[bytes], stop: threading.Event
     consumer.close()
 
 
-def kill_a_worker(output: Path, night: Night) -> None:
-    """`kill -9` the CCD worker as soon as it has begun the last snap of the first visit."""
-    pattern = re.compile(r'"process": "ccd_worker-0".*"pid": (\d+)|"pid": (\d+).*"process": "ccd_worker-0"')
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline and not night.killed:
-        log = output / "log.jsonl"
-        found = pattern.search(log.read_text("utf-8")) if log.exists() else None
-        if found and "_000002 read out" in night.screen:
-            os.kill(int(found[1] or found[2]), signal.SIGKILL)
-            night.killed = True
-        time.sleep(0.2)
+FAULTS = "kill-worker-during", "kill-postgres", "kill-associator-before-commit", "kill-emitter-before-answer"
+"""All in the second visit, one after the other."""
 
 
 @pytest.fixture(scope="session")
 def live_night(session_folder: Path) -> Night:
-    """The same night with real parts, a consumer of its own beside it, and a worker killed in mid-visit."""
-    output = session_folder / "night"
+    """The same night with real parts, a consumer of its own beside it, and `FAULTS`."""
+    output, faults = session_folder / "night", session_folder / "faults.json"
+    faults.write_text(json.dumps(FAULTS), "utf-8")
     night, stop = Night(output, -1, ""), threading.Event()
-    options = ("--workers", "1", "--metrics-port", "0", "--linger", "12")
+    options = ("--workers", "1", "--metrics-port", "0", "--linger", "12", "--fault", str(faults))
     process = subprocess.Popen(
         command(output, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=Path(__file__).parents[2], env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
-    killer = threading.Thread(target=kill_a_worker, args=(output, night), daemon=True)
-    killer.start()
     watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.start()
     readers: list[threading.Thread] = []
