@@ -82,7 +82,7 @@ class VisitKeeper(Actor):
 
     async def on_alerts_sent(self, event: AlertsSent) -> Sequence[Event]:
         """Its alerts are out: one detector has ended well, maybe after its visit."""
-        return [*await self._after(event), *(await self._amended(event) if event.late else ())]
+        return [*await self._after(event), *await self._amended(event)]
 
     async def on_detector_failed(self, event: DetectorFailed) -> Sequence[Event]:
         """One detector has ended badly."""
@@ -125,9 +125,12 @@ class VisitKeeper(Actor):
         return [VisitDone(group=event.group, visit=visit.visit, detectors=manifests)]
 
     async def _amended(self, event: AlertsSent) -> Sequence[Event]:
-        """What the visit's manifest would say of a detector now, if it says otherwise."""
+        """What the visit's manifest would say of a detector now, if it says that this was given up."""
+        if event.group not in self._done:
+            return []
         facts = await self._chronicle.facts(*_HISTORY, group=event.group)
-        if not any(isinstance(fact, VisitDone) for fact in facts):
+        said = [each for fact in facts if isinstance(fact, VisitDone) for each in fact.detectors]
+        if not any(each.detector == event.detector and each.gave_up for each in said):
             return []
         count = _Visit(0.0, 0)
         for fact in [*facts, event]:

@@ -93,8 +93,8 @@ class Journal(Protocol):
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
         """Note a failed attempt; the delivery stays owed."""
 
-    async def owed(self) -> list[Delivery]:
-        """All that is still owed, oldest first."""
+    async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
+        """All that is still owed, oldest first; what the pools `resumed` gave up is owed again."""
 
     async def told(self, event_id: str) -> Event | None:
         """The fact of this id, None if it was not told yet."""
@@ -199,8 +199,11 @@ class PostgresJournal:
             await _failed(connection, delivery, "owed", error, at)
         return Delivery(delivery.event, delivery.pool, delivery.attempts + 1)
 
-    async def owed(self) -> list[Delivery]:
+    async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
         """See `Journal`."""
+        async with self._transaction() as connection:
+            query = "UPDATE delivery SET state = 'owed', attempts = 0 WHERE state = 'given up' AND pool = ANY($1)"
+            await connection.execute(query, list(resumed))
         rows = await self._fetch(
             "SELECT kind, payload, pool, attempts FROM delivery JOIN journal USING (event_id)"
             " WHERE state = 'owed' ORDER BY seq, pool"
@@ -277,6 +280,7 @@ class MemoryJournal:
 
     _entries: dict[str, Entry] = field(default_factory=dict)
     _owed: dict[tuple[str, str], Delivery] = field(default_factory=dict)
+    _given_up: dict[tuple[str, str], Delivery] = field(default_factory=dict)
     _debts: set[tuple[str, str]] = field(default_factory=set)
     _positions: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -311,6 +315,7 @@ class MemoryJournal:
         at: float,
     ) -> list[Event]:
         """See `Journal`."""
+        self._given_up[delivery.event.event_id, delivery.pool] = Delivery(delivery.event, delivery.pool)
         return await self.complete(delivery, facts, owed, at)
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:  # noqa: ARG002 - the database keeps both
@@ -319,8 +324,10 @@ class MemoryJournal:
         self._owed[delivery.event.event_id, delivery.pool] = again
         return again
 
-    async def owed(self) -> list[Delivery]:
+    async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
         """See `Journal`."""
+        for key in [key for key in self._given_up if key[1] in resumed]:
+            self._owed[key] = self._given_up.pop(key)
         return list(self._owed.values())
 
     async def told(self, event_id: str) -> Event | None:

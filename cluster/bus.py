@@ -57,6 +57,8 @@ class Route:
     """Tries for as long as its hosts say Transient."""
     aside: bool = False
     """Nothing waits for what it does, not even the end of the night."""
+    resumes: bool = False
+    """What it gave up is owed again when the bus is started again."""
     yields_to: str = ""
     """A pool without whose work it begins nothing: it waits until that owes none."""
     max_bytes: float = math.inf
@@ -103,7 +105,8 @@ class Bus:
 
     async def run(self) -> None:
         """Take up what the journal says is owed, then serve until canceled. Raises Broken if a host said so."""
-        for delivery in await self._journal.owed():
+        resumed = [route.name for route in self._routes.values() if route.resumes]
+        for delivery in await self._journal.owed(resumed):
             self._enqueue(delivery)
         async with asyncio.TaskGroup() as group:
             for key, queue in self._lanes.items():

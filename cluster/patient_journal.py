@@ -50,9 +50,9 @@ class PatientJournal:
         again, _ = await self._patiently(lambda: self._journal.retry(delivery, error, at))
         return again
 
-    async def owed(self) -> list[Delivery]:
+    async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
         """See `Journal`."""
-        return (await self._patiently(self._journal.owed))[0]
+        return (await self._patiently(lambda: self._journal.owed(resumed)))[0]
 
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""

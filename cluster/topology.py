@@ -37,7 +37,8 @@ class Pool:
     order and live beside the bus. `per_worker`: as many processes as the settings have workers, else one. `lanes`: how
     many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
     long as what it needs does not answer: a server or a disk that all visits need alike. `aside`: what it does holds up
-    nothing else, not even the end of the night. `yields_to`: it begins nothing while that pool has work.
+    nothing else, not even the end of the night. `yields_to`: it begins nothing while that pool has work. `resumes`:
+    it is asked again at the next start for what it gave up.
     """
 
     actor: type[Actor]
@@ -49,6 +50,7 @@ class Pool:
     nice: int = 0
     patient: bool = False
     aside: bool = False
+    resumes: bool = False
     yields_to: str = ""
 
     @property
@@ -64,8 +66,8 @@ class Pool:
         """The pool as the bus sees it."""
         lanes = self.processes(settings) * self.lanes
         return Route(
-            self.name, lanes, self.actor.understands, self.deadline_s, self.patient, self.aside, self.yields_to,
-            settings.max_host_gb * 2.0**30 if self.own_process else math.inf,
+            self.name, lanes, self.actor.understands, self.deadline_s, self.patient, self.aside, self.resumes,
+            self.yields_to, settings.max_host_gb * 2.0**30 if self.own_process else math.inf,
         )  # fmt: skip
 
 
@@ -171,7 +173,7 @@ _TABLE = (
     Pool(CameraReader,    _camera_reader,       60.0,     lanes=8),
     Pool(CcdWorker,       _ccd_worker,          120.0,    per_worker=True),
     Pool(Associator,      _associator,          60.0,     patient=True),
-    Pool(AlertEmitter,    _alert_emitter,       60.0,     patient=True),
+    Pool(AlertEmitter,    _alert_emitter,       60.0,     patient=True, resumes=True),
     Pool(LiteEmitter,     _lite_emitter,        60.0,     nice=10, patient=True, aside=True),
     Pool(Herald,          _herald,              60.0,     nice=10, patient=True, aside=True),
     Pool(Archiver,        _archiver,            120.0,    nice=10),

@@ -36,6 +36,9 @@ from schemas.tables import Table
 
 PROMISE_S = 60.0
 
+_COMMITTED = "alert_emitter"
+"""A stage at which a detector that fails has its result; its alerts are still owed."""
+
 Floats = NDArray[np.float64]
 RawKey = tuple[int | None, int | None]
 """(exposure, detector)."""
@@ -151,7 +154,8 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
 def _ended_once(facts: Sequence[Event]) -> bool:
     """Whether every assigned visit-detector has exactly one end: committed, or failed; or failed and then redone."""
     assigned = {(f.group, f.detector) for f in facts if isinstance(f, VisitAssigned)}
-    ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady | DetectorFailed))
+    ends = Counter((f.group, f.detector) for f in facts if isinstance(f, AlertsReady))
+    ends.update((f.group, f.detector) for f in facts if isinstance(f, DetectorFailed) and f.stage != _COMMITTED)
     ends.subtract(_redone(facts))
     return all(ends[key] == 1 for key in assigned)
 

@@ -58,6 +58,15 @@ async def test_a_delivery_given_up_is_owed_no_more(journal: Journal) -> None:
     assert await journal.owed() == []
 
 
+async def test_what_a_pool_that_resumes_gave_up_is_owed_again_at_the_next_start(journal: Journal) -> None:
+    await journal.append([PLAN], {PLAN.event_id: ["alert_emitter", "fan_out"]}, 5.0)
+    for delivery in await journal.owed():
+        await journal.retry(delivery, "died", 5.5)
+        await journal.give_up(delivery, "died", [], {}, 6.0)
+    assert await journal.owed() == []
+    assert await journal.owed(["alert_emitter"]) == [Delivery(PLAN, "alert_emitter", 0)]
+
+
 async def test_a_fact_is_found_by_its_id(journal: Journal) -> None:
     await journal.append([PLAN], {}, 5.0)
     assert await journal.told(PLAN.event_id) == PLAN
