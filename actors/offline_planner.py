@@ -17,7 +17,10 @@ Key = tuple[str, int]
 
 
 class OfflinePlanner(Actor):
-    """Says `OfflineDue` when a visit-detector has failed and its last raw is archived, whichever comes last."""
+    """Says `OfflineDue` when a visit-detector has failed and its last raw is archived, whichever comes last.
+
+    Of one that was committed all the same it says `AlertsReady` again: its alerts are to be sent.
+    """
 
     def __init__(self, *, chronicle: Chronicle, clock: Clock) -> None:
         self._chronicle = chronicle
@@ -48,8 +51,9 @@ class OfflinePlanner(Actor):
         if failed is None or failed.stage in NOT_REDONE:
             return []
         facts = await self._chronicle.facts(*_HISTORY, group=key[0])
-        if any(isinstance(f, AlertsReady) and f.detector == key[1] for f in facts):
-            return []
+        committed = [f for f in facts if isinstance(f, AlertsReady) and f.detector == key[1]]
+        if committed:  # by one who died before he could say so: what follows from it is owed, if it was not told yet
+            return committed
         raws = [f.observation for f in facts if isinstance(f, RawArchived) and f.raw.detector == key[1]]
         last = _last_of(raws)
         if last is None:

@@ -118,8 +118,9 @@ class Sequencer(Actor):
         return due
 
     def _must_wait(self, key: Key, entry: _Open) -> bool:
+        """For those of the same sky that are earlier, or later and under way: a late one does not push in."""
         return any(
-            (other.start_time, other_key) < (entry.start_time, key)
+            (other.released or (other.start_time, other_key) < (entry.start_time, key))
             and other_key[0] != key[0]
             and float(separation_arcsec(other.ra, other.dec, entry.ra, entry.dec)) < OVERLAP_ARCSEC
             for other_key, other in self._open.items()

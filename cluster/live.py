@@ -12,6 +12,7 @@ from rich.console import Console
 from access.report.collect import Collected, collect
 from actors.fan_out import OPEN_S
 from backbone.journal import Journal, PostgresJournal
+from backbone.l1 import L1Database
 from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
@@ -29,7 +30,7 @@ from cluster.site import ServerSite
 from cluster.stored_clock import StoredClock
 from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
-from schemas.events import NextVisit, NightBegan
+from schemas.events import AlertsReady, Event, NextVisit, NightBegan
 from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -125,6 +126,7 @@ async def play(
         console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
         await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
         async with live_stage(options, plan, settings, there, journal, console) as stage:
+            await stage.bus.publish(await _unsent(journal, l1))
             port = stage.metrics.serve(options.metrics_port)
             console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
             async with injected(plan, settings, there, stage, journal):
@@ -143,6 +145,13 @@ async def refuse_played(journal: Journal, plan: Sequence[PlannedVisit], settings
     if not settings.clock_file.exists() and day_obs in {day_obs_of(fact.start_time) for fact in told}:
         where = f"the database {settings.postgres} holds a night {day_obs} already"
         raise BadData(f"{where}: give the folder it was played into, to go on with it, or another database")
+
+
+async def _unsent(journal: Journal, l1: L1Database) -> list[Event]:
+    """The facts of what is committed and not sent. Who is to send it is known already, but for what a crash cut off."""
+    owed = {(outbox.group, outbox.detector) for outbox in await l1.unsent()}
+    facts = [fact for group in sorted({g for g, _ in owed}) for fact in await journal.facts("AlertsReady", group=group)]
+    return [fact for fact in facts if isinstance(fact, AlertsReady) and (fact.group, fact.detector) in owed]
 
 
 @asynccontextmanager

@@ -72,6 +72,7 @@ async def test_what_succeeded_is_not_redone(
     assert await told(planner, journal, archived(0), archived(1)) == []
     await journal.append([ready()], {}, 5.0)
     assert await told(planner, journal, failed()) == []
+    assert await planner.react(failed()) == [ready()]  # committed, and maybe not told to those who send it
 
 
 @pytest.mark.parametrize("stage", ["canceled", "alert_emitter"])

@@ -117,3 +117,15 @@ async def test_nobody_waits_for_what_was_redone_in_vain(
     assert due(await sequencer.react(measured("g2", visit=2026070500003))) == []
     again = OfflineFailed(group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN")
     assert due(await sequencer.react(again)) == [("g2", 94)]
+
+
+async def test_what_was_redone_does_not_push_in_beside_a_later_visit_that_is_under_way(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(failed("g1"))
+    await sequencer.react(assigned(group="g2", start=137.0))
+    later = measured("g2", visit=2026070500003)
+    assert due(await sequencer.react(later)) == [("g2", 94)]
+    assert due(await sequencer.react(measured().model_copy(update={"late": True}))) == []
+    ended = DetectorFailed(group="g2", visit=None, detector=94, stage="associator", reason="NaN")
+    assert due(await sequencer.react(ended)) == [("g1", 94)]
