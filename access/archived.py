@@ -1,8 +1,12 @@
-"""`pachon archived-alerts`: alerts out of a night's archive, by their DIASource or their object."""
+"""`pachon archived-alerts`: alerts out of a night's archive, by their DIASource or their object.
+
+Where a result was made twice, the archive has two files of a visit-detector; which counts the L1 database says.
+"""
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +17,23 @@ from access.stamp_picture import write_picture
 from backbone.alert_archive import AlertArchive
 from backbone.alert_objects import AlertsOfObjects, KeptAlert
 from schemas.errors import BadData
+from schemas.identity import visit_detector_of
+
+Named = Callable[[int, int], str | None]
+"""The file that the L1 database names of a visit and detector, if they are stored."""
 
 
-def show(archive: AlertArchive, dia_sources: Sequence[int], key: int | None, stamps: Path | None) -> int:
+def show(
+    archive: AlertArchive, dia_sources: Sequence[int], key: int | None, stamps: Path | None, named: Named | None
+) -> int:
     """Print one line an alert, and with `stamps` write its cutouts as `<diaSourceId>.png` there; 0 at the end.
 
-    `key`: a `diaObjectId` or `ssObjectId`, of which all alerts are shown, oldest first. Raises BadData for what is not
-    there, or is corrupt.
+    `key`: a `diaObjectId` or `ssObjectId`, of which all alerts are shown, oldest first. `named`: what says which file
+    counts; without it the newest does, and that is said. Raises BadData for what is not there, or is corrupt.
     """
     if bool(dia_sources) == (key is not None):
         raise BadData("give either --dia-source or --object")
-    if key is None:
-        kept = [KeptAlert(number, archive.holder(number)) for number in dia_sources]
-    elif not (kept := AlertsOfObjects(archive).find(key)):
-        raise BadData(f"{archive.folder}: there is no alert about object {key}")
+    kept = _of_sources(archive, dia_sources, named) if key is None else _of_object(archive, key, named)
     if stamps is not None:
         stamps.mkdir(parents=True, exist_ok=True)
     for each in kept:
@@ -35,6 +42,54 @@ def show(archive: AlertArchive, dia_sources: Sequence[int], key: int | None, sta
         if stamps is not None:
             write_picture(alert, stamps / f"{each.dia_source_id}.png")
     return 0
+
+
+def _of_sources(archive: AlertArchive, dia_sources: Sequence[int], named: Named | None) -> list[KeptAlert]:
+    if named is None:
+        return list(_newest(archive, (copy for number in dia_sources for copy in _copies(archive, number))))
+    return [KeptAlert(number, _named_of(number, named)) for number in dia_sources]
+
+
+def _of_object(archive: AlertArchive, key: int, named: Named | None) -> list[KeptAlert]:
+    copies = AlertsOfObjects(archive).find(key)
+    if not copies:
+        raise BadData(f"{archive.folder}: there is no alert about object {key}")
+    if named is None:
+        return list(_newest(archive, copies))
+    kept = [copy for copy in copies if named(*visit_detector_of(copy.dia_source_id)) == copy.path]
+    if not kept:
+        raise BadData(f"{archive.folder}: the L1 database names no file with an alert about object {key}")
+    return kept
+
+
+def _named_of(dia_source_id: int, named: Named) -> str:
+    visit, detector = visit_detector_of(dia_source_id)
+    path = named(visit, detector)
+    if path is None:
+        raise BadData(f"DIASource {dia_source_id}: the L1 database has no visit {visit} detector {detector}")
+    return path
+
+
+def _copies(archive: AlertArchive, dia_source_id: int) -> list[KeptAlert]:
+    """The alert in every file that has it."""
+    visit, detector = visit_detector_of(dia_source_id)
+    paths = [file.path for file in archive.files_of_visit(visit) if file.detector == detector]
+    copies = [KeptAlert(dia_source_id, p) for p in paths if dia_source_id in archive.index(p)["diaSourceId"]]
+    if not copies:
+        raise BadData(f"{archive.folder}: there is no alert about DIASource {dia_source_id}")
+    return copies
+
+
+def _newest(archive: AlertArchive, copies: Iterable[KeptAlert]) -> Iterator[KeptAlert]:
+    """Of the copies of each alert the one written last; says so where there are several."""
+    for number, same in groupby(copies, lambda copy: copy.dia_source_id):
+        newest, *others = sorted(same, key=lambda copy: -(archive.folder / copy.path).stat().st_mtime_ns)
+        yield newest
+        if others:
+            sys.stderr.write(
+                f"the alert about DIASource {number} is in {1 + len(others)} files; without the L1 database, which says"
+                f" the one that counts, the newest is taken: {newest.path}, not {', '.join(o.path for o in others)}\n"
+            )
 
 
 def _decoded(archive: AlertArchive, kept: KeptAlert) -> Record:

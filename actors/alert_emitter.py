@@ -30,6 +30,8 @@ for those who hold what they received to a manifest."""
 REDUCED = "too large: sent with smaller cutouts"
 """A key of an outbox's failures: of how many alerts that are not owed. It outlives the attempt."""
 
+LEFT_OUT = "left out"
+
 LATE = (("late", "offline"),)
 """Headers of an alert of a visit-detector that had failed and was redone offline."""
 
@@ -59,14 +61,15 @@ class AlertEmitter(Actor):
         """
         outbox = await outbox_of(self._l1, event.visit, event.detector)
         owed = np.flatnonzero(outbox.owed)
-        headers = LATE if event.late else ()
-        deliveries, smaller = await self._send(self._alerts(outbox, owed, headers))
+        headers = LATE if event.redone else ()
+        alerts, deliveries, smaller = await self._send(self._alerts(outbox, owed, headers))
         times = outbox.acknowledged_at.copy()
         times[owed] = [delivery.acknowledged_at for delivery in deliveries]
         failures = Counter(delivery.error for delivery in deliveries if failed(delivery))
         smaller += outbox.failures.get(REDUCED, 0)
         await self._l1.mark_sent(event.visit, event.detector, times, failures + Counter({REDUCED: smaller}))
         if failures:
+            _check_not_hopeless(alerts, deliveries)
             raise Transient(
                 f"{failures.total()} of {len(owed)} alerts not acknowledged: {failures.most_common(1)[0][0]}"
             )
@@ -82,8 +85,8 @@ class AlertEmitter(Actor):
                 raise BadData(f"{outbox.path}: the alert about DIASource {outbox.alert_ids[i]}: {error}") from error
         return [alert_of(outbox, i, packets[i], headers) for i in owed]
 
-    async def _send(self, alerts: list[Alert]) -> tuple[list[Delivery], int]:
-        """The last answer about each, and how many arrived with smaller cutouts."""
+    async def _send(self, alerts: list[Alert]) -> tuple[list[Alert], list[Delivery], int]:
+        """Each as it was sent last, the answer about it, and how many arrived with smaller cutouts."""
         give_up = time.monotonic() + ATTEMPT_S
         deliveries = list(await self._sink.send(alerts, ATTEMPT_S)) if alerts else []
         made_smaller: set[int] = set()
@@ -93,7 +96,7 @@ class AlertEmitter(Actor):
             for place, answer in zip(shrunk, answers, strict=True):
                 deliveries[place] = answer
             made_smaller |= shrunk.keys()
-        return deliveries, sum(not failed(deliveries[place]) for place in made_smaller)
+        return alerts, deliveries, sum(not failed(deliveries[place]) for place in made_smaller)
 
 
 async def outbox_of(l1: L1Database, visit: int, detector: int) -> Outbox:
@@ -112,6 +115,20 @@ def alert_of(outbox: Outbox, place: int, packet: bytes, headers: Headers) -> Ale
 def failed(delivery: Delivery) -> bool:
     """Whether the broker did not acknowledge it."""
     return math.isnan(delivery.acknowledged_at)
+
+
+def _check_not_hopeless(alerts: Sequence[Alert], deliveries: Sequence[Delivery]) -> None:
+    """Raises BadData, naming one, if all that failed were refused as too large and have no cutouts left.
+
+    With a broker of that limit they would stand in the way of all others for ever.
+    """
+    failures = [(alert, answer) for alert, answer in zip(alerts, deliveries, strict=True) if failed(answer)]
+    if all(answer.too_large and dict(alert.headers).get(CUTOUTS) == LEFT_OUT for alert, answer in failures):
+        alert, answer = failures[0]
+        raise BadData(
+            f"{len(failures)} alerts are too large for the broker even without cutouts, the first is about DIASource"
+            f" {alert.dia_source_id}: {answer.error}"
+        )
 
 
 def _shrunk(alerts: Sequence[Alert], deliveries: Sequence[Delivery], give_up: float) -> dict[int, Alert]:
@@ -135,7 +152,7 @@ def _smaller(alert: Alert) -> Alert | None:
     less = reduced(packet)
     if less is None:
         return None
-    cutouts = f"reduced to {less.size} px" if less.size else "left out"
+    cutouts = f"reduced to {less.size} px" if less.size else LEFT_OUT
     told = dict(alert.headers)
     told = {**told, CUTOUTS: cutouts, ARCHIVED_AS: told.get(ARCHIVED_AS) or hashlib.sha256(packet).hexdigest()}
     return replace(alert, value=frame(less.packet), headers=tuple(told.items()))
@@ -146,5 +163,5 @@ def _sent(event: AlertsReady, outbox: Outbox, times: NDArray[np.float64], smalle
     return AlertsSent(
         group=event.group, visit=event.visit, detector=event.detector, made=outbox.n_alerts, sent=outbox.n_alerts,
         acknowledged=len(times), failed={}, readout_ended=event.readout_ended, last_acknowledged=last,
-        reduced=smaller, late=event.late,
+        reduced=smaller, redone=event.redone,
     )  # fmt: skip

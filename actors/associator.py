@@ -12,7 +12,7 @@ from actors.base import Actor
 from actors.camera_reader import PixelStore
 from actors.fan_out import Chronicle
 from actors.stage_times import StageTimes
-from backbone.l1 import Ids, L1Database, Stored, VisitDetectorResult, alert_keys
+from backbone.l1 import Floats, Ids, L1Database, Stored, VisitDetectorResult, alert_keys
 from payloads.alert_production import dia_objects, packets
 from payloads.alert_production.associate import Association, associate
 from payloads.alert_production.ephemerides import Night, OrbitCatalogue
@@ -31,6 +31,9 @@ FIELD_RADIUS_DEG = 0.17
 
 PRELOAD_RADIUS_DEG = FIELD_RADIUS_DEG + 0.015
 """About where a CCD's centre should look: the pointing is good to 10 arcsec, and a WCS wrong by 40 is still mended."""
+
+_NOT_MEASURED = {"diaObjectId", "ssObjectId", "timeProcessedMjdTai", "timeWithdrawnMjdTai"}
+"""Columns of a stored `DiaSource` that say nothing of the pixels."""
 
 PRELOAD_S = 20.0
 """Wall seconds: a visit is announced at least as long before its first exposure."""
@@ -116,8 +119,7 @@ class Associator(Actor):
     async def on_association_due(self, event: AssociationDue) -> Sequence[Event]:
         """Associate, force photometry, make packets, write the file, commit; then say so."""
         if await self._l1.contains(event.visit, event.detector):
-            await self._pixels.drop(event.sources.products)
-            return await self._said_before(event)
+            return await self._stored_before(event)
         products = await self._pixels.get(event.sources.products)
         if not isinstance(products, DiaProducts):
             raise BadData(f"visit {event.visit} detector {event.detector}: its pixels are not in the pixel store")
@@ -127,10 +129,22 @@ class Associator(Actor):
         await self._pixels.drop(event.sources.products)
         return [fact] if stored is Stored.ADDED else await self._said_before(event)
 
+    async def _stored_before(self, event: AssociationDue) -> Sequence[Event]:
+        """What was said then: the same comes again after a crash. Raises BadData if other sources came."""
+        products = await self._pixels.get(event.sources.products)
+        stored = await self._l1.sources_of(event.visit, event.detector)
+        await self._pixels.drop(event.sources.products)
+        if isinstance(products, DiaProducts):
+            _check_same(event, products.sources, stored)
+        return await self._said_before(event)
+
     async def _said_before(self, event: AssociationDue) -> Sequence[Event]:
-        """The fact that was committed with the rows."""
-        said = await self._chronicle.facts("AlertsReady", group=event.group)
-        return [fact for fact in said if isinstance(fact, AlertsReady) and fact.detector == event.detector]
+        """The fact that was committed with the rows. Raises BadData if that was in another group."""
+        told = await self._chronicle.facts("AlertsReady", group=event.group)
+        said = [fact for fact in told if isinstance(fact, AlertsReady) and fact.detector == event.detector]
+        if not said:
+            raise BadData(f"visit {event.visit} detector {event.detector} is stored already, of another group")
+        return said
 
     async def _result(
         self, event: AssociationDue, products: DiaProducts, times: StageTimes
@@ -144,27 +158,28 @@ class Associator(Actor):
             found = associate(products.sources, known, ephemerides)
         with times("forced_photometry"):
             live = known["lastDiaSourceMjdTai"] >= field.mjd - packets.HISTORY_DAYS
-            forced = self._forced(event, products, known[live], found)
-        return await self._packed(event, products, found, forced, night, times)
+            seen = np.isin(known["diaObjectId"], found.updated_ids)  # also one that was last seen longer ago
+            forced = self._forced(event, products, known[live | seen], found)
+        return await self._packed(event, products, known, found, forced, night, times)
 
     async def _packed(
         self,
         event: AssociationDue,
         products: DiaProducts,
+        known: Table,
         found: Association,
         forced: Table,
         night: Night,
         times: StageTimes,
     ) -> tuple[VisitDetectorResult, AlertsReady]:
-        processed = mjd_from_tai(self._clock.now())
         since = mjd_from_tai(event.sources.observation.midpoint) - packets.HISTORY_DAYS
         (history, forced_history), before = await asyncio.gather(
             self._l1.history_of(found.updated_ids, since), self._l1.objects_of(found.updated_ids)
         )
         with times("make_packets"):
-            every, every_forced = np.concatenate([history, found.sources]), np.concatenate([forced_history, forced])
-            objects = np.concatenate([before, found.new_objects])
-            objects = dia_objects.update(objects, every, every_forced, processed)
+            every_forced = np.concatenate([forced_history, forced])
+            objects, now = np.concatenate([before, found.new_objects]), mjd_from_tai(self._clock.now())
+            objects = dia_objects.update(objects, history, found.sources, every_forced, now)
             chosen = packets.alertable(found.sources)
             stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
             records = packets.make_packets(
@@ -192,6 +207,7 @@ class Associator(Actor):
             ss_sources=found.ss_sources,
             alert_path=path,
             alert_ids=alert_ids,
+            read_starts=_starts_of(objects, known),
         )
         fact = AlertsReady(
             group=event.group,
@@ -204,7 +220,7 @@ class Associator(Actor):
             alerts=int(chosen.sum()),
             path=path,
             stages=times.seconds,
-            late=event.late,
+            redone=event.redone,
         )
         return result, fact
 
@@ -227,6 +243,14 @@ def _night_of(orbits: Table, mjd: float) -> Night:
     return Night(OrbitCatalogue(orbits), mjd)
 
 
+def _starts_of(objects: Table, known: Table) -> Floats:
+    """When the version of each object began that was read before all else of it; NaN of new ones."""
+    starts = np.full(len(objects), np.nan)
+    _, row, place = np.intersect1d(objects["diaObjectId"], known["diaObjectId"], return_indices=True)
+    starts[row] = known["validityStartMjdTai"][place]
+    return starts
+
+
 def _check_inside(event: AssociationDue, sources: Table, field: _Field) -> None:
     """Raises BadData, naming it, for a source that is not where its detector looked, or nowhere."""
     apart = separation_arcsec(sources["ra"], sources["dec"], field.ra, field.dec)
@@ -238,6 +262,18 @@ def _check_inside(event: AssociationDue, sources: Table, field: _Field) -> None:
             f"visit {event.visit} detector {event.detector}: DiaSource {stray['diaSourceId']} at ra {stray['ra']}, "
             f"dec {stray['dec']} {where}; there are {len(astray)} such"
         )
+
+
+def _check_same(event: AssociationDue, sources: Table, stored: Table) -> None:
+    """Raises BadData, naming what differs, unless the sources were measured as those stored: to the last bit."""
+    what = f"visit {event.visit} detector {event.detector} is stored already, with"
+    if len(sources) != len(stored):
+        raise BadData(f"{what} {len(stored)} DiaSources, not {len(sources)}")
+    sources = sources[np.argsort(sources["diaSourceId"])]
+    for name in (name for name in stored.dtype.names or () if name not in _NOT_MEASURED):
+        nan = stored[name].dtype.kind == "f"
+        if not np.array_equal(sources[name], stored[name], equal_nan=nan):
+            raise BadData(f"{what} another {name} of its DiaSources")
 
 
 def _field(products: DiaProducts) -> _Field:

@@ -58,7 +58,7 @@ class CcdWorker(Actor):
         if seen.snap < seen.n_snaps - 1:
             return []
         products = await self._reduction.products_of(seen, event.detector, times)
-        ready = sources_ready(seen, event.detector, products, times, late=False)
+        ready = sources_ready(seen, event.detector, products, times, redone=0)
         await self._pixels.put(ready.products, products)
         return [ready]
 
@@ -81,13 +81,13 @@ class CcdWorker(Actor):
 
 
 def sources_ready(
-    last: Observation, detector: int, products: DiaProducts, times: StageTimes, *, late: bool
+    last: Observation, detector: int, products: DiaProducts, times: StageTimes, *, redone: int
 ) -> DiaSourcesReady:
     """The fact that a visit-detector was differenced. `last`: the observation of its last snap."""
     name = DatasetId(dataset_type="dia_products", instrument=last.instrument, visit=last.visit, detector=detector)
     return DiaSourcesReady(
         group=last.group, instrument=last.instrument, visit=last.visit, detector=detector, observation=last,
-        count=len(products.sources), products=name, stages=times.seconds, late=late,
+        count=len(products.sources), products=name, stages=times.seconds, redone=redone,
         summary={name: value for name, value in products.summary.items() if math.isfinite(value)},
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ class LiteEmitter(Actor):
     async def on_alerts_sent(self, event: AlertsSent) -> Sequence[Event]:
         """Send them, a few times if need be, and say what became of them."""
         outbox = await outbox_of(self._l1, event.visit, event.detector)
-        alerts = await asyncio.to_thread(self._alerts, outbox, LATE if event.late else ())
+        alerts = await asyncio.to_thread(self._alerts, outbox, LATE if event.redone else ())
         errors = await self._send(alerts)
         return [
             LiteAlertsSent(

@@ -23,6 +23,6 @@ class Offline(Actor):
         """Raises BadData naming what cannot be used, as it did before."""
         times = StageTimes()
         products = await self._reduction.products_of(event.observation, event.detector, times)
-        ready = sources_ready(event.observation, event.detector, products, times, late=True)
+        ready = sources_ready(event.observation, event.detector, products, times, redone=event.redone)
         await self._pixels.put(ready.products, products)
         return [ready]

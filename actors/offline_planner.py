@@ -1,17 +1,29 @@
 """Finds the visit-detectors that failed and can be redone: those of which the archive has all raws."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from actors.base import Actor
 from actors.fan_out import OPEN_S, Chronicle
 from schemas.clock import Clock
-from schemas.events import AlertsReady, DetectorFailed, Event, OfflineDue, RawArchived
+from schemas.events import (
+    AlertsReady,
+    DetectorFailed,
+    Event,
+    OfflineDue,
+    OfflineFailed,
+    RawArchived,
+    VisitAssigned,
+)
 from schemas.image import Observation
 
 NOT_REDONE = ("canceled", "alert_emitter")
 """Stages: of the one nobody wants a result; of the other there is one, whose alerts are still owed."""
 
-_HISTORY = ("DetectorFailed", "RawArchived", "AlertsReady")
+MAX_REDONE = 3
+"""Times: what was redone may be lost on its way to the database, with the process that held it."""
+
+_HISTORY = ("VisitAssigned", "RawArchived", "AlertsReady", "OfflineFailed")
 
 Key = tuple[str, int]
 
@@ -40,6 +52,11 @@ class OfflinePlanner(Actor):
         assert event.raw.detector is not None
         return await self._due((event.group, event.raw.detector))
 
+    async def on_offline_failed(self, event: OfflineFailed) -> Sequence[Event]:
+        """What was redone and did not reach the database is redone once more."""
+        await self._remember()
+        return await self._due((event.group, event.detector)) if event.stage == "associator" else []
+
     async def _remember(self) -> None:
         if not self._remembers:
             facts = await self._chronicle.facts("DetectorFailed", since=self._clock.now() - OPEN_S)
@@ -54,16 +71,21 @@ class OfflinePlanner(Actor):
         committed = [f for f in facts if isinstance(f, AlertsReady) and f.detector == key[1]]
         if committed:  # by one who died before he could say so: what follows from it is owed, if it was not told yet
             return committed
-        raws = [f.observation for f in facts if isinstance(f, RawArchived) and f.raw.detector == key[1]]
-        last = _last_of(raws)
-        if last is None:
+        last = _last_of([f.observation for f in facts if isinstance(f, RawArchived) and f.raw.detector == key[1]])
+        band = next((f.band for f in facts if isinstance(f, VisitAssigned) and f.detector == key[1]), "")
+        redone = 1 + sum(isinstance(f, OfflineFailed) and f.detector == key[1] for f in facts)
+        if last is None or not band or redone > MAX_REDONE:
             return []
-        reason = f"{failed.stage}: {failed.reason}"
-        return [OfflineDue(group=key[0], visit=last.visit, detector=key[1], observation=last, reason=reason)]
+        # The band of pixels that came when their visit had been given up is empty: not to be processed promptly.
+        seen, reason = replace(last, band=band), f"{failed.stage}: {failed.reason}"
+        due = OfflineDue(
+            group=key[0], visit=last.visit, detector=key[1], observation=seen, reason=reason, redone=redone
+        )
+        return [due]
 
 
 def _last_of(raws: Sequence[Observation]) -> Observation | None:
-    """The visit's last exposure, if all are there and it is one to be processed."""
-    snaps = {raw.snap: raw for raw in raws if raw.band}
+    """The visit's last exposure, if all are there."""
+    snaps = {raw.snap: raw for raw in raws}
     last = snaps.get(max((raw.n_snaps for raw in raws), default=0) - 1)
     return last if last is not None and len(snaps) == last.n_snaps else None

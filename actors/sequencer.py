@@ -51,6 +51,7 @@ class Sequencer(Actor):
         self._clock = clock
         self._open: dict[Key, _Open] = {}
         self._closed: set[Key] = set()
+        self._committed: set[Key] = set()
         self._remembers = False
 
     async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
@@ -88,13 +89,15 @@ class Sequencer(Actor):
                 self._open.setdefault(key, self._place(event))
             case DiaSourcesReady() if key in self._open:
                 self._open[key].sources = event
-            case DiaSourcesReady(late=True):  # it had failed, and is there after all
+            case DiaSourcesReady() if event.redone and key not in self._committed:  # it had failed, and is there
                 self._open[key] = self._redone(event)
             case AssociationDue() if key in self._open:
                 self._open[key].released = True
             case AlertsReady() | DetectorFailed() | OfflineFailed():
                 self._closed.add(key)
                 self._open.pop(key, None)
+                if isinstance(event, AlertsReady):
+                    self._committed.add(key)
             case _:
                 return
 
@@ -128,4 +131,4 @@ class Sequencer(Actor):
 
 
 def _turn(group: str, detector: int, sources: DiaSourcesReady) -> AssociationDue:
-    return AssociationDue(group=group, visit=sources.visit, detector=detector, sources=sources, late=sources.late)
+    return AssociationDue(group=group, visit=sources.visit, detector=detector, sources=sources, redone=sources.redone)

@@ -82,7 +82,7 @@ class VisitKeeper(Actor):
 
     async def on_alerts_sent(self, event: AlertsSent) -> Sequence[Event]:
         """Its alerts are out: one detector has ended well, maybe after its visit."""
-        return [*await self._after(event), *await self._amended(event)]
+        return await self._after(event) or await self._amended(event)
 
     async def on_detector_failed(self, event: DetectorFailed) -> Sequence[Event]:
         """One detector has ended badly."""

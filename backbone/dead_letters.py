@@ -60,9 +60,9 @@ class DeadLetter:
     resubmitted: bool = False
 
     @property
-    def source(self) -> tuple[str, int, int]:
-        """Where it stood; the same for the same letter kept twice."""
-        return self.topic, self.partition, self.offset
+    def source(self) -> tuple[str, int, int, int]:
+        """Where and when it stood; the same for the same letter kept twice."""
+        return self.topic, self.partition, self.offset, self.sent_ms
 
 
 def send(bootstrap: str, topic: str, value: bytes | None, key: bytes | None, headers: Headers, partition: int) -> None:
@@ -110,7 +110,7 @@ class DeadLetterTopic:
 
     def read(self) -> list[DeadLetter]:
         """All letters, oldest first, each once. Raises Transient if the broker does not answer."""
-        letters: dict[tuple[str, int, int], DeadLetter] = {}
+        letters: dict[tuple[str, int, int, int], DeadLetter] = {}
         done: set[int] = set()
         for message in _messages(self._bootstrap, self._topic):
             if (marked := dict(_headers(message)).get(_MARK)) is not None:

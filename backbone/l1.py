@@ -15,7 +15,7 @@ import hpgeom
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import BadData
+from schemas.errors import BadData, Transient
 from schemas.events import Event
 from schemas.tables import Table, apdb_schema, dtype_of
 
@@ -53,7 +53,8 @@ class VisitDetectorResult:
 
     `sources`, `objects`, `forced`, `ss_sources`: rows of `DiaSource`, `DiaObject` (new versions, whole rows),
     `DiaForcedSource`, `SSSource`. `alert_ids`: the `diaSourceId` of each alert in the file `alert_path`, in
-    its order. `readout_ended`: TAI s.
+    its order. `readout_ended`: TAI s. `read_starts`: float64 (n,), of each row of `objects` the
+    `validityStartMjdTai` of the version that it was made of, NaN of a new object.
     """
 
     group: str
@@ -66,6 +67,7 @@ class VisitDetectorResult:
     ss_sources: Table
     alert_path: str
     alert_ids: Ids
+    read_starts: Floats
 
     def __str__(self) -> str:
         """For messages."""
@@ -171,7 +173,7 @@ class L1Database(Protocol):
 
         Current versions of its objects end where the new ones start. What is stored stays as it is. Raises
         BadData if the tables break the schema or the visit-detector is stored with another content, Transient if
-        an object was changed or ended meanwhile: then it is to be made anew.
+        an object is no longer as it was read, for another changed or ended it meanwhile: then it is to be made anew.
         """
 
     async def outbox(self, visit: int, detector: int) -> Outbox | None:
@@ -227,7 +229,10 @@ def merged_acknowledgements(earlier: Sequence[float] | None, later: Floats, what
 
 
 def check_result(result: VisitDetectorResult) -> None:
-    """Raises BadData, naming the row, if a table breaks the schema or the alerts are not of the sources."""
+    """Raises BadData, naming the row, if a table breaks the schema or the alerts are not of the sources.
+
+    And as `_check_versions`.
+    """
     for name, table in result.tables().items():
         check_table(name, table, str(result))
         for column, value in (("visit", result.visit), ("detector", result.detector)):
@@ -240,6 +245,24 @@ def check_result(result: VisitDetectorResult) -> None:
     strays = np.setdiff1d(result.alert_ids, result.sources["diaSourceId"])
     if len(strays):
         raise BadData(f"{result}: the alert about {strays[0]} has no DiaSource")
+    _check_versions(result)
+
+
+def _check_versions(result: VisitDetectorResult) -> None:
+    """Raises BadData if it does not say of which version each object was made.
+
+    Transient if one would end before it began, for a clock is behind the one that made it, or if the object of a
+    source has no row: it had ended when its row was asked for.
+    """
+    if len(result.read_starts) != len(result.objects):
+        raise BadData(f"{result}: {len(result.objects)} objects, made of {len(result.read_starts)} versions")
+    early = result.objects["diaObjectId"][result.read_starts > result.objects["validityStartMjdTai"]]
+    if len(early):
+        raise Transient(f"{result}: the version of DiaObject {early[0]} that was read starts after the new one")
+    owners = result.sources["diaObjectId"]
+    ended = np.setdiff1d(owners[owners != 0], result.objects["diaObjectId"])
+    if len(ended):
+        raise Transient(f"{result}: DiaObject {ended[0]} has ended meanwhile")
 
 
 def check_table(name: str, table: Table, what: str) -> None:

@@ -98,16 +98,19 @@ class L1Memory:
         return Stored.ADDED
 
     def _put_objects(self, result: VisitDetectorResult) -> int:
-        """End current versions, add the new ones; returns how many objects are new."""
+        """End the versions that were read, add the new ones; returns how many objects are new."""
         versions = self._tables["DiaObject"]
         ids = result.objects["diaObjectId"].tolist()
-        starts = result.objects["validityStartMjdTai"].tolist()
         known = [(i, self._current[id_]) for i, id_ in enumerate(ids) if id_ in self._current]
+        current = np.full(len(ids), np.nan)
         for i, row in known:
-            if versions.rows["validityStartMjdTai"][row] > starts[i]:
-                raise Transient(f"{result}: the current version of DiaObject {ids[i]} starts after the new one")
+            current[i] = versions.rows["validityStartMjdTai"][row]
+        both_new = np.isnan(current) & np.isnan(result.read_starts)
+        other = np.flatnonzero((current != result.read_starts) & ~both_new)
+        if len(other):
+            raise Transient(f"{result}: DiaObject {ids[other[0]]} is not as it was read: it was changed meanwhile")
         for i, row in known:
-            versions.rows["validityEndMjdTai"][row] = starts[i]
+            versions.rows["validityEndMjdTai"][row] = result.objects["validityStartMjdTai"][i]
         first = len(versions.rows)
         versions.append(result.objects)
         self._current.update(zip(ids, range(first, first + len(ids)), strict=True))

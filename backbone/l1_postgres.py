@@ -282,19 +282,11 @@ async def _claim(connection: asyncpg.Connection, result: VisitDetectorResult, at
 
 
 async def _put_objects(connection: asyncpg.Connection, result: VisitDetectorResult) -> None:
-    """End the current versions of objects, put the new ones there, count the objects that had none.
-
-    Raises Transient if one that was known has ended meanwhile: a new one bears the number of one of the sources.
-    """
-    known = await l1_rows.put_versions(connection, result.objects, str(result))
-    owners = result.sources["diaObjectId"]
-    ids = np.append(result.objects["diaObjectId"], owners[owners != 0])
-    ended = np.setdiff1d(ids, np.append(result.sources["diaSourceId"], known))
-    if len(ended):
-        raise Transient(f"{result}: DiaObject {ended[0]} has ended meanwhile")
+    """End the versions of objects that were read, put the new ones there, count the objects that had none."""
+    known = await l1_rows.put_versions(connection, result.objects, result.read_starts, str(result))
     await connection.execute(
         "UPDATE visit_detector SET new_dia_objects = $3 WHERE visit = $1 AND detector = $2",
-        result.visit, result.detector, len(result.objects) - len(known),
+        result.visit, result.detector, len(result.objects) - known,
     )  # fmt: skip
 
 

@@ -5,28 +5,24 @@ import io
 from collections.abc import Sequence
 
 import asyncpg
+import numpy as np
 
 from backbone import l1_schema, pg_copy
-from backbone.l1 import healpix_of, ordered
+from backbone.l1 import Floats, healpix_of, ordered
 from schemas.errors import Transient
 from schemas.tables import Table, dtype_of
 
 _MJD_0, _FIRST_DAY = dt.date(1858, 11, 17).toordinal(), dt.date(2010, 1, 1).toordinal()
 
-_LATER = """
-SELECT o."diaObjectId" FROM "DiaObject" o, unnest($1::bigint[], $2::float8[]) AS n (id, start)
-WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" > start LIMIT 1
-"""
-
 _CLOSE = """
-WITH new AS (SELECT * FROM unnest($1::bigint[], $2::float8[]) AS n (id, start)),
+WITH new AS (SELECT * FROM unnest($1::bigint[], $2::float8[], $3::float8[]) AS n (id, start, read)),
 same AS (
     DELETE FROM "DiaObject" o USING new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = start
+    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = read AND read = start
     RETURNING id),
 closed AS (
     UPDATE "DiaObject" o SET "validityEndMjdTai" = start FROM new
-    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" < start
+    WHERE o."diaObjectId" = id AND o."validityEndMjdTai" IS NULL AND o."validityStartMjdTai" = read AND read < start
     RETURNING id)
 SELECT id FROM same UNION ALL SELECT id FROM closed
 """
@@ -83,20 +79,22 @@ async def latest_versions(connection: asyncpg.Connection, object_ids: Sequence[i
     return ordered(await read(connection, "DiaObject", _LATEST, list(object_ids)), "diaObjectId")
 
 
-async def put_versions(connection: asyncpg.Connection, objects: Table, what: str) -> list[int]:
-    """Put new versions of objects there; the current ones end where they start. Returns the ids that had one.
+async def put_versions(connection: asyncpg.Connection, objects: Table, read_starts: Floats, what: str) -> int:
+    """Put new versions of objects there; those that they were made of end where they start. Returns how many did.
 
-    Raises Transient, saying at `what`, if a current version starts later: it was made meanwhile.
+    `read_starts`: as of a `VisitDetectorResult`. Raises Transient, saying at `what`, if such a version is no longer
+    valid: what was made meanwhile would be lost.
     """
-    objects = ordered(objects, "diaObjectId")  # one order for all: no two transactions wait crosswise
-    ids, starts = objects["diaObjectId"].tolist(), objects["validityStartMjdTai"].tolist()
-    later = await connection.fetchval(_LATER, ids, starts)
-    if later is not None:
-        raise Transient(f"{what}: the current version of DiaObject {later} starts after the new one")
-    known = await connection.fetch(_CLOSE, ids, starts)
+    order = np.argsort(objects["diaObjectId"])  # one order for all: no two transactions wait crosswise
+    objects, read_starts = objects[order], read_starts[order]
+    ids = objects["diaObjectId"].tolist()
+    closed = await connection.fetch(_CLOSE, ids, objects["validityStartMjdTai"].tolist(), read_starts.tolist())
+    other = np.setdiff1d(objects["diaObjectId"][~np.isnan(read_starts)], [row["id"] for row in closed])
+    if len(other):
+        raise Transient(f"{what}: DiaObject {other[0]} is not as it was read: it was changed or has ended meanwhile")
     await copy(connection, "DiaObject", objects)
     await connection.execute(_REPLACE_LAST, ids)
-    return [row["id"] for row in known]
+    return len(closed)
 
 
 async def end_versions(connection: asyncpg.Connection, object_ids: Sequence[int], mjd: float) -> list[int]:

@@ -38,6 +38,12 @@ _MARK_FORCED = (
     ' AND ("timeWithdrawnMjdTai" IS NULL) = $3::bool RETURNING "diaObjectId", visit, detector'
 )
 
+_HOLD = (
+    "SELECT FROM visit_detector WHERE visit = $1 AND ($2::smallint IS NULL OR detector = $2)"
+    " ORDER BY detector FOR UPDATE"
+)
+"""Precovery, which adds rows to visit-detectors, waits, and finds them withdrawn."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -119,6 +125,7 @@ async def change(connection: asyncpg.Connection, asked: Change, clock: Clock, re
     async with connection.transaction():
         # Waits for what is being stored now; what is stored next finds the objects changed and is made anew.
         await connection.execute('LOCK TABLE "DiaObject" IN SHARE ROW EXCLUSIVE MODE')
+        await connection.execute(_HOLD, asked.what.visit, asked.what.detector)
         mjd = mjd_from_tai(clock.now())
         found = await _found(connection, asked)
         await _check_successor(connection, asked)
@@ -213,7 +220,8 @@ async def _remake(
     since = l1_rows.since("DiaForcedSource", ids, first - _PRECOVERED_DAYS)
     made = remake(before, sources, await l1_rows.read(connection, "DiaForcedSource", *since), mjd)
     stand = made["nDiaSources"] > 0
-    await l1_rows.put_versions(connection, made[stand], str(asked.what))
+    valid = np.where(np.isnan(before["validityEndMjdTai"]), before["validityStartMjdTai"], np.nan)
+    await l1_rows.put_versions(connection, made[stand], valid[stand], str(asked.what))
     ended = await l1_rows.end_versions(connection, made["diaObjectId"][~stand].tolist(), mjd)
     return int(stand.sum()), len(ended)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from backbone.l1_schema import Column
 from schemas.errors import Broken
-from schemas.tables import Table
+from schemas.tables import Table, null_integer
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -61,7 +61,7 @@ def _is_null(column: Column, values: NDArray[np.generic]) -> NDArray[np.bool_]:
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values.astype(np.float64)), dtype=np.bool_)
     if column.nullable and values.dtype.kind == "i":
-        return np.asarray(values == 0, dtype=np.bool_)
+        return np.asarray(values == null_integer(column.name), dtype=np.bool_)
     return np.zeros(len(values), dtype=np.bool_)
 
 
@@ -83,7 +83,7 @@ def _selected(column: Column, name: str) -> str:
         return f"RPAD(COALESCE({name}, ''), {kind[1:]})"
     if not column.nullable:
         return name
-    return f"COALESCE({name}, '{'NaN' if 'f' in kind else '0'}')"
+    return f"COALESCE({name}, '{'NaN' if 'f' in kind else null_integer(column.name)}')"
 
 
 def decode(data: bytes, columns: Sequence[Column], dtype: np.dtype[np.void]) -> Table:

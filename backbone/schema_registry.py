@@ -72,7 +72,7 @@ class SchemaStore:
     def register(self, subject: str, text: str, pinned: int | None) -> int:
         """The id of a schema under `subject`: the one it has, the pinned one, or the next.
 
-        Raises RegistryError (42201 no schema, 42205 an id that cannot be pinned).
+        Raises RegistryError (42201 no schema, 42205 an id that cannot be pinned, or none where one must be).
         """
         canonical = _canonical(text)
         versions = self._state.subjects.get(subject, [])
@@ -81,6 +81,8 @@ class SchemaStore:
             self._check_pinned(subject, pinned, canonical, present)
         if present is not None:
             return present
+        if pinned is None and self._effective_mode(subject) == "IMPORT":
+            raise RegistryError(42205, f"Subject {subject} is not in read-write mode")
         schema_id = self._id_of(canonical, self._state.schemas) if pinned is None else pinned
         if schema_id is None:
             schema_id = max([FIRST_ID - 1, *self._state.schemas]) + 1
@@ -90,7 +92,7 @@ class SchemaStore:
         return schema_id
 
     def _check_pinned(self, subject: str, pinned: int, canonical: str, present: int | None) -> None:
-        if (self.mode(subject) or self.mode(_GLOBAL)) != "IMPORT":
+        if self._effective_mode(subject) != "IMPORT":
             raise RegistryError(42205, f"Subject {subject} is not in import mode")
         if present not in {None, pinned} or not _same(self._state.schemas.get(pinned, canonical), canonical):
             raise RegistryError(42205, f"Overwrite new schema with id {pinned} is not permitted.")
@@ -118,6 +120,9 @@ class SchemaStore:
         if schema_id is None:
             raise RegistryError(40403, "Schema not found")
         return versions.index(schema_id) + 1, schema_id
+
+    def _effective_mode(self, subject: str) -> str | None:
+        return self.mode(subject) or self.mode(_GLOBAL)
 
     def mode(self, subject: str) -> str | None:
         """The mode set for a subject (`""`: for all)."""

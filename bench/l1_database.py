@@ -52,9 +52,11 @@ async def measure(dsn: str, millions: float) -> None:
     whole = [result(VISIT + i, n=10_001) for i in range(5)]
     print("store 10,000 sources, 10,000 new objects, 10,000 forced, one visit-detector:")
     print(await timed(5, lambda i: database.store(whole[i], [], 1.0)))
-    again = [result(VISIT + 100 + i, n=10_001, known=whole[0].objects, mjd=MJD + 1 + i) for i in range(5)]
+    again = whole[:1]
+    for i in range(5):
+        again.append(result(VISIT + 100 + i, n=10_001, known=again[-1].objects, mjd=MJD + 1 + i))
     print("the same, all objects known:")
-    print(await timed(5, lambda i: database.store(again[i], [], 1.0)))
+    print(await timed(5, lambda i: database.store(again[1 + i], [], 1.0)))
     visits = [[result(VISIT + 200 + i, d, n=PER_CCD) for d in range(CCDS)] for i in range(3)]
 
     async def visit(i: int) -> None:

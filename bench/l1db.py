@@ -152,13 +152,14 @@ class Patch:
         objects = np.concatenate([old, new])
         for name in ("ra", "dec", "diaObjectId"):
             objects[name] = sources[name]
+        read_starts = np.append(old["validityStartMjdTai"], np.full(n_new, np.nan))
         objects["validityStartMjdTai"], objects["validityEndMjdTai"] = mjd + 0.001, np.nan
         kept = self.objects[~np.isin(self.objects["diaObjectId"], seen)]
         self.objects = np.concatenate([kept, objects])
         forced = self._forced(visit, mjd)
         return VisitDetectorResult(
             f"g{visit}", visit, self.detector, mjd, sources, objects, forced, filled("SSSource", 0, self.rng),
-            f"{visit}.avro", sources["diaSourceId"].astype(np.int64),
+            f"{visit}.avro", sources["diaSourceId"].astype(np.int64), read_starts,
         )  # fmt: skip
 
     def _forced(self, visit: int, mjd: float) -> Table:

@@ -74,6 +74,9 @@ class Hosts(Protocol):
     async def replace(self, pool: str, lane: int) -> None:
         """Put a new host in a lane whose old one does not answer."""
 
+    async def back(self, pool: str, lane: int) -> None:
+        """Return when a host that died is there again, or after a while: its start is nobody's failed attempt."""
+
 
 class Bus:
     """One per system."""
@@ -204,6 +207,7 @@ class Bus:
             return None, error
         except ConnectionError as gone:
             self._log.warning("host died", lane=lane, error=str(gone), **_about(Delivery(event, pool)))
+            await self._hosts.back(pool, lane)
             return None, f"{pool} {lane} died while it handled {event.kind}"
         for watcher in self._outcomes:
             watcher(pool, lane, event, outcome)
@@ -260,6 +264,9 @@ def _of_archive_or_notice(delivery: Delivery, error: str) -> list[Event]:
     event = delivery.event
     if delivery.pool == "archiver" and isinstance(event, RawReady):
         return [RawNotArchived(group=event.group, raw=event.raw, reason=error)]
+    if delivery.pool == "archiver":  # of a catalogue or a summary, which the database has
+        about = f"archive {event.kind} of detector {getattr(event, 'detector', None)}"
+        return [NoticeFailed(group=event.group, about=about, reason=error)]
     if isinstance(event, CatchUpDue):
         return [CaughtUp(at=event.at, number=event.number, left=0, failed=0, reason=error)]
     if delivery.pool == "lite_emitter" and isinstance(event, AlertsSent):
@@ -273,13 +280,17 @@ def _of_archive_or_notice(delivery: Delivery, error: str) -> list[Event]:
 def _of_offline(delivery: Delivery, error: str) -> list[Event]:
     """Of what was redone, or should have been: that it had failed is known already."""
     event = delivery.event
-    if not (delivery.pool.startswith("offline") or getattr(event, "late", False)):
+    redone = getattr(event, "redone", 0)
+    if not (delivery.pool.startswith("offline") or redone):
         return []
     visit, detector = getattr(event, "visit", None), getattr(event, "detector", None)
     if isinstance(event, RawArchived):
         visit, detector = event.observation.visit, event.raw.detector
     assert detector is not None
-    return [OfflineFailed(group=event.group, visit=visit, detector=detector, stage=delivery.pool, reason=error)]
+    failed = OfflineFailed(
+        group=event.group, visit=visit, detector=detector, stage=delivery.pool, reason=error, redone=redone
+    )
+    return [failed]
 
 
 def _of_visit(delivery: Delivery, error: str) -> list[Event]:

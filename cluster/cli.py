@@ -101,14 +101,14 @@ def archived_alerts(
     dia_source: Annotated[list[int] | None, typer.Option(help="A diaSourceId; may be given again.")] = None,
     key: Annotated[int | None, typer.Option("--object", help="All of a diaObjectId or ssObjectId.")] = None,
     stamps: Annotated[Path | None, typer.Option(help="Write each alert's three cutouts as a PNG here.")] = None,
+    postgres: Annotated[str, typer.Option(help="It says which files count; default: the folder's own.")] = "",
 ) -> None:
     """Show alerts of the archive: one line an alert."""
 
     def play() -> int:
-        from access.archived import show  # noqa: PLC0415 - so that --help answers at once
-        from cluster.later import archive_of  # noqa: PLC0415
+        from cluster.archived_alerts import run  # noqa: PLC0415 - so that --help answers at once
 
-        return show(archive_of(output), dia_source or (), key, stamps)
+        return run(output, dia_source or (), key, stamps, postgres)
 
     _exit_with(play)
 

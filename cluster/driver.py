@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+from ray.exceptions import RayError
 from rich.console import Console
 
 from access.report.collect import Collected
@@ -34,11 +35,11 @@ def drive(errand: Path, console: Console) -> int:
     logs.configure(given.settings.log, "night")
     plan = load_plan(given.settings.plan_file)
     night: Collected | None = None
-    with ray_cluster(given.options), _no_longer_than(_RAY):
-        try:
+    try:
+        with ray_cluster(given.options), _no_longer_than(_RAY):
             night = asyncio.run(play(given.options, plan, given.settings, console, _observatory()))
-        except* Transient as errors:
-            structlog.get_logger().error("the night cannot go on", error=str(errors.exceptions[0]))
+    except* (Transient, RayError, TimeoutError) as errors:
+        structlog.get_logger().error("the night cannot go on", error=str(errors.exceptions[0]))
     return AGAIN if night is None else told(night, given.settings.output, console)
 
 

@@ -36,3 +36,6 @@ class InlineHosts:
 
     async def replace(self, pool: str, lane: int) -> None:
         """In one process nothing can be replaced. The bus counts the attempt and calls again."""
+
+    async def back(self, pool: str, lane: int) -> None:
+        """Nor does anything die."""

@@ -182,7 +182,7 @@ async def _observe(
         RegistryClient(settings.registry) as client,
         SalReader(settings.kafka, client, positions, since=since, deadline_s=PATIENCE_S) as reader,
     ):
-        feeding = asyncio.create_task(feed(reader, stage.bus, PatientJournal(journal)))
+        feeding = asyncio.create_task(feed(reader, stage.bus, PatientJournal(journal), stage.progress.heard))
         await until_over(stage, observatory_runs, stop, feeding)
         feeding.cancel()
         await asyncio.wait([feeding])

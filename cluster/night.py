@@ -33,8 +33,8 @@ DUSK_S = 5.0
 TICK_S = 0.5
 _HOW_SAID = {"announced", "reason"}
 """Of a fact: what may differ when it is told again."""
-DRAIN_DEADLINE_S = 130.0
-"""How long what is under way may stay silent when the night ends: the longest deadline of a pool."""
+DRAIN_DEADLINE_S = 10.0 + max(pool.deadline_s for pool in POOLS.values())
+"""How long what is under way may stay silent when the night ends: the longest deadline of a pool, and a little."""
 PATIENT_S = 10.0
 """And how long notices and lite alerts; what is left of them is owed to brokers until the night is started again."""
 QUIET_S = 5.0
@@ -57,9 +57,13 @@ class Progress:
         self.ended: set[str] = set()
         self.last_heard = asyncio.get_running_loop().time()
 
+    def heard(self) -> None:
+        """That something was."""
+        self.last_heard = asyncio.get_running_loop().time()
+
     def hear(self, event: Event, _at: float) -> None:
         """Note a fact."""
-        self.last_heard = asyncio.get_running_loop().time()
+        self.heard()
         if isinstance(event, NextVisit):
             self.announced[event.group] = event
         if isinstance(event, ReadoutEnded):
@@ -106,6 +110,10 @@ class SplitHosts:
     async def replace(self, pool: str, lane: int) -> None:
         """See `Hosts`."""
         await (self.here if pool in self.here else self.there).replace(pool, lane)
+
+    async def back(self, pool: str, lane: int) -> None:
+        """See `Hosts`."""
+        await (self.here if pool in self.here else self.there).back(pool, lane)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +171,13 @@ async def _tick(stage: Stage) -> None:
         await asyncio.sleep(TICK_S)
 
 
-async def feed(reader: SalReader, bus: Bus, journal: Journal) -> None:
-    """Publish what the observatory says, each message with its position, for ever."""
+async def feed(reader: SalReader, bus: Bus, journal: Journal, heard: Callable[[], None]) -> None:
+    """Publish what the observatory says, each message with its position, for ever.
+
+    `heard` is called for each, also for what was told before and is read again.
+    """
     async for message in reader.messages():
+        heard()
         facts = [await _unless_contradicted(message, message.event, journal)] if message.event is not None else []
         await bus.publish(facts, Position(message.topic, message.partition, message.next_offset))
 
@@ -199,7 +211,8 @@ async def end_night(stage: Stage, day_obs: int, clock: Clock) -> None:
 
     Whoever is patient has a little time.
     """
-    if await wind_down(stage) and await caught_up(stage):
+    done = await wind_down(stage)
+    if await caught_up(stage) and done:
         await stage.bus.publish([NightEnded(day_obs=day_obs, visits=stage.progress.done, at=clock.now())])
     await told(stage)
 

@@ -7,6 +7,7 @@ over as the result of a call, which Ray stores for the caller.
 import asyncio
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -84,7 +85,8 @@ class RayPixels:
 
     async def drop(self, name: DatasetId) -> None:
         """Forget a value."""
-        await self._shelf.drop.remote(name)
+        with suppress(ray.exceptions.RayError):  # a shelf that has died holds nothing
+            await self._shelf.drop.remote(name)
 
 
 class MemoryPixels:

@@ -22,6 +22,8 @@ from schemas.identity import DatasetId
 from schemas.image import DiaProducts, Observation, Raw
 
 NAMESPACE = "pachon"
+BACK_S, BACK_POLL_S = 60.0, 0.5
+"""How long a host that died may take until it is there again, and between two looks."""
 START_DEADLINE_S = 240.0
 """For all hosts, the first compilation of the kernels on a new machine included."""
 PID_DEADLINE_S = 30.0
@@ -168,6 +170,17 @@ class RayHosts:
     async def replace(self, pool: str, lane: int) -> None:
         """Kill a host that hangs; Ray starts it anew."""
         await asyncio.to_thread(ray.kill, self._process(pool, lane), no_restart=False)
+
+    async def back(self, pool: str, lane: int) -> None:
+        """See `Hosts`. Ray refuses calls to an actor that it is starting again."""
+        over = asyncio.get_running_loop().time() + BACK_S
+        while asyncio.get_running_loop().time() < over:
+            try:
+                await asyncio.wait_for(self._process(pool, lane).ready.remote(), BACK_S)
+            except (ray.exceptions.RayError, PachonError, TimeoutError):
+                await asyncio.sleep(BACK_POLL_S)
+            else:
+                return
 
     def _process(self, pool: str, lane: int) -> Any:  # noqa: ANN401 - Ray's handles are untyped
         return self._slots[pool, lane % POOLS[pool].processes(self._settings)]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,10 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from cluster.child_process import ChildProcess, dying_with
+from cluster.child_process import dying_with
 from cluster.options import NightOptions
-from cluster.outside import Servers, Simulators, Topics, registry, servers, simulators, witness
+from cluster.outside import Servers, Simulators, registry, servers, simulators, witness
+from cluster.refill import Refill
 from cluster.services import free_port, usable_port
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
@@ -37,6 +38,9 @@ SOON_S = 60.0
 MAX_DEATHS = 10
 """As many deaths of the driver, each within `SOON_S` of its start: it will not live."""
 MAX_PAUSE_S = 30.0
+
+REFILL_S = 120.0
+"""How long the end of a night waits until a broker that died has the alerts again."""
 
 TOPICS_EVERY_S = 5.0
 """How often a broker of the night's own is asked for its topics, to make them again should it die."""
@@ -103,9 +107,9 @@ class Driver:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def stop(self) -> None:
-        """Ask it to end the night."""
-        self._process.send_signal(signal.SIGTERM)
+    def stop(self, *, kill: bool) -> None:
+        """Ask it to end the night, or make it."""
+        self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
 
 @dataclass
@@ -122,32 +126,43 @@ class Supervisor:
     simulators: Simulators | None = None
     stopped: bool = False
     early_deaths: int = 0
-    topics: Topics = field(init=False)
+    refill: Refill = field(init=False)
     _topics_due: float = 0.0
     _pids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """The topics are those of the night's broker."""
-        self.topics = Topics(self.settings.kafka)
+        """The broker is the night's."""
+        self.refill = Refill(self.settings, self.day_obs, self.stack)
 
     async def run(self) -> int:
-        """Until a driver ends by itself; its exit code."""
+        """Until a driver ends by itself, or the night is stopped; its exit code."""
         while True:
             driver = Driver(self.errand)
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self._stop, driver)
             code = await self._watch(driver)
             if self.stopped or (code >= 0 and code != AGAIN):
+                await self._refilled()
                 return code
             self._mourn(driver, code)
             await self._pause()
+            if self.stopped:
+                return code
 
     def _stop(self, driver: Driver) -> None:
-        self.stopped = True
+        """Ask the driver to end the night; asked a second time, kill it."""
         if self.simulators is not None:
             self.simulators.ocs.stop()
         if driver.code is None:
-            driver.stop()
+            driver.stop(kill=self.stopped)
+        self.stopped = True
+
+    async def _refilled(self) -> None:
+        """Wait until the broker has all alerts again."""
+        over = time.monotonic() + REFILL_S
+        while self.refill.due and not self.stopped and time.monotonic() < over:
+            await self._mend()
+            await asyncio.sleep(TICK_S)
 
     async def _watch(self, driver: Driver) -> int:
         while (code := driver.code) is None:
@@ -167,6 +182,14 @@ class Supervisor:
         if self.early_deaths >= MAX_DEATHS:
             raise Broken(f"the night's driver {how}, {MAX_DEATHS} times, each within {SOON_S:.0f} s of its start")
         self.console.print(f"\nthe night's driver {how}; it is started again")
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let go on what was stopped on purpose: who was to wake it may have been the driver."""
+        children = self.servers.processes() | (self.simulators.processes() if self.simulators else {})
+        for child in children.values():
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGCONT)
 
     async def _pause(self) -> None:
         """After early deaths, longer each time: what it needs may be away."""
@@ -185,24 +208,15 @@ class Supervisor:
         """Start again the servers that died. What does not come up is tried again."""
         for name, server in self.servers.own.items():
             if server.process is not None and server.process.returncode is not None:
-                up = await self._tried(f"start {name} again", server.start)
-                if up and name == "kafka":
-                    await self._refill()
+                if name == "kafka":
+                    self.refill.begin()
+                await self._tried(f"start {name} again", server.start)
         if self.simulators is not None and self.simulators.daq.returncode is not None and not self.stopped:
             await self._tried("start the DAQ again", self.simulators.start_daq)
-        if "kafka" in self.servers.own and time.monotonic() > self._topics_due:
+        await self.refill.step()
+        if "kafka" in self.servers.own and not self.refill.due and time.monotonic() > self._topics_due:
             self._topics_due = time.monotonic() + TOPICS_EVERY_S
-            await self._tried("ask for topics", self.topics.note, in_thread=True)
-
-    async def _refill(self) -> None:
-        """The broker began anew with nothing: its topics, and the night's alerts, which were acknowledged before."""
-        await self._tried("make the topics again", self.topics.restore, in_thread=True)
-        if self.settings.alerts.is_dir():
-            given = ("--output", self.settings.output, "--night", self.day_obs, "--kafka", self.settings.kafka)
-            where = ("--topic", self.settings.alert_topic, "--postgres", self.settings.postgres)
-            command = [sys.executable, "-m", "cluster.cli", "replay-alerts", *map(str, (*given, *where))]
-            replay = ChildProcess("replay of alerts", command, self.settings.output / "replay.log")
-            self.stack.enter_context(replay)
+            await self._tried("ask for topics", self.refill.topics.note, in_thread=True)
 
     async def _tried(self, what: str, act: Callable[[], None], *, in_thread: bool = False) -> bool:
         """Whether it could be done; programs are started by the main thread, with which they are to die."""

@@ -92,7 +92,7 @@ class InputRefused(Event):
     `payload`, `key`, values of `headers`: base64, None for Kafka's null. `sent_ms`: Kafka's timestamp, POSIX ms.
     """
 
-    identity: ClassVar = ("topic", "partition", "offset")
+    identity: ClassVar = ("topic", "partition", "offset", "sent_ms")  # a broker that lost all counts from 0 again
     topic: str
     partition: int
     offset: int
@@ -200,10 +200,10 @@ class CaughtUp(Event):
 class DiaSourcesReady(Event):
     """A visit-detector was differenced and measured. Seconds by stage, CPU of the worker's thread.
 
-    `late`, here and in what follows from it: it had failed, and was redone from the archive.
+    `redone`, here and in what follows from it: how often it had failed and was redone from the archive.
     """
 
-    identity: ClassVar = ("group", "detector", "late")
+    identity: ClassVar = ("group", "detector", "redone")
     instrument: str
     visit: int
     detector: int
@@ -212,17 +212,17 @@ class DiaSourcesReady(Event):
     products: DatasetId
     stages: dict[str, float]
     summary: dict[str, float]
-    late: bool = False
+    redone: int = 0
 
 
 class AssociationDue(Event):
     """All earlier visits of this sky are associated or given up: this visit-detector's turn."""
 
-    identity: ClassVar = ("group", "detector", "late")
+    identity: ClassVar = ("group", "detector", "redone")
     visit: int
     detector: int
     sources: DiaSourcesReady
-    late: bool = False
+    redone: int = 0
 
 
 class AlertsReady(Event):
@@ -238,7 +238,7 @@ class AlertsReady(Event):
     alerts: int
     path: str
     stages: dict[str, float]
-    late: bool = False
+    redone: int = 0
 
 
 class AlertsSent(Event):
@@ -258,7 +258,7 @@ class AlertsSent(Event):
     readout_ended: float
     last_acknowledged: float
     reduced: int = 0
-    late: bool = False
+    redone: int = 0
 
 
 class LiteAlertsSent(Event):
@@ -287,7 +287,8 @@ class DetectorFailed(Event):
 class OfflineDue(Event):
     """A visit-detector failed, and all its raws are in the archive: it is to be redone. `observation`: its last."""
 
-    identity: ClassVar = ("group", "detector")
+    identity: ClassVar = ("group", "detector", "redone")
+    redone: int
     visit: int
     detector: int
     observation: Observation
@@ -295,9 +296,10 @@ class OfflineDue(Event):
 
 
 class OfflineFailed(Event):
-    """It failed again, for good."""
+    """It failed again, at the `redone`-th time."""
 
-    identity: ClassVar = ("group", "detector")
+    identity: ClassVar = ("group", "detector", "redone")
+    redone: int
     visit: int | None
     detector: int
     stage: str

@@ -1,7 +1,7 @@
 """Tables as NumPy structured arrays, with the official column names and types of `apdb.yaml` (lsst-sdm-schemas).
 
-What SQL or Avro calls null is NaN in a floating point column, 0 in a nullable integer one (no id is 0), "" in a
-text one. Booleans are never null.
+What SQL or Avro calls null is NaN in a floating point column, "" in a text one, and in a nullable integer one what
+`null_integer` says: 0 in an id, -1 in any other, where 0 is a value. Booleans are never null.
 """
 
 from functools import cache, lru_cache
@@ -59,14 +59,36 @@ def _kind(column: dict[str, object]) -> str:
 
 
 def empty(table: str, rows: int) -> Table:
-    """`rows` rows of a table, every value null: NaN, 0, False or ""."""
+    """`rows` rows of a table, every value null: NaN, "", `null_integer` or False."""
     return nulls(dtype_of(table), rows)
 
 
 def nulls(dtype: np.dtype[np.void], rows: int) -> Table:
-    """`rows` rows of a dtype, every value null: NaN, 0, False or ""."""
+    """`rows` rows of a dtype, every value null: NaN, "", `null_integer` or False."""
     table = np.zeros(rows, dtype)
     for name in dtype.names or ():
         if dtype[name].kind == "f":
             table[name] = np.nan
+        if dtype[name].kind == "i":
+            table[name] = null_integer(name)
     return table
+
+
+def null_integer(column: str) -> int:
+    """What null is in an integer column of this name: no id is 0, no count, rank or kind -1 (U = 0 is a fine orbit)."""
+    return -1 if column in _nullable_numbers() else 0
+
+
+@cache
+def _nullable_numbers() -> frozenset[str]:
+    """The integer columns, of any table, that may be null and are no ids."""
+    return frozenset(
+        name
+        for columns in apdb_schema().values()
+        for name, column in columns.items()
+        if _kind(column)[0] == "i" and column.get("nullable", True) and not _is_id(column)
+    )
+
+
+def _is_id(column: dict[str, object]) -> bool:
+    return str(column.get("ivoa:ucd", "")).startswith("meta.id")

@@ -21,7 +21,7 @@ NAMES = sorted(
     )
 )
 COMMANDS = (
-    "night", "alerts", "difference", "replay-alerts", "withdraw", "precover", "status", "visit",
+    "night", "alerts", "archived-alerts", "difference", "replay-alerts", "withdraw", "precover", "status", "visit",
     "dead-letters", "dead-letters --kafka x show", "dead-letters --kafka x resubmit",
 )  # fmt: skip
 

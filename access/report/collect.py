@@ -25,6 +25,8 @@ from schemas.events import (
     LiteAlertsSent,
     NextVisit,
     NoticeFailed,
+    OfflineDue,
+    OfflineFailed,
     RawArchived,
     RawNotArchived,
     RawReady,
@@ -135,7 +137,7 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
     lost = [f for f in facts if isinstance(f, DetectorFailed) and (f.group, f.detector) not in redone]
     failed = Counter(f"{f.stage}: {f.reason}" for f in lost)
     archived = [f for f in facts if isinstance(f, RawArchived)]
-    settled = _ended_once(facts) and _kept_or_missed(facts)
+    settled = _ended_once(facts) and _kept_or_missed(facts) and not _still_to_redo(facts)
     whole, lite = [f for f in facts if isinstance(f, AlertsSent)], [f for f in facts if isinstance(f, LiteAlertsSent)]
     lite_sent, lite_failed = sum(f.sent for f in lite), sum((Counter(f.failed) for f in lite), Counter[str]())
     return Balance(
@@ -160,9 +162,17 @@ def _ended_once(facts: Sequence[Event]) -> bool:
     return all(ends[key] == 1 for key in assigned)
 
 
+def _still_to_redo(facts: Sequence[Event]) -> set[tuple[str, int, int]]:
+    """What was to be redone, and has no end."""
+    due = {(f.group, f.detector, f.redone) for f in facts if isinstance(f, OfflineDue)}
+    committed = {(f.group, f.detector) for f in facts if isinstance(f, AlertsReady)}
+    failed = {(f.group, f.detector, f.redone) for f in facts if isinstance(f, OfflineFailed)}
+    return {key for key in due - failed if key[:2] not in committed}
+
+
 def _redone(facts: Sequence[Event]) -> set[tuple[str, int]]:
     """Visit-detectors that failed, and were redone offline."""
-    return {(f.group, f.detector) for f in facts if isinstance(f, AlertsReady) and f.late}
+    return {(f.group, f.detector) for f in facts if isinstance(f, AlertsReady) and f.redone}
 
 
 def _kept_or_missed(facts: Sequence[Event]) -> bool:
@@ -217,7 +227,11 @@ def _lost(facts: Sequence[Event]) -> dict[str, str]:
     """Detector -> why, of those of a visit that failed and were not redone."""
     redone = {detector for _, detector in _redone(facts)}
     failed = [f for f in facts if isinstance(f, DetectorFailed) and f.detector not in redone]
-    return {str(f.detector): f"{f.stage}: {f.reason}" for f in failed}
+    why = {str(f.detector): f"{f.stage}: {f.reason}" for f in failed}
+    for f in facts:
+        if isinstance(f, OfflineFailed) and str(f.detector) in why:
+            why[str(f.detector)] += f"; redone in vain, {f.stage}: {f.reason}"
+    return why
 
 
 def _state(facts: Sequence[Event]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from payloads.alert_production.alert_schema import fields_of
 from payloads.alert_production.table_checks import require_columns
 from schemas.errors import BadData
-from schemas.tables import Table
+from schemas.tables import Table, null_integer
 
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -41,12 +41,16 @@ class Encoded(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """How a row is read: by field its kind, its place and size (bytes) in the row, whether it may be null."""
+    """How a row is read: by field its kind, its place and size (bytes) in the row, whether it may be null.
+
+    `null`: the word that means it in an integer.
+    """
 
     kind: Indices
     offset: Indices
     size: Indices
     nullable: NDArray[np.bool_]
+    null: NDArray[np.uint64]
     longest: int
 
 
@@ -62,7 +66,7 @@ def encode_rows(table: Table, record: str, order: Indices | None = None) -> Enco
     order = np.arange(len(rows)) if order is None else order
     data = np.empty(len(order) * plan.longest, np.uint8)
     first = np.zeros(len(order) + 1, np.int64)
-    failed = _encode(raw, order, plan.kind, plan.offset, plan.size, plan.nullable, data, first)
+    failed = _encode(raw, order, plan.kind, plan.offset, plan.size, plan.nullable, plan.null, data, first)
     if failed >= 0:
         row, field = divmod(failed, len(plan.kind))
         key = (table.dtype.names or ("",))[0]
@@ -98,13 +102,14 @@ def _plan(dtype: np.dtype[np.void], record: str) -> _Plan:
         )
     offsets = np.array([places[field.name][1] for field in fields], np.int64)
     nullable = np.array([field.nullable for field in fields], np.bool_)
-    return _Plan(np.array(kinds, np.int64), offsets, np.array(sizes, np.int64), nullable, longest)
+    null = np.array([null_integer(f.name) % 256**size for f, size in zip(fields, sizes, strict=True)], np.uint64)
+    return _Plan(np.array(kinds, np.int64), offsets, np.array(sizes, np.int64), nullable, null, longest)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _encode(
     raw: Bytes, order: Indices, kinds: Indices, offsets: Indices, sizes: Indices, nullable: NDArray[np.bool_],
-    data: Bytes, first: Indices,
+    nulls: NDArray[np.uint64], data: Bytes, first: Indices,
 ) -> int:  # fmt: skip
     """The rows of `order` into `data`, their beginnings into `first`; -1, or row * fields + field of a null."""
     at, bits = 0, np.zeros(1, np.uint64)
@@ -114,7 +119,7 @@ def _encode(
         for field in range(kinds.size):
             kind, begin, size = kinds[field], offsets[field], sizes[field]
             word = _word(raw, row, begin, min(size, 8))
-            null = _is_null(kind, word)
+            null = _is_null(kind, word, nulls[field])
             if nullable[field]:
                 data[at] = 0 if null else 2
                 at += 1
@@ -168,15 +173,15 @@ def _put_number(kind: int, word: np.uint64, size: int, data: Bytes, at: int) -> 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _is_null(kind: int, word: np.uint64) -> bool:
-    """`word`: of a text its first character or two."""
+def _is_null(kind: int, word: np.uint64, integer: np.uint64) -> bool:
+    """`word`: of a text its first character or two. `integer`: what null is in an integer."""
     if kind == _FLOAT:
         return bool((word & np.uint64(0x7FFFFFFF)) > np.uint64(0x7F800000))
     if kind in (_DOUBLE, _TIME):
         return bool((word & np.uint64(0x7FFFFFFFFFFFFFFF)) > np.uint64(0x7FF0000000000000))
     if kind == _TEXT:
         return bool((word & np.uint64(0xFFFFFFFF)) == np.uint64(0))
-    return kind == _INTEGER and bool(word == np.uint64(0))
+    return kind == _INTEGER and bool(word == integer)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -8,6 +8,7 @@ per day. A point counts where its flux is finite and its error positive.
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.alert_production.packets import HISTORY_DAYS
 from payloads.alert_production.sphere import offsets_arcsec, position_at
 from payloads.alert_production.table_checks import require_columns, require_unique
 from schemas.instrument import BANDS
@@ -20,25 +21,35 @@ _SOURCE_COLUMNS = (
     "diaSourceId", "diaObjectId", "midpointMjdTai", "timeWithdrawnMjdTai", "band",
     "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
-_COUNT_AND_TIMES = "nDiaSources", "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"
-_FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", "timeWithdrawnMjdTai", "band", "psfFlux", "psfFluxErr")
+_FORCED_COLUMNS = (
+    "diaForcedSourceId", "diaObjectId", "midpointMjdTai", "timeWithdrawnMjdTai", "band", "psfFlux", "psfFluxErr",
+)  # fmt: skip
 
 
-def update(objects: Table, sources: Table, forced: Table, processed: float) -> Table:
+def update(objects: Table, history: Table, found: Table, forced: Table, processed: float) -> Table:
     """New versions of `objects` (`DiaObject`, in the same order), valid from `processed` (MJD TAI).
 
-    `sources`: all `DiaSource` rows of theirs that are kept, old and new; `forced`: their `DiaForcedSource`
-    rows. Rows of other objects, and withdrawn ones, are passed over. An object without sources keeps its
-    place. Where the history given no longer reaches back to an object's first source, `nDiaSources` counts
-    on from what it was.
+    `history`, `found`: their `DiaSource` rows that `nDiaSources` counts already, as far back as is looked, and those
+    of the visit that it does not count yet. `forced`: their `DiaForcedSource` rows. Rows of other objects, and
+    withdrawn ones, are passed over. An object without sources keeps its place.
 
     Raises BadData for a column that lacks, or an id that comes twice in a table.
     """
+    sources = np.concatenate([history, found])
     _check(objects, sources, forced)
+    result = _summary(objects, sources, forced, processed)
+    _, row = _of_objects(found, objects)
+    result["nDiaSources"] = objects["nDiaSources"] + np.bincount(row, minlength=len(objects))
+    return result
+
+
+def _summary(objects: Table, sources: Table, forced: Table, processed: float) -> Table:
+    """All but the count of sources."""
     result = objects.copy()
     ours, row = _of_objects(sources, objects)
     _set_positions(result, ours, row)
-    _set_times(result, ours, row, processed)
+    _set_times(result, ours, row)
+    result["validityStartMjdTai"], result["validityEndMjdTai"] = processed, np.nan
     own_forced, forced_row = _of_objects(forced, objects)
     for band in BANDS:
         mine, theirs = ours["band"] == band, own_forced["band"] == band
@@ -50,19 +61,27 @@ def update(objects: Table, sources: Table, forced: Table, processed: float) -> T
 def remake(objects: Table, sources: Table, forced: Table, processed: float) -> Table:
     """New versions of `objects` as `update` makes them, but of `sources` alone, as if no others had ever been.
 
-    `nDiaSources` of `objects`: how many stand. Where that is more than `sources` has of an object (old months were
-    taken away), the others still count, and the times of the first and the last reach as far as before.
+    All `sources` count, and tell the times; of what is older than the last of an object by more than `HISTORY_DAYS`
+    association no longer makes means, and so it is here. `nDiaSources` of `objects`: how many stand. Where that is
+    more than `sources` has of an object (old months were taken away), the others still count, and the times of the
+    first and the last reach as far as before.
     """
-    blank = objects.copy()
-    for name, nothing in zip(_COUNT_AND_TIMES, (0, np.nan, np.nan), strict=True):
-        blank[name] = nothing
-    result = update(blank, sources, forced, processed)
-    more = objects["nDiaSources"] > result["nDiaSources"]
-    first = np.fmin(result["firstDiaSourceMjdTai"], objects["firstDiaSourceMjdTai"])
-    last = np.where(result["nDiaSources"] > 0, result["lastDiaSourceMjdTai"], objects["lastDiaSourceMjdTai"])
-    for name, value in zip(_COUNT_AND_TIMES, (objects["nDiaSources"], first, last), strict=True):
-        result[name] = np.where(more, value, result[name])
-    return result
+    _check(objects, sources, forced)
+    ours, row = _of_objects(sources, objects)
+    counted = np.bincount(row, minlength=len(objects))
+    blank, more = objects.copy(), objects["nDiaSources"] > counted
+    blank["firstDiaSourceMjdTai"][~more] = np.nan
+    blank["lastDiaSourceMjdTai"][~more | (counted > 0)] = np.nan
+    _set_times(blank, ours, row)
+    blank["nDiaSources"] = np.where(more, objects["nDiaSources"], counted)
+    return _summary(blank, _recent(sources, blank), _recent(forced, blank), processed)
+
+
+def _recent(table: Table, objects: Table) -> Table:
+    """The rows of objects that are not too old for a mean."""
+    ours, row = _of_objects(table, objects)
+    recent: Table = ours[ours["midpointMjdTai"] >= objects["lastDiaSourceMjdTai"][row] - HISTORY_DAYS]
+    return recent
 
 
 def _check(objects: Table, sources: Table, forced: Table) -> None:
@@ -118,17 +137,13 @@ def _position_weights(sources: Table) -> tuple[Floats, Floats, Floats, NDArray[n
     return wxx, wxy, wyy, known
 
 
-def _set_times(result: Table, sources: Table, row: Indices, processed: float) -> None:
+def _set_times(result: Table, sources: Table, row: Indices) -> None:
     times = sources["midpointMjdTai"]
     first, last = np.full(len(result), np.inf), np.full(len(result), -np.inf)
     np.minimum.at(first, row, times)
     np.maximum.at(last, row, times)
-    newer = np.bincount(row[times > _or(result["lastDiaSourceMjdTai"], -np.inf)[row]], minlength=len(result))
-    counted = np.bincount(row, minlength=len(result))
-    result["nDiaSources"] = np.maximum(counted, result["nDiaSources"] + newer)
     result["firstDiaSourceMjdTai"] = np.fmin(result["firstDiaSourceMjdTai"], _finite(first))
     result["lastDiaSourceMjdTai"] = np.fmax(result["lastDiaSourceMjdTai"], _finite(last))
-    result["validityStartMjdTai"], result["validityEndMjdTai"] = processed, np.nan
 
 
 def _set_source_fluxes(result: Table, band: str, sources: Table, row: Indices) -> None:
@@ -185,7 +200,3 @@ def _over(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> F
 
 def _finite(values: Floats) -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _or(values: Floats, other: float) -> Floats:
-    return np.where(np.isnan(values), other, values)

@@ -29,7 +29,7 @@ def test_alerts_are_shown_by_their_source(
     archive: AlertArchive, stored: VisitDetectorResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = stored.alert_ids[:2].tolist()
-    assert show(archive, wanted, None, tmp_path / "stamps") == 0
+    assert show(archive, wanted, None, tmp_path / "stamps", None) == 0
     assert [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()] == wanted
     assert {path.stem for path in (tmp_path / "stamps").glob("*.png")} == set(map(str, wanted))
 
@@ -38,7 +38,7 @@ def test_all_alerts_of_an_object_are_shown(
     archive: AlertArchive, stored: VisitDetectorResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = int(stored.alert_keys()[0])
-    show(archive, (), key, None)
+    show(archive, (), key, None, None)
     owners = stored.alert_keys()
     shown = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
     assert shown == sorted(stored.alert_ids[owners == key].tolist())
@@ -47,11 +47,11 @@ def test_all_alerts_of_an_object_are_shown(
 @pytest.mark.parametrize(("dia_sources", "key"), [((), None), ((1,), 2)])
 def test_one_of_both_ways_must_be_chosen(archive: AlertArchive, dia_sources: tuple[int, ...], key: int | None) -> None:
     with pytest.raises(BadData, match="either --dia-source or --object"):
-        show(archive, dia_sources, key, None)
+        show(archive, dia_sources, key, None, None)
 
 
 def test_what_is_not_there_is_named(archive: AlertArchive, stored: VisitDetectorResult) -> None:
     with pytest.raises(BadData, match="no alert about object 5"):
-        show(archive, (), 5, None)
+        show(archive, (), 5, None, None)
     with pytest.raises(BadData, match=str(int(stored.alert_ids[0]) + 1000)):
-        show(archive, [int(stored.alert_ids[0]) + 1000], None, None)
+        show(archive, [int(stored.alert_ids[0]) + 1000], None, None, None)

@@ -69,7 +69,7 @@ async def committed(folder: Path, n: int, side: int = 31) -> Place:
     path = AlertArchive(folder, alert_schema()).write(VISIT, 94, records, whole.alert_ids[:n], keys)
     stored = VisitDetectorResult(
         "g1", VISIT, 94, READOUT_ENDED, whole.sources, whole.objects, whole.forced, whole.ss_sources, path,
-        whole.alert_ids[:n],
+        whole.alert_ids[:n], whole.read_starts,
     )  # fmt: skip
     event = AlertsReady(
         group="g1", instrument="LSSTCam", visit=VISIT, detector=94, readout_ended=READOUT_ENDED, dia_sources=N,
@@ -221,8 +221,8 @@ async def test_only_what_is_refused_is_made_smaller_and_a_resend_has_the_same_by
     assert {alert.dia_source_id: alert.value for alert in anew.taken} == bytes_of
 
 
-async def test_an_alert_too_large_even_without_cutouts_is_owed_and_says_why(place: Place) -> None:
-    with pytest.raises(Transient, match="6 of 6 alerts not acknowledged: Broker: Message size too large"):
+async def test_alerts_too_large_even_without_cutouts_are_owed_and_hold_nobody_up(place: Place) -> None:
+    with pytest.raises(BadData, match=r"6 alerts are too large for the broker even without cutouts, .*DIASource \d+"):
         await place.emitter(FakeBroker(NOW, most=500)).react(place.event)
     assert await place.acknowledged() == [False] * N
     outbox = await place.l1.outbox(VISIT, 94)

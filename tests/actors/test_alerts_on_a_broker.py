@@ -39,6 +39,7 @@ async def emitted(bootstrap: str, folder: Path, *, side: int = 31) -> tuple[Visi
     path = archive.write(VISIT, 94, packets_of(found, side=side), found.alert_ids, found.alert_keys())
     stored = VisitDetectorResult(
         "g1", VISIT, 94, 1.0, found.sources, found.objects, found.forced, found.ss_sources, path, found.alert_ids,
+        found.read_starts,
     )  # fmt: skip
     ready = AlertsReady(
         group="g1", instrument="LSSTCam", visit=VISIT, detector=94, readout_ended=1.0, dia_sources=N,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backbone.journal import MemoryJournal
+from backbone.l1 import Ids
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData, Transient
 from schemas.events import AssociationDue
@@ -125,6 +126,53 @@ async def test_pixels_left_by_a_death_after_the_commit_are_dropped_by_the_next(
     assert await place.pixels.get(event.sources.products) is None
 
 
+@pytest.mark.parametrize("column", ["psfFlux", "ra", "x"])
+async def test_the_same_visit_with_other_sources_is_bad_data_and_the_first_stands(
+    place: Place, due: Callable[..., AssociationDue], column: str
+) -> None:
+    event = await ready(place, due())
+    await place.react(event)
+    before, other = await place.kept.l1.sources_of(VISIT, 94), products()
+    other.sources[column][2] *= 1.0001
+    await place.pixels.put(event.sources.products, other)
+    with pytest.raises(
+        BadData, match=f"visit {VISIT} detector 94 is stored already, with another {column} of its DiaSources"
+    ):
+        await place.associator().react(event)
+    assert (await place.kept.l1.sources_of(VISIT, 94)).tobytes() == before.tobytes()
+    assert place.kept.calls == ["written", "Added"]
+    assert await place.pixels.get(event.sources.products) is None
+
+
+async def test_the_same_visit_with_fewer_sources_is_bad_data(place: Place, due: Callable[..., AssociationDue]) -> None:
+    event = await ready(place, due())
+    await place.react(event)
+    fewer = replace(products(), sources=products().sources[1:], stamps=products().stamps[1:])
+    await place.pixels.put(event.sources.products, fewer)
+    with pytest.raises(BadData, match="is stored already, with 4 DiaSources, not 3"):
+        await place.associator().react(event)
+
+
+async def test_the_same_sources_processed_later_in_another_order_are_what_is_stored(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    event = await ready(place, due())
+    first, again = await place.react(event), products()
+    again.sources["timeProcessedMjdTai"] += 0.01
+    await place.pixels.put(event.sources.products, replace(again, sources=again.sources[::-1]))
+    assert await place.react(event) == first
+
+
+async def test_the_same_visit_of_another_group_is_bad_data_also_without_its_pixels(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    await place.react(await ready(place, due()))
+    for again in (await ready(place, due("g2")), due("g2")):
+        with pytest.raises(BadData, match=f"visit {VISIT} detector 94 is stored already, of another group"):
+            await place.associator().react(again)
+    assert place.kept.calls == ["written", "Added"]
+
+
 async def test_another_that_committed_meanwhile_is_believed(
     place: Place, due: Callable[..., AssociationDue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +233,44 @@ async def test_photometry_is_not_forced_on_objects_not_seen_for_a_year(
         await place.react(later)
         _, found = await place.kept.l1.history_of(objects["diaObjectId"], mjd_from_tai(STARTED) + 1.0)
         assert np.count_nonzero(found["visit"] == visit) == forced
+
+
+async def test_photometry_is_forced_on_an_object_seen_again_after_more_than_a_year(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    await place.react(await ready(place, due()))
+    objects = await place.kept.l1.objects_in(*WCS.crval, 1.0)
+    started = STARTED + 400.0 * 86400.0
+    place.clock.set_to(started + 40.0)
+    fact = await place.react(await ready(place, due("g2", LATER, started), started))
+    assert fact.new_dia_objects == 0
+    _, forced = await place.kept.l1.history_of(objects["diaObjectId"], mjd_from_tai(started))
+    assert forced["diaObjectId"].tolist() == objects["diaObjectId"].tolist()
+
+
+async def test_one_that_was_overtaken_is_made_again_and_no_source_is_lost(
+    place: Place, due: Callable[..., AssociationDue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.react(await ready(place, due()))
+    slow, quick = (due(f"g{visit}", visit, STARTED + 3600.0) for visit in (LATER, LATER + 2))
+    for event in (slow, quick):
+        await ready(place, event, STARTED + 3600.0)
+    place.clock.set_to(STARTED + 3640.0)
+    read = place.kept.l1.history_of
+
+    async def overtaken(object_ids: Ids, since_mjd: float) -> tuple[Table, Table]:
+        monkeypatch.setattr(place.kept.l1, "history_of", read)
+        found = await read(object_ids, since_mjd)
+        await place.react(quick)
+        place.clock.set_to(STARTED + 3641.0)
+        return found
+
+    monkeypatch.setattr(place.kept.l1, "history_of", overtaken)
+    with pytest.raises(Transient, match=f"visit {LATER} detector 94: DiaObject .* is not as it was read"):
+        await place.associator().react(slow)
+    await place.react(slow)
+    objects = await place.kept.l1.objects_in(*WCS.crval, 1.0)
+    assert objects["nDiaSources"].tolist() == [3] * 4
 
 
 async def test_sources_without_a_position_are_bad_data_and_commit_nothing(

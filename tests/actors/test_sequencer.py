@@ -6,7 +6,7 @@ from actors.fan_out import OPEN_S
 from actors.sequencer import Sequencer
 from backbone.journal import MemoryJournal
 from schemas.clock import ManualClock
-from schemas.events import AssociationDue, DetectorFailed, DiaSourcesReady, Event, OfflineFailed, VisitAssigned
+from schemas.events import AlertsReady, AssociationDue, DetectorFailed, DiaSourcesReady, Event, OfflineFailed, VisitAssigned
 from schemas.instrument import camera
 
 Assigned = Callable[..., VisitAssigned]
@@ -101,10 +101,10 @@ async def test_what_had_failed_and_is_redone_gets_its_turn_and_says_that_it_is_l
 ) -> None:
     await sequencer.react(assigned())
     await sequencer.react(failed("g1"))
-    late = measured().model_copy(update={"late": True})
+    late = measured().model_copy(update={"redone": 1})
     (turn,) = await sequencer.react(late)
     assert isinstance(turn, AssociationDue)
-    assert turn.late
+    assert turn.redone == 1
     assert turn.event_id != AssociationDue(group="g1", visit=turn.visit, detector=94, sources=measured()).event_id
 
 
@@ -112,10 +112,12 @@ async def test_nobody_waits_for_what_was_redone_in_vain(
     sequencer: Sequencer, assigned: Assigned, measured: Measured
 ) -> None:
     await sequencer.react(failed("g1"))
-    await sequencer.react(measured().model_copy(update={"late": True}))
+    await sequencer.react(measured().model_copy(update={"redone": 1}))
     await sequencer.react(assigned(group="g2", start=137.0))
     assert due(await sequencer.react(measured("g2", visit=2026070500003))) == []
-    again = OfflineFailed(group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN")
+    again = OfflineFailed(
+        group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN", redone=1
+    )
     assert due(await sequencer.react(again)) == [("g2", 94)]
 
 
@@ -126,6 +128,22 @@ async def test_what_was_redone_does_not_push_in_beside_a_later_visit_that_is_und
     await sequencer.react(assigned(group="g2", start=137.0))
     later = measured("g2", visit=2026070500003)
     assert due(await sequencer.react(later)) == [("g2", 94)]
-    assert due(await sequencer.react(measured().model_copy(update={"late": True}))) == []
+    assert due(await sequencer.react(measured().model_copy(update={"redone": 1}))) == []
     ended = DetectorFailed(group="g2", visit=None, detector=94, stage="associator", reason="NaN")
     assert due(await sequencer.react(ended)) == [("g1", 94)]
+
+
+async def test_what_was_committed_after_all_holds_nobody_up_when_it_is_redone(
+    sequencer: Sequencer, assigned: Assigned, measured: Measured
+) -> None:
+    await sequencer.react(assigned())
+    await sequencer.react(measured())
+    await sequencer.react(failed("g1"))
+    committed = AlertsReady(
+        group="g1", instrument="LSSTCam", visit=2026070500001, detector=94, readout_ended=1.0, dia_sources=1,
+        new_dia_objects=1, alerts=1, path="", stages={},
+    )  # fmt: skip
+    await sequencer.react(committed)
+    assert due(await sequencer.react(measured().model_copy(update={"redone": 1}))) == []
+    await sequencer.react(assigned(group="g2", start=137.0))
+    assert due(await sequencer.react(measured("g2", visit=2026070500003))) == [("g2", 94)]

@@ -149,7 +149,7 @@ async def test_a_detector_redone_after_its_visit_amends_the_manifest(
     await told(keeper, journal, assigned(90), assigned(94), sent(90))
     done = await told(keeper, journal, failed(94))
     await journal.append(done, {}, 2.0)
-    (amended,) = await told(keeper, journal, sent(94).model_copy(update={"late": True}))
+    (amended,) = await told(keeper, journal, sent(94).model_copy(update={"redone": 1}))
     assert isinstance(amended, VisitAmended)
     assert (amended.detector, amended.manifest.alerts_acknowledged, amended.manifest.gave_up) == (94, 5, "")
 
@@ -158,7 +158,7 @@ async def test_a_detector_redone_before_its_visit_ends_is_in_the_manifest(
     keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned
 ) -> None:
     await told(keeper, journal, assigned(90), assigned(94), failed(94))
-    await told(keeper, journal, sent(94).model_copy(update={"late": True}))
+    await told(keeper, journal, sent(94).model_copy(update={"redone": 1}))
     (done,) = await told(keeper, journal, sent(90))
     assert isinstance(done, VisitDone)
     assert [d.gave_up for d in done.detectors] == ["", ""]

@@ -49,10 +49,12 @@ def result(
     ss_sources = filled("SSSource", 1, rng)
     ss_sources["diaSourceId"], ss_sources["ssObjectId"] = sources["diaSourceId"][-1], 77
     objects = np.concatenate([known, _objects_of(sources[m:-1], rng)])
+    read_starts = np.append(known["validityStartMjdTai"], np.full(len(objects) - m, np.nan))
     objects["validityStartMjdTai"], objects["validityEndMjdTai"] = mjd + 0.001, np.nan
     return VisitDetectorResult(
         f"group {visit}", visit, detector, 1.5e9 + mjd, sources, objects, _forced(sources[:-1], mjd, rng),
         ss_sources, f"{visit}_{detector}.avro", sources["diaSourceId"].astype(np.int64)[::-1].copy(),
+        read_starts,
     )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from backbone import l1_precovery
-from backbone.l1 import VisitDetectorResult
+from backbone.l1 import Ids, VisitDetectorResult
 from backbone.l1_connection import connected
 from backbone.l1_postgres import L1Postgres
+from backbone.l1_withdrawals import Change, Selection, change
 from cluster.services import free_port
-from schemas.clock import mjd_from_tai, tai_from_mjd
+from payloads.alert_production import dia_objects
+from schemas.clock import ManualClock, mjd_from_tai, tai_from_mjd
 from schemas.errors import BadData, Transient
 from schemas.events import NextVisit
 from schemas.identity import dia_forced_source_id
@@ -171,6 +173,36 @@ async def test_a_withdrawn_visit_is_said_to_be_and_gets_no_rows(place: Place) ->
     await place.withdraw(made, "DiaForcedSource")
     assert await l1_precovery.is_withdrawn(place.connection, made.visit, DETECTOR)
     assert await place.store(made, rows) == 0
+
+
+async def test_a_visit_withdrawn_while_rows_are_added_to_it_has_none_that_stands(
+    place: Place, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, later = await place.see(1), await place.see(2)
+    rows = rows_of(made, [int(later.objects["diaObjectId"][0])])
+    clock, measured = ManualClock(tai_from_mjd(place.mjd(100))), l1_precovery.measured
+    async with connected(dsn, l1_precovery.ready) as other, asyncio.TaskGroup() as started:
+
+        async def overtaken(connection: asyncpg.Connection, visit: int, ids: Ids) -> set[tuple[int, int]]:
+            """It was not withdrawn a moment ago."""
+            asked = Change(Selection(visit=visit, detector=DETECTOR), "a bad flat")
+            job = started.create_task(change(other, asked, clock, dia_objects.remake))
+            async with asyncio.timeout(10):
+                while not (job.done() or await waits(connection)):
+                    pass
+            return await measured(connection, visit, ids)
+
+        monkeypatch.setattr(l1_precovery, "measured", overtaken)
+        assert await place.store(made, rows) == 1
+    query = 'SELECT "timeWithdrawnMjdTai" FROM "DiaForcedSource" WHERE visit = $1'
+    assert {row[0] for row in await place.connection.fetch(query, made.visit)} == {place.mjd(100)}
+    assert await l1_precovery.is_withdrawn(place.connection, made.visit, DETECTOR)
+
+
+async def waits(connection: asyncpg.Connection) -> bool:
+    """Whether someone waits for what this connection holds."""
+    query = "SELECT EXISTS (SELECT FROM pg_locks WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    return bool(await connection.fetchval(query))
 
 
 async def test_a_visit_without_any_row_is_not_withdrawn(place: Place) -> None:

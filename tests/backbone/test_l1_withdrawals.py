@@ -15,6 +15,7 @@ from backbone.l1_postgres import L1Postgres
 from backbone.l1_withdrawals import Change, Changed, Owed, Selection, change, connected, mark_told, owed
 from payloads.alert_production import dia_objects
 from payloads.alert_production.associate import associate
+from payloads.alert_production.packets import HISTORY_DAYS
 from schemas.clock import ManualClock, mjd_from_tai, tai_from_mjd
 from schemas.errors import BadData, Broken, Transient
 from schemas.tables import EPHEMERIS_DTYPE, Table, empty, nulls
@@ -65,10 +66,10 @@ class Place:
     async def see_again(self, known: Sequence[int], visit: int, mjd: float) -> VisitDetectorResult:
         """The next visit, which sees these objects again."""
         made = standing(result(visit, 94, n=N, known=await self.valid(*known), mjd=mjd))
-        history = await self.l1.history_of(np.array(known), 0.0)
-        sources, forced = (np.concatenate(both) for both in zip(history, (made.sources, made.forced), strict=True))
+        history = await self.l1.history_of(np.array(known), mjd - HISTORY_DAYS)
+        forced = np.concatenate([history[1], made.forced])
         n = len(known)
-        made.objects[:n] = dia_objects.update(made.objects[:n], sources, forced, mjd + 0.001)
+        made.objects[:n] = dia_objects.update(made.objects[:n], history[0], made.sources, forced, mjd + 0.001)
         return made
 
 
@@ -80,7 +81,7 @@ def standing(made: VisitDetectorResult) -> VisitDetectorResult:
     for name in ("diaObjectId", "ra", "dec"):
         blank[name] = made.objects[name][fresh]
     start = float(made.objects["validityStartMjdTai"][0])
-    made.objects[fresh] = dia_objects.update(blank, made.sources, made.forced, start)
+    made.objects[fresh] = dia_objects.update(blank, made.sources[:0], made.sources, made.forced, start)
     return replace(made)
 
 
@@ -177,7 +178,7 @@ async def test_an_object_is_made_anew_of_what_stands(place: Place) -> None:
     never = nulls(again.objects.dtype, 1)
     for name in ("diaObjectId", "ra", "dec"):
         never[name] = again.objects[name][:1]
-    expected = dia_objects.update(never, sources[1:], forced, LATER)
+    expected = dia_objects.update(never, sources[:0], sources[1:], forced, LATER)
     assert (row["nDiaSources"], row["firstDiaSourceMjdTai"], row["lastDiaSourceMjdTai"]) == (1, MJD + 1.0, MJD + 1.0)
     for name in ("ra", "dec", "r_psfFluxMean", "r_psfFluxNdata", "r_fpFluxMean", "validityStartMjdTai"):
         assert row[name] == pytest.approx(expected[name][0], nan_ok=True), name
@@ -237,6 +238,20 @@ async def test_what_is_reinstated_is_as_it_was_and_told_once(place: Place) -> No
     assert kinds == ["withdrawn"] * 2 + ["reinstated"] * 2 + ["withdrawn"]
 
 
+async def test_what_is_older_than_association_looks_is_in_no_mean_after_a_withdrawal_either(place: Place) -> None:
+    seen, later = place.ids(94)[:2], place.visit + 104 * NEXT_MONTH
+    for number in range(2):
+        again = await place.see_again(seen, later + number, MJD + 500.0 + number)
+        await place.l1.store(again, [], 2.0)
+    before = await place.valid(*seen)
+    assert before["nDiaSources"].tolist() == [3, 3]
+    whole = Selection(visit=later + 1)
+    await place.ask(Change(whole, "a dome light"), LATER + 500.0)
+    assert (await place.valid(*seen))["nDiaSources"].tolist() == [2, 2]
+    await place.ask(Change(whole, "none", undo=True), LATER + 500.1)
+    same_but_for_the_time(await place.valid(*seen), before)
+
+
 async def test_what_supersedes_is_told_and_has_to_stand(place: Place) -> None:
     old, new, other, gone = place.ids(94)[:4]
     await place.withdraw(gone)
@@ -259,12 +274,11 @@ async def test_what_supersedes_is_told_and_has_to_stand(place: Place) -> None:
 async def test_what_was_made_before_the_withdrawal_is_not_stored_after_it(place: Place) -> None:
     ghost, known = place.ids(94)[:2]
     await place.l1.store(await place.see_again([known], place.visit + 1, MJD + 1.0), [], 1.0)
-    stale = [await place.see_again([ghost], place.visit + i, LATER + dt) for i, dt in ((2, -0.1), (3, 0.1))]
-    slow = await place.see_again([known], place.visit + 4, LATER - 0.1)
-    stale.append(replace(stale[0], objects=stale[0].objects[1:]))  # it had ended when its row was asked for
+    which = ((2, ghost, -0.1), (3, ghost, 0.1), (4, known, -0.1), (5, known, 0.1))
+    stale = [(await place.see_again([of], place.visit + i, LATER + dt), of) for i, of, dt in which]
     await place.withdraw(ghost, known)
-    for made, why in (*((each, f"{ghost} has ended meanwhile") for each in stale), (slow, "starts after the new one")):
-        with pytest.raises(Transient, match=why):
+    for made, of in stale:
+        with pytest.raises(Transient, match=f"DiaObject {of} is not as it was read"):
             await place.l1.store(made, [], 3.0)
     assert len(await place.valid(ghost)) == 0
     assert (await place.valid(known))["nDiaSources"] == [1]

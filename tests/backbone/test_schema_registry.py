@@ -141,7 +141,7 @@ async def test_ids_outlive_a_restart(tmp_path: Path) -> None:
         assert await client.register("visits-value", VISIT) == FIRST_ID
         assert (await client.schema(1101))["name"] == "alert"
         assert await client.register("more-value", ALERT | {"name": "more"}) == FIRST_ID + 1
-        assert await _ask(server, "GET", "/mode/alerts-value") == (200, {"mode": "IMPORT"})
+        assert await _ask(server, "GET", "/mode/alerts-value") == (200, {"mode": "READWRITE"})
     assert _names(tmp_path) == ["registry.json"]
 
 
@@ -173,6 +173,61 @@ async def test_the_client_asks_once_for_an_id(tmp_path: Path) -> None:
             await client.schema(7)
     finally:
         await client.close()
+
+
+async def _import(server: SchemaRegistry, subject: str, schema: object, schema_id: int) -> None:
+    """By another than Pachon."""
+    await _ask(server, "PUT", f"/mode/{subject}", {"mode": "IMPORT"})
+    body = {"schema": json.dumps(schema), "id": schema_id}
+    assert await _ask(server, "POST", f"/subjects/{subject}/versions", body) == (200, {"id": schema_id})
+    await _ask(server, "PUT", f"/mode/{subject}", {"mode": "READWRITE"})
+
+
+async def test_an_id_that_is_another_schema_s_is_refused_and_nothing_is_changed(registry: SchemaRegistry) -> None:
+    await _import(registry, "strange-value", VISIT, 1101)
+    async with RegistryClient(registry.url) as client:
+        with pytest.raises(BadData, match=r"id 1101: it is another schema, .*visit.*, than the one for alerts-value"):
+            await client.register("alerts-value", ALERT, 1101)
+    assert await _ask(registry, "GET", "/subjects") == (200, ["strange-value"])
+    assert (await _ask(registry, "GET", "/mode/alerts-value"))[0] == 404
+
+
+@pytest.mark.parametrize("written", [ALERT, ALERT | {"doc": "by its owner"}, dict(reversed(ALERT.items()))])
+async def test_a_schema_that_the_registry_has_is_taken_without_importing(
+    registry: SchemaRegistry, written: object
+) -> None:
+    await _import(registry, "owners-value", written, 1101)
+    async with RegistryClient(registry.url) as client:
+        assert await client.register("alerts-value", ALERT, 1101) == 1101
+    status, found = await _ask(registry, "GET", "/subjects/alerts-value/versions/latest")
+    assert (status, found["id"], json.loads(found["schema"])) == (200, 1101, written)
+    assert (await _ask(registry, "GET", "/mode/alerts-value"))[0] == 404
+
+
+async def test_a_schema_that_the_subject_has_under_another_id_is_refused(registry: SchemaRegistry) -> None:
+    await _ask(registry, "POST", "/subjects/alerts-value/versions", {"schema": json.dumps(ALERT)})
+    await _import(registry, "owners-value", ALERT, 1101)
+    async with RegistryClient(registry.url) as client:
+        with pytest.raises(BadData, match=f"alerts-value has the schema as {FIRST_ID}, not as 1101"):
+            await client.register("alerts-value", ALERT, 1101)
+
+
+async def test_after_an_import_the_subject_takes_schemas_again_also_if_it_was_refused(
+    registry: SchemaRegistry,
+) -> None:
+    async with RegistryClient(registry.url) as client:
+        with pytest.raises(BadData, match="42201"):
+            await client.register("alerts-value", {"type": "recrod"}, 1101)
+        assert await _ask(registry, "GET", "/mode/alerts-value") == (200, {"mode": "READWRITE"})
+        assert await client.register("alerts-value", ALERT, 1101) == 1101
+        assert await client.register("alerts-value", VISIT) == FIRST_ID
+
+
+async def test_who_pins_no_id_is_refused_in_import_mode(registry: SchemaRegistry) -> None:
+    await _ask(registry, "PUT", "/mode/alerts-value", {"mode": "IMPORT"})
+    status, answer = await _ask(registry, "POST", "/subjects/alerts-value/versions", {"schema": json.dumps(ALERT)})
+    assert (status, answer["error_code"]) == (422, 42205)
+    assert answer["message"] == "Subject alerts-value is not in read-write mode"
 
 
 async def test_the_client_says_what_the_registry_refused(registry: SchemaRegistry) -> None:

@@ -58,6 +58,9 @@ class ScriptedHosts:
         await asyncio.sleep(0)
         return self.answer(pool, lane, event, self.count[event.event_id])
 
+    async def back(self, pool: str, lane: int) -> None:
+        """It is."""
+
     async def replace(self, pool: str, lane: int) -> None:
         self.replaced.append((pool, lane))
 
@@ -404,7 +407,7 @@ def redone() -> DiaSourcesReady:
     products = DatasetId(dataset_type="dia_products", instrument="LSSTCam", visit=1, detector=3)
     return DiaSourcesReady(
         group="g1", instrument="LSSTCam", visit=1, detector=3, observation=seen, count=1, products=products,
-        stages={}, summary={}, late=True,
+        stages={}, summary={}, redone=1,
     )  # fmt: skip
 
 
@@ -415,7 +418,7 @@ async def test_what_is_redone_in_vain_has_failed_offline() -> None:
         await bus.publish([redone()])
         await asyncio.wait_for(bus.idle(), 2)
     (failed,) = await journal.facts("OfflineFailed", "DetectorFailed")
-    assert failed == OfflineFailed(group="g1", visit=1, detector=3, stage="sequencer", reason="NaN")
+    assert failed == OfflineFailed(group="g1", visit=1, detector=3, stage="sequencer", reason="NaN", redone=1)
 
 
 async def test_a_host_that_has_grown_too_large_is_replaced_once_it_has_answered() -> None:

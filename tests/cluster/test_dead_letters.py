@@ -60,6 +60,9 @@ class Office:
     async def call(self, pool: str, lane: int, event: Event) -> Outcome:  # noqa: ARG002 - there is one
         return await self.host.handle(event)
 
+    async def back(self, pool: str, lane: int) -> None:
+        """It is."""
+
     async def replace(self, pool: str, lane: int) -> None:
         """Nothing to replace."""
 
@@ -116,7 +119,7 @@ async def desk(kafka: str, url: str, letters_at: str = "") -> AsyncIterator[Desk
         ids = [await client.register("a-value", SCHEMA), await client.register("b-value", SHORT)]
         producer = await stack.enter_async_context(AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=False))
         reader = await stack.enter_async_context(SalReader(kafka, client, await journal.positions()))
-        jobs = [asyncio.create_task(bus.run()), asyncio.create_task(feed(reader, bus, journal))]
+        jobs = [asyncio.create_task(bus.run()), asyncio.create_task(feed(reader, bus, journal, lambda: None))]
         yield Desk(bus, journal, producer, ids)
         for job in jobs:
             job.cancel()

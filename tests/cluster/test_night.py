@@ -74,6 +74,9 @@ class ToldHosts:
         await asyncio.sleep(0)
         return self.answer(pool, event)
 
+    async def back(self, pool: str, lane: int) -> None:
+        """It is."""
+
     async def replace(self, pool: str, lane: int) -> None:
         self.replaced.append((pool, lane))
 

@@ -66,6 +66,9 @@ class OneHost:
             raise ConnectionError("the process is gone")
         return outcome
 
+    async def back(self, pool: str, lane: int) -> None:
+        """It is."""
+
     async def replace(self, pool: str, lane: int) -> None:
         """It is there."""
 

@@ -112,10 +112,41 @@ class TestL1Database:
         first = result(VISIT)
         await l1.store(first, [], 1.0)
         late = result(VISIT - 1, known=first.objects[3:5], mjd=MJD - 1.0)
-        with pytest.raises(Transient, match=r"visit 2026070500003 detector 94: the current version of DiaObject"):
+        with pytest.raises(Transient, match=f"visit {VISIT - 1} detector 94: the version of DiaObject .* that was read"):
             await l1.store(late, [], 2.0)
         assert not await l1.contains(VISIT - 1, 94)
         same(await valid_in(l1, RA, DEC, WIDE), first.objects)
+
+    async def test_what_was_made_of_a_version_that_is_no_longer_valid_is_refused(self, l1: L1Database) -> None:
+        """The clock of the one that was slow is later: the start of its version would be no hint."""
+        first = result(VISIT)
+        await l1.store(first, [], 1.0)
+        slow = result(VISIT + 2, known=first.objects[:7], mjd=MJD + 1.1)
+        quick = result(VISIT + 1, known=first.objects[5:9], mjd=MJD + 1.0)
+        await l1.store(quick, [], 2.0)
+        lost = min(quick.objects["diaObjectId"][:2])
+        with pytest.raises(Transient, match=f"visit {VISIT + 2} detector 94: DiaObject {lost} is not as it was read"):
+            await l1.store(slow, [], 3.0)
+        assert not await l1.contains(VISIT + 2, 94)
+        same(await l1.objects_of(quick.objects["diaObjectId"]), quick.objects)
+        known = np.concatenate([first.objects[:5], quick.objects[:2]])
+        assert await l1.store(result(VISIT + 2, known=known, mjd=MJD + 1.1), [], 4.0) is Stored.ADDED
+
+    async def test_an_object_that_is_not_there_is_not_changed_and_one_that_is_not_made_again(
+        self, l1: L1Database
+    ) -> None:
+        first = result(VISIT)
+        with pytest.raises(Transient, match="is not as it was read"):
+            await l1.store(result(VISIT + 1, known=first.objects[:2], mjd=MJD + 1.0), [], 1.0)
+        await l1.store(first, [], 2.0)
+        known = result(VISIT + 1, known=first.objects[:2], mjd=MJD + 1.0)
+        with pytest.raises(Transient, match=r"is not as it was read|changes the same object"):
+            await l1.store(replace(known, read_starts=np.full(len(known.objects), np.nan)), [], 3.0)
+        with pytest.raises(Transient, match=f"DiaObject {known.objects['diaObjectId'][0]} has ended meanwhile"):
+            await l1.store(replace(known, objects=known.objects[1:], read_starts=known.read_starts[1:]), [], 4.0)
+        with pytest.raises(BadData, match="19 objects, made of 18 versions"):
+            await l1.store(replace(known, read_starts=known.read_starts[1:]), [], 5.0)
+        assert not await l1.contains(VISIT + 1, 94)
 
     async def test_history_begins_at_the_time_asked_for(self, l1: L1Database) -> None:
         first = result(VISIT)
@@ -246,7 +277,7 @@ class TestL1Database:
         some = result(VISIT)
         bare = replace(
             some, sources=some.sources[:0], objects=some.objects[:0], forced=some.forced[:0],
-            ss_sources=some.ss_sources[:0], alert_ids=some.alert_ids[:0],
+            ss_sources=some.ss_sources[:0], alert_ids=some.alert_ids[:0], read_starts=some.read_starts[:0],
         )  # fmt: skip
         assert await l1.store(bare, [], 1.0) is Stored.ADDED
         assert await l1.contains(VISIT, 94)

@@ -112,6 +112,9 @@ class Hosts:
             facts = (DetectorFailed(group=event.group, visit=1, detector=event.detector, stage="science", reason="-"),)
         return Outcome("done", facts, "", 0.0, 0.0, 1, 1)
 
+    async def back(self, pool: str, lane: int) -> None:
+        """It is."""
+
     async def replace(self, pool: str, lane: int) -> None:
         """None of them dies."""
 

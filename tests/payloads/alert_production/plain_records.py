@@ -52,7 +52,7 @@ def records(table: Table, record: str) -> list[Record]:
 def _column(table: Table, name: str, kind: str, nullable: bool) -> list[Any]:
     """A column's values as Avro takes them."""
     values = table[name]
-    missing = _missing(values)
+    missing = _missing(name, values)
     if not nullable:
         if values.dtype.kind == "f" and np.any(missing):
             key = (table.dtype.names or ("",))[0]
@@ -69,13 +69,19 @@ def _column(table: Table, name: str, kind: str, nullable: bool) -> list[Any]:
     return result
 
 
-def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a value means null: NaN, 0 of an integer, an empty text; never of a boolean."""
+NULL_BELOW_0 = {
+    "trailAlgorithm", "diaDistanceRank", "orbit_type_int", "u_param", "nopp", "nobs_total", "nobs_total_sel",
+}  # fmt: skip
+"""Integers that may be null and are no ids."""
+
+
+def _missing(name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value means null: NaN, 0 of an id, -1 of another integer, an empty text; never of a boolean."""
     result: NDArray[np.bool_] = np.zeros(len(values), dtype=np.bool_)
     if values.dtype.kind == "f":
         result = np.isnan(values)
     if values.dtype.kind in "iU":
-        result = values == values.dtype.type()
+        result = values == (-1 if name in NULL_BELOW_0 else values.dtype.type())
     return result
 
 

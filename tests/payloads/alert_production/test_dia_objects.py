@@ -12,7 +12,7 @@ from schemas.wcs import separation_arcsec
 Floats = NDArray[np.float64]
 
 NOW = 61300.5
-NO_FORCED = empty("DiaForcedSource", 0)
+NO_SOURCES, NO_FORCED = empty("DiaSource", 0), empty("DiaForcedSource", 0)
 
 
 def _objects(places: list[tuple[float, float]]) -> Table:
@@ -56,7 +56,7 @@ def _forced(objects: Table, per_object: int, seed: int = 2) -> Table:
         rng.uniform(5, 50, rows),
         rng.choice(BANDS, rows),
     )
-    table["psfFluxErr"][::7] = 0.0
+    table["midpointMjdTai"], table["psfFluxErr"][::7] = rng.uniform(61000.0, 61300.0, rows), 0.0
     return table
 
 
@@ -92,7 +92,7 @@ def _statistics_by_loop(sources: Table, forced: Table, number: int, band: str) -
 def test_every_statistic_is_that_of_a_plain_loop(per_object: int) -> None:
     objects = _objects([(10.0, -30.0), (359.99999, 5.0), (200.0, 89.9999), (33.0, -90.0)])
     sources, forced = _sources(objects, per_object), _forced(objects, 9)
-    updated = update(objects, sources, forced, NOW)
+    updated = update(objects, NO_SOURCES, sources, forced, NOW)
     for row in updated:
         for band in BANDS:
             for name, expected in _statistics_by_loop(sources, forced, row["diaObjectId"], band).items():
@@ -102,7 +102,7 @@ def test_every_statistic_is_that_of_a_plain_loop(per_object: int) -> None:
 def test_the_place_is_the_mean_weighted_by_the_inverse_covariances() -> None:
     objects = _objects([(359.99999, 40.0)])
     sources = _sources(objects, 20)[:-1]
-    row = update(objects, sources, NO_FORCED, NOW)[0]
+    row = update(objects, NO_SOURCES, sources, NO_FORCED, NOW)[0]
     total, moment = np.zeros((2, 2)), np.zeros(2)
     for source in sources:
         covariance = source["ra_dec_Cov"].astype(float)
@@ -132,7 +132,7 @@ def test_sources_all_about_the_pole_have_their_mean_at_the_pole() -> None:
         1e-5,
         1e-5,
     )
-    assert update(objects, sources, NO_FORCED, NOW)["dec"][0] == pytest.approx(90.0, abs=1e-9)
+    assert update(objects, NO_SOURCES, sources, NO_FORCED, NOW)["dec"][0] == pytest.approx(90.0, abs=1e-9)
 
 
 def test_a_source_without_errors_counts_only_where_none_has_any() -> None:
@@ -144,7 +144,7 @@ def test_a_source_without_errors_counts_only_where_none_has_any() -> None:
     )
     sources["ra"], sources["dec"] = (10.0, 10.0001, 20.0, 20.0001), 0.0
     sources["raErr"][0] = sources["decErr"][0] = 1e-5
-    updated = update(objects, sources, NO_FORCED, NOW)
+    updated = update(objects, NO_SOURCES, sources, NO_FORCED, NOW)
     assert updated["ra"] == pytest.approx([10.0, 20.00005], abs=1e-9)
     assert updated["raErr"][0] == pytest.approx(1e-5)
     assert np.isnan(updated["raErr"][1])
@@ -161,7 +161,8 @@ def test_times_and_counts() -> None:
     sources = _sources(objects, 2, holes=0.0)[:-1]
     sources["midpointMjdTai"] = np.where(sources["diaObjectId"] == 10, 61000.0 + np.arange(4) % 2, 61100.0)
     sources["midpointMjdTai"][sources["diaObjectId"] == 10] = 61000.0, 61005.0
-    updated = update(objects, sources, NO_FORCED, NOW)
+    known = sources["midpointMjdTai"] == 61000.0
+    updated = update(objects, sources[known], sources[~known], NO_FORCED, NOW)
     assert updated["firstDiaSourceMjdTai"].tolist() == [60000.0, 61100.0]
     assert updated["lastDiaSourceMjdTai"].tolist() == [61005.0, 61100.0]
     assert updated["nDiaSources"].tolist() == [51, 2]
@@ -172,8 +173,8 @@ def test_times_and_counts() -> None:
 def test_to_update_twice_is_to_update_once() -> None:
     objects = _objects([(10.0, 0.0), (20.0, 0.0)])
     sources, forced = _sources(objects, 5), _forced(objects, 5)
-    once = update(objects, sources, forced, NOW)
-    twice = update(once, sources, forced, NOW)
+    once = update(objects, NO_SOURCES, sources, forced, NOW)
+    twice = update(once, sources, NO_SOURCES, forced, NOW)
     for name in once.dtype.names or ():
         assert twice[name] == pytest.approx(once[name], rel=1e-6, nan_ok=True), name
 
@@ -181,14 +182,14 @@ def test_to_update_twice_is_to_update_once() -> None:
 def test_points_at_one_time_make_no_slope() -> None:
     objects, sources = _objects([(10.0, 0.0)]), _sources(_objects([(10.0, 0.0)]), 3, holes=0.0)[:-1]
     sources["midpointMjdTai"], sources["band"] = 61000.0, "r"
-    assert np.isnan(update(objects, sources, NO_FORCED, NOW)["r_psfFluxMaxSlope"][0])
+    assert np.isnan(update(objects, NO_SOURCES, sources, NO_FORCED, NOW)["r_psfFluxMaxSlope"][0])
 
 
 def test_withdrawn_rows_count_no_more() -> None:
     objects = _objects([(10.0, 0.0)])
     sources, forced = _sources(objects, 3, holes=0.0)[:-1], _forced(objects, 3)
     sources["timeWithdrawnMjdTai"][0] = forced["timeWithdrawnMjdTai"][:] = 61200.0
-    updated = update(objects, sources, forced, NOW)[0]
+    updated = update(objects, NO_SOURCES, sources, forced, NOW)[0]
     assert updated["nDiaSources"] == 2
     assert all(np.isnan(updated[f"{band}_fpFluxMean"]) for band in BANDS)
 
@@ -196,11 +197,11 @@ def test_withdrawn_rows_count_no_more() -> None:
 def test_made_anew_an_object_is_what_its_sources_alone_make_of_it() -> None:
     objects = _objects([(10.0, 0.0), (20.0, 0.0)])
     sources, forced = _sources(objects, 4, holes=0.0), _forced(objects, 4)
-    before = update(objects, sources, forced, NOW)
+    before = update(objects, NO_SOURCES, sources, forced, NOW)
     last = sources["midpointMjdTai"] == before["lastDiaSourceMjdTai"][0]
     sources["timeWithdrawnMjdTai"][last & (sources["diaObjectId"] == 10)] = NOW
     before["nDiaSources"][0] -= 1
-    again, fresh = remake(before, sources, forced, NOW + 1.0), update(objects, sources, forced, NOW + 1.0)
+    again, fresh = remake(before, sources, forced, NOW + 1.0), update(objects, NO_SOURCES, sources, forced, NOW + 1.0)
     assert again["lastDiaSourceMjdTai"][0] < before["lastDiaSourceMjdTai"][0]
     for name in again.dtype.names or ():
         assert again[name] == pytest.approx(fresh[name], rel=1e-6, nan_ok=True), name
@@ -219,17 +220,43 @@ def test_made_anew_sources_of_months_taken_away_still_count() -> None:
     assert made["lastDiaSourceMjdTai"] == pytest.approx([61000.0, 60900.0, np.nan], nan_ok=True)
 
 
+def test_made_anew_means_are_of_no_more_than_association_looks_at() -> None:
+    objects = _objects([(10.0, 0.0), (20.0, 0.0)])
+    sources, forced = _sources(objects, 6, holes=0.0)[:-1], _forced(objects, 6)
+    for table in (sources, forced):
+        table["midpointMjdTai"][::3] -= 500.0
+    old, old_forced = (table["midpointMjdTai"] < 60900.0 for table in (sources, forced))
+    first = update(objects, NO_SOURCES, sources[old], forced[old_forced], NOW - 300.0)
+    before = update(first, NO_SOURCES, sources[~old], forced[~old_forced], NOW)
+    assert before["nDiaSources"].tolist() == [6, 6]
+    again = remake(before, sources, forced, NOW)
+    for name in again.dtype.names or ():
+        assert again[name] == pytest.approx(before[name], rel=1e-6, nan_ok=True), name
+
+
+def test_a_source_that_comes_late_is_counted_though_later_ones_are_known() -> None:
+    objects = _objects([(10.0, 0.0)])
+    sources = empty("DiaSource", 3)
+    sources["diaSourceId"], sources["diaObjectId"] = (1, 2, 3), 10
+    sources["midpointMjdTai"], sources["ra"], sources["dec"] = (60500.0, 61010.0, 61005.0), 10.0, 0.0
+    first = update(objects, NO_SOURCES, sources[:1], NO_FORCED, 60500.1)
+    second = update(first, NO_SOURCES, sources[1:2], NO_FORCED, 61010.1)  # the first is older than is looked
+    third = update(second, sources[1:2], sources[2:], NO_FORCED, 61020.0)
+    assert third["nDiaSources"].tolist() == [3]
+    assert third["lastDiaSourceMjdTai"].tolist() == [61010.0]
+
+
 def test_an_object_without_sources_keeps_its_place() -> None:
     objects = _objects([(10.0, 0.0)])
     objects["raErr"] = 1e-5
-    updated = update(objects, empty("DiaSource", 0), NO_FORCED, NOW)[0]
+    updated = update(objects, NO_SOURCES, empty("DiaSource", 0), NO_FORCED, NOW)[0]
     assert (updated["ra"], updated["dec"], updated["raErr"]) == (10.0, 0.0, np.float32(1e-5))
     assert updated["nDiaSources"] == updated["r_psfFluxNdata"] == 0
     assert np.isnan(updated["r_psfFluxMean"])
 
 
 def test_no_objects_no_rows() -> None:
-    assert len(update(empty("DiaObject", 0), _sources(_objects([(1.0, 1.0)]), 2), NO_FORCED, NOW)) == 0
+    assert len(update(empty("DiaObject", 0), NO_SOURCES, _sources(_objects([(1.0, 1.0)]), 2), NO_FORCED, NOW)) == 0
 
 
 def test_the_input_is_left_as_it_was() -> None:
@@ -237,7 +264,7 @@ def test_the_input_is_left_as_it_was() -> None:
     sources = _sources(objects, 3)
     for table in (objects, sources):
         table.flags.writeable = False
-    update(objects, sources, NO_FORCED, NOW)
+    update(objects, NO_SOURCES, sources, NO_FORCED, NOW)
     assert objects["nDiaSources"][0] == 0
 
 
@@ -245,6 +272,6 @@ def test_tables_that_cannot_be_used_are_refused_by_name() -> None:
     objects = _objects([(10.0, 0.0)])
     sources = _sources(objects, 2)
     with pytest.raises(BadData, match="the DiaSource table holds diaSourceId 1000 more than once"):
-        update(objects, np.concatenate([sources, sources[sources["diaSourceId"] == 1000]]), NO_FORCED, NOW)
+        update(objects, NO_SOURCES, np.concatenate([sources, sources[sources["diaSourceId"] == 1000]]), NO_FORCED, NOW)
     with pytest.raises(BadData, match="the DiaForcedSource table has no column diaForcedSourceId"):
-        update(objects, sources, sources, NOW)
+        update(objects, NO_SOURCES, sources, sources, NOW)

@@ -146,6 +146,16 @@ def test_a_source_carries_its_values_and_null_for_what_is_none(visit: _Visit) ->
     assert set(source) == {field.name for field in fields_of("diaSource")}
 
 
+def test_what_is_0_in_an_orbit_is_0_in_the_packet_and_what_is_unknown_null(visit: _Visit) -> None:
+    orbits, names = visit.orbits, ("u_param", "nopp", "orbit_type_int", "nobs_total", "nobs_total_sel")
+    for name, value in zip(names, (0, -1, 0, 0, -1), strict=True):
+        orbits[name] = value
+    visit.ss_sources["diaDistanceRank"] = -1
+    alert = Schema.from_uri().deserialize(visit.encoded()[2])
+    assert [alert["mpc_orbits"][name] for name in names] == [0, None, 0, 0, None]
+    assert alert["ssSource"]["diaDistanceRank"] is None
+
+
 def test_history_is_a_years_and_not_the_source_itself(visit: _Visit) -> None:
     first, new, _, last = visit.packets()
     assert [row["diaSourceId"] for row in first["prvDiaSources"]] == [103, 102, 101]
