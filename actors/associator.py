@@ -178,7 +178,10 @@ class Associator(Actor):
         )
         with times("make_packets"):
             every_forced = np.concatenate([forced_history, forced])
-            objects, now = np.concatenate([before, found.new_objects]), mjd_from_tai(self._clock.now())
+            objects = np.concatenate([before, found.new_objects])
+            starts = _starts_of(objects, known)
+            # Some versions may have been made by a clock ahead of this one: the new ones begin after them all the same.
+            now = max(mjd_from_tai(self._clock.now()), *np.nextafter(starts[np.isfinite(starts)], np.inf), 0.0)
             objects = dia_objects.update(objects, history, found.sources, every_forced, now)
             chosen = packets.alertable(found.sources)
             stamps = [stamp for stamp, sent in zip(products.stamps, chosen, strict=True) if sent]
@@ -207,7 +210,7 @@ class Associator(Actor):
             ss_sources=found.ss_sources,
             alert_path=path,
             alert_ids=alert_ids,
-            read_starts=_starts_of(objects, known),
+            read_starts=starts,
         )
         fact = AlertsReady(
             group=event.group,

@@ -6,7 +6,15 @@ from actors.fan_out import OPEN_S
 from actors.sequencer import Sequencer
 from backbone.journal import MemoryJournal
 from schemas.clock import ManualClock
-from schemas.events import AlertsReady, AssociationDue, DetectorFailed, DiaSourcesReady, Event, OfflineFailed, VisitAssigned
+from schemas.events import (
+    AlertsReady,
+    AssociationDue,
+    DetectorFailed,
+    DiaSourcesReady,
+    Event,
+    OfflineFailed,
+    VisitAssigned,
+)
 from schemas.instrument import camera
 
 Assigned = Callable[..., VisitAssigned]
@@ -115,9 +123,7 @@ async def test_nobody_waits_for_what_was_redone_in_vain(
     await sequencer.react(measured().model_copy(update={"redone": 1}))
     await sequencer.react(assigned(group="g2", start=137.0))
     assert due(await sequencer.react(measured("g2", visit=2026070500003))) == []
-    again = OfflineFailed(
-        group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN", redone=1
-    )
+    again = OfflineFailed(group="g1", visit=2026070500001, detector=94, stage="associator", reason="NaN", redone=1)
     assert due(await sequencer.react(again)) == [("g2", 94)]
 
 

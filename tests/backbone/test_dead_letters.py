@@ -58,8 +58,8 @@ async def test_a_letter_is_kept_byte_for_byte_with_its_key_its_headers_and_why(b
         b"\x00\xffno Avro",
         (("trace", b"\0\1"), ("none", None)),
     )
-    assert (letter.source, letter.number, letter.reason) == ((TOPIC, 0, 17, 1_783_290_968_000), 0, "9 bytes are not Avro")
-    assert letter.sent_ms == 1_783_290_968_000
+    assert (letter.number, letter.reason) == (0, "9 bytes are not Avro")
+    assert letter.source == (TOPIC, 0, 17, 1_783_290_968_000)
     assert letter.refused_ms > 1_700_000_000_000
     assert (empty.key, empty.value, empty.number) == (None, None, 1)
 

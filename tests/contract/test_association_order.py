@@ -6,7 +6,7 @@ come in any order, told twice or late; hosts die and are made anew; the sequence
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from actors.associator import Associator
 from actors.sequencer import Sequencer
 from backbone.alert_archive import AlertArchive
 from backbone.journal import Journal, MemoryJournal, PostgresJournal
-from backbone.l1 import L1Database
+from backbone.l1 import L1Database, Stored, VisitDetectorResult
 from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
 from cluster.pixels import MemoryPixels
@@ -34,7 +34,7 @@ from tests.actors.association_place import PROCESSED, STARTED, VISIT, WCS, produ
 
 CAMERA = camera("LSSTCam")
 APART_S = 37.0
-SEEN_BY = (
+SEEN_BY: tuple[dict[int, tuple[int, ...]], ...] = (
     {94: (0, 1), 93: (2, 3)},
     {94: (0, 2), 93: (1, 3)},
     {94: (3,), 93: (0, 1, 2)},
@@ -115,11 +115,27 @@ class Night:
         self.on_their_way += await actor.react(event)
 
 
+class Told(L1Memory):
+    """Facts come into the journal with the rows, as in PostgreSQL."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    async def store(self, result: VisitDetectorResult, facts: Sequence[Event], at: float) -> Stored:
+        """See `L1Database`."""
+        stored = await super().store(result, facts, at)
+        if stored is Stored.ADDED:
+            await self._journal.append(facts, {}, at)
+        return stored
+
+
 @asynccontextmanager
 async def kept_in(kind: str, dsn: str) -> AsyncIterator[tuple[L1Database, Journal]]:
     """A database and a journal with nothing in them."""
     if kind == "memory":
-        yield L1Memory(), MemoryJournal()
+        journal_in_memory = MemoryJournal()
+        yield Told(journal_in_memory), journal_in_memory
         return
     l1, journal = await L1Postgres.open(dsn), await PostgresJournal.open(dsn)
     official = '"DiaSource", "DiaObject", "DiaObjectLast", "DiaForcedSource", "SSSource"'
