@@ -137,7 +137,7 @@ def test_the_report_page_shows_six_plots(inline_night: Any) -> None:
 @pytest.mark.ray
 def test_the_live_night_ends_well_although_a_worker_a_server_and_two_actors_were_killed(live_night: Any) -> None:
     assert live_night.code == 0, live_night.screen
-    assert {fault["name"]: fault["state"] for fault in live_night.report["faults"]} == dict.fromkeys(FAULTS, "ended")
+    assert {fault["name"]: fault["state"] for fault in live_night.report["faults"]} == dict.fromkeys(FAULTS, "begun")
     seen = live_night.report["witnessed"]
     assert (seen["missing"], seen["unknown"], seen["differing"]) == (0, 0, 0)
     balance = live_night.report["balance"]
