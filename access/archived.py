@@ -5,7 +5,7 @@ Where a result was made twice, the archive has two files of a visit-detector; wh
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def show(
 
 def _of_sources(archive: AlertArchive, dia_sources: Sequence[int], named: Named | None) -> list[KeptAlert]:
     if named is None:
-        return list(_newest(archive, (copy for number in dia_sources for copy in _copies(archive, number))))
+        return [_newest(archive, number, archive.holders(number)) for number in dia_sources]
     return [KeptAlert(number, _named_of(number, named)) for number in dia_sources]
 
 
@@ -55,7 +55,8 @@ def _of_object(archive: AlertArchive, key: int, named: Named | None) -> list[Kep
     if not copies:
         raise BadData(f"{archive.folder}: there is no alert about object {key}")
     if named is None:
-        return list(_newest(archive, copies))
+        same = groupby(copies, lambda copy: copy.dia_source_id)
+        return [_newest(archive, number, [copy.path for copy in each]) for number, each in same]
     kept = [copy for copy in copies if named(*visit_detector_of(copy.dia_source_id)) == copy.path]
     if not kept:
         raise BadData(f"{archive.folder}: the L1 database names no file with an alert about object {key}")
@@ -70,26 +71,15 @@ def _named_of(dia_source_id: int, named: Named) -> str:
     return path
 
 
-def _copies(archive: AlertArchive, dia_source_id: int) -> list[KeptAlert]:
-    """The alert in every file that has it."""
-    visit, detector = visit_detector_of(dia_source_id)
-    paths = [file.path for file in archive.files_of_visit(visit) if file.detector == detector]
-    copies = [KeptAlert(dia_source_id, p) for p in paths if dia_source_id in archive.index(p)["diaSourceId"]]
-    if not copies:
-        raise BadData(f"{archive.folder}: there is no alert about DIASource {dia_source_id}")
-    return copies
-
-
-def _newest(archive: AlertArchive, copies: Iterable[KeptAlert]) -> Iterator[KeptAlert]:
-    """Of the copies of each alert the one written last; says so where there are several."""
-    for number, same in groupby(copies, lambda copy: copy.dia_source_id):
-        newest, *others = sorted(same, key=lambda copy: -(archive.folder / copy.path).stat().st_mtime_ns)
-        yield newest
-        if others:
-            sys.stderr.write(
-                f"the alert about DIASource {number} is in {1 + len(others)} files; without the L1 database, which says"
-                f" the one that counts, the newest is taken: {newest.path}, not {', '.join(o.path for o in others)}\n"
-            )
+def _newest(archive: AlertArchive, dia_source_id: int, paths: Sequence[str]) -> KeptAlert:
+    """Of the copies of an alert the one written last; says so where there are several."""
+    newest, *others = archive.newest_first(paths)
+    if others:
+        sys.stderr.write(
+            f"the alert about DIASource {dia_source_id} is in {1 + len(others)} files; without the L1 database, which"
+            f" says the one that counts, the newest is taken: {newest}, not {', '.join(others)}\n"
+        )
+    return KeptAlert(dia_source_id, newest)
 
 
 def _decoded(archive: AlertArchive, kept: KeptAlert) -> Record:

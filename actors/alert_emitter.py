@@ -1,5 +1,6 @@
 """Sends what was committed to the broker, and counts its answers one by one."""
 
+import asyncio
 import hashlib
 import math
 import time
@@ -62,7 +63,7 @@ class AlertEmitter(Actor):
         outbox = await outbox_of(self._l1, event.visit, event.detector)
         owed = np.flatnonzero(outbox.owed)
         headers = LATE if event.redone else ()
-        alerts, deliveries, smaller = await self._send(self._alerts(outbox, owed, headers))
+        alerts, deliveries, smaller = await self._send(await asyncio.to_thread(self._alerts, outbox, owed, headers))
         times = outbox.acknowledged_at.copy()
         times[owed] = [delivery.acknowledged_at for delivery in deliveries]
         failures = Counter(delivery.error for delivery in deliveries if failed(delivery))

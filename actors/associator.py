@@ -198,12 +198,11 @@ class Associator(Actor):
         alert_ids, keys = found.sources["diaSourceId"][chosen], alert_keys(found.sources[chosen])
         # In a thread: other visit-detectors need not wait until this one's alerts are on the disk.
         path = await asyncio.to_thread(self._archive.write, event.visit, event.detector, records, alert_ids, keys)
-        observation = event.sources.observation
         result = VisitDetectorResult(
             group=event.group,
             visit=event.visit,
             detector=event.detector,
-            readout_ended=observation.readout_ended,
+            readout_ended=event.sources.observation.readout_ended,
             sources=found.sources,
             objects=objects,
             forced=forced,
@@ -212,20 +211,7 @@ class Associator(Actor):
             alert_ids=alert_ids,
             read_starts=starts,
         )
-        fact = AlertsReady(
-            group=event.group,
-            instrument=observation.instrument,
-            visit=event.visit,
-            detector=event.detector,
-            readout_ended=observation.readout_ended,
-            dia_sources=len(found.sources),
-            new_dia_objects=len(found.new_objects),
-            alerts=int(chosen.sum()),
-            path=path,
-            stages=times.seconds,
-            redone=event.redone,
-        )
-        return result, fact
+        return result, _told(result, event, times)
 
     def _forced(self, event: AssociationDue, products: DiaProducts, known: Table, found: Association) -> Table:
         """`DiaForcedSource` rows of each `known` DIAObject and of the new ones, where there are usable pixels."""
@@ -244,6 +230,16 @@ class Associator(Actor):
 
 def _night_of(orbits: Table, mjd: float) -> Night:
     return Night(OrbitCatalogue(orbits), mjd)
+
+
+def _told(result: VisitDetectorResult, event: AssociationDue, times: StageTimes) -> AlertsReady:
+    """The fact that is committed with a result."""
+    return AlertsReady(
+        group=result.group, instrument=event.sources.instrument, visit=result.visit, detector=result.detector,
+        readout_ended=result.readout_ended, dia_sources=len(result.sources),
+        new_dia_objects=int(np.isnan(result.read_starts).sum()), alerts=len(result.alert_ids), path=result.alert_path,
+        stages=times.seconds, redone=event.redone,
+    )  # fmt: skip
 
 
 def _starts_of(objects: Table, known: Table) -> Floats:

@@ -35,9 +35,7 @@ class PixelStore(Protocol):
 
 def raw_id(observation: Observation, detector: int) -> DatasetId:
     """The name of a raw."""
-    return DatasetId(
-        dataset_type="raw", instrument=observation.instrument, exposure=observation.exposure, detector=detector
-    )
+    return DatasetId.of_raw(observation.instrument, observation.exposure, detector)
 
 
 async def raw_of(pixels: PixelStore, daq: DataAcquisition, observation: Observation, detector: int) -> Raw:

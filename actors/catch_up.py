@@ -20,7 +20,7 @@ from schemas.events import (
     RawNotArchived,
     ReadoutEnded,
 )
-from schemas.identity import DatasetId
+from schemas.identity import DatasetId, day_obs_of_visit
 from schemas.image import Observation, Raw
 from schemas.instrument import Camera
 
@@ -164,7 +164,7 @@ class CatchUp(Actor):
             and f.exposure not in in_hand | held
         )  # fmt: skip
         return [
-            RawNotArchived(group=f.group, raw=_name(f, detector), reason=reason)
+            RawNotArchived(group=f.group, raw=DatasetId.of_raw(f.instrument, f.exposure, detector), reason=reason)
             for f in lost
             for detector in sorted(self._live)
         ]
@@ -177,7 +177,7 @@ class CatchUp(Actor):
 
     def _kept(self, held: Sequence[_Lacking]) -> set[Key]:
         """The raws that the archive has of the nights of what is held."""
-        nights = {one.observation.exposure // 100_000 for one in held}
+        nights = {day_obs_of_visit(one.observation.exposure) for one in held}
         found = (self._archive.query("raw", instrument=self._camera.name, day_obs=night) for night in sorted(nights))
         return {_key(raw) for raws in found for raw in raws}
 
@@ -201,10 +201,6 @@ class CatchUp(Actor):
 
 def _described(one: _Lacking, told: Observation | None) -> _Lacking:
     return one if told is None else _Lacking(told, one.detector, "observatory")
-
-
-def _name(readout: ReadoutEnded, detector: int) -> DatasetId:
-    return DatasetId(dataset_type="raw", instrument=readout.instrument, exposure=readout.exposure, detector=detector)
 
 
 def _key(raw: DatasetId) -> Key:

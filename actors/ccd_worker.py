@@ -65,7 +65,6 @@ class CcdWorker(Actor):
     def _handed_over(self, event: RawReady) -> Sequence[Event]:
         """That it is left to offline processing; said of the last snap."""
         seen = event.observation
-        self._reduction.forget(event.group)
         if seen.snap < seen.n_snaps - 1:
             return []
         reason = f"its pixels waited for more than {self._hand_over_after_s:g} s: left to offline processing"

@@ -9,7 +9,7 @@ it is lost or corrupt. No codec: writing is part of the 60 s.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,31 +103,40 @@ class AlertArchive:
             raise Transient(f"{_index_of(where)}: the index cannot be read: {error.strerror}") from error
 
     def get(self, dia_source_id: int, path: str | None = None) -> bytes:
-        """The alert about a DIASource, from the file that the L1 database names, else from the one that `holder` finds.
+        """The alert about a DIASource, from the file that the L1 database names, else from all that have it.
 
-        Raises BadData if it is not there or corrupt.
+        Raises BadData if there is none, it is corrupt, or (without `path`) two files have it with other bytes.
         """
-        file = path or self.holder(dia_source_id)
-        alert = self._held(dia_source_id, file)
-        if alert is None:
-            raise BadData(f"{self.folder / file}: {_about(dia_source_id)} is not there")
-        return alert
-
-    def holder(self, dia_source_id: int) -> str:
-        """A file that has the alert about a DIASource.
-
-        Raises BadData if there is none, it is corrupt there, or two files have it with other bytes.
-        """
-        visit, detector = visit_detector_of(dia_source_id)
-        files = [file.path for file in self.files_of_visit(visit) if file.detector == detector]
-        held = {each: self._held(dia_source_id, each) for each in files}
-        found = {each: alert for each, alert in held.items() if alert is not None}
-        if not found:
-            raise BadData(f"{self.folder}: {_about(dia_source_id)} is not there")
+        found = self._copies(dia_source_id, [path] if path else self._files_about(dia_source_id))
         if len(set(found.values())) > 1:
             names = " and ".join(found)
             raise BadData(f"{_about(dia_source_id)} differs in {names}: the L1 database names the one that counts")
-        return next(iter(found))
+        return next(iter(found.values()))
+
+    def holders(self, dia_source_id: int) -> list[str]:
+        """The files that have the alert about a DIASource, that written last first. Raises BadData if there is none."""
+        return self.newest_first(self._copies(dia_source_id, self._files_about(dia_source_id)))
+
+    def _files_about(self, dia_source_id: int) -> list[str]:
+        visit, detector = visit_detector_of(dia_source_id)
+        return [file.path for file in self.files_of_visit(visit) if file.detector == detector]
+
+    def _copies(self, dia_source_id: int, files: Sequence[str]) -> dict[str, bytes]:
+        """The alert about a DIASource in each of some files that has it. Raises BadData if none has."""
+        held = {file: self._held(dia_source_id, file) for file in files}
+        found = {file: alert for file, alert in held.items() if alert is not None}
+        if not found:
+            where = self.folder / files[0] if len(files) == 1 else self.folder
+            raise BadData(f"{where}: {_about(dia_source_id)} is not there")
+        return found
+
+    def newest_first(self, paths: Iterable[str]) -> list[str]:
+        """Files, that written last first. Raises BadData, naming it, for one that is not there."""
+        try:
+            written = {path: (self.folder / path).stat().st_mtime_ns for path in paths}
+        except OSError as error:
+            raise BadData(f"{error.filename}: there is no such alert file") from error
+        return sorted(written, key=lambda path: (-written[path], path))
 
     def schema(self, path: str) -> dict[str, Any]:
         """The Avro schema that a file was written with. Raises BadData, naming the file, if it has none."""

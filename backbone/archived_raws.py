@@ -17,17 +17,13 @@ class ArchivedRaws:
 
         Raises NotKept naming a raw that is not archived, BadData one that is damaged or of another visit.
         """
-        first = self._archive.observation_of(_raw_id(instrument, visit, detector))
-        last = self._archive.observation_of(_raw_id(instrument, visit + first.n_snaps - 1, detector))
+        first = self._archive.observation_of(DatasetId.of_raw(instrument, visit, detector))
+        last = self._archive.observation_of(DatasetId.of_raw(instrument, visit + first.n_snaps - 1, detector))
         if last.visit != visit or last.snap != first.n_snaps - 1:
             raise BadData(f"raw {last.image_name} detector {detector} is snap {last.snap} of visit {last.visit}")
         return last
 
     async def read(self, observation: Observation, detector: int) -> Raw:
         """A raw, every pixel checked. Raises NotKept naming one that is not archived, BadData one that is damaged."""
-        raw: Raw = self._archive.get(_raw_id(observation.instrument, observation.exposure, detector))
+        raw: Raw = self._archive.get(DatasetId.of_raw(observation.instrument, observation.exposure, detector))
         return raw
-
-
-def _raw_id(instrument: str, exposure: int, detector: int) -> DatasetId:
-    return DatasetId(dataset_type="raw", instrument=instrument, exposure=exposure, detector=detector)

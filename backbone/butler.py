@@ -191,7 +191,7 @@ class ButlerArchive:
 
 def _id_of(raw: Raw) -> DatasetId:
     seen = raw.observation
-    return DatasetId(dataset_type="raw", instrument=seen.instrument, exposure=seen.exposure, detector=raw.detector)
+    return DatasetId.of_raw(seen.instrument, seen.exposure, raw.detector)
 
 
 def _to_disk(path: Path) -> None:

@@ -21,6 +21,7 @@ from schemas.identity import (
     day_obs_of_visit,
     dia_forced_source_id,
     dia_source_id,
+    dia_source_ids_of,
     exposure_id,
 )
 from schemas.tables import Table
@@ -113,9 +114,8 @@ async def measured(connection: asyncpg.Connection, visit: int, object_ids: Ids) 
 
 async def is_withdrawn(connection: asyncpg.Connection, visit: int, detector: int) -> bool:
     """Whether a visit-detector has rows and every one of them was withdrawn."""
-    ids = dia_source_id(visit, detector, 0), dia_source_id(visit, detector, MAX_SOURCES - 1)
     query = f"SELECT EXISTS ({_ROWS}) AND NOT EXISTS (SELECT FROM ({_ROWS}) AS r WHERE withdrawn IS NULL)"  # noqa: S608
-    return bool(await connection.fetchval(query, visit, detector, *ids))
+    return bool(await connection.fetchval(query, visit, detector, *dia_source_ids_of(visit, detector)))
 
 
 async def store(connection: asyncpg.Connection, rows: Table, blank: Ids, *, visit: int, detector: int) -> int:

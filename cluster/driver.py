@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from access.report.collect import Collected
-from cluster import logs
+from cluster import logs, proc
 from cluster.live import play, ray_cluster
 from cluster.run import told
 from cluster.supervisor import AGAIN, Errand
@@ -62,11 +62,12 @@ def _no_longer_than(programs: tuple[str, ...]) -> Iterator[None]:
 
     Without Ray it is of no use; Ray would let it wait for a minute before it ends it.
     """
-    pids, over = _children(programs), threading.Event()
+    pids = [each.pid for each in proc.descendants(os.getpid()) if each.name in programs]
+    over = threading.Event()
 
     def watch() -> None:
         while not over.wait(TICK_S):
-            if dead := [pid for pid in pids if _stat(pid)[1] in _DEAD]:
+            if dead := [pid for pid in pids if not _runs(pid)]:
                 structlog.get_logger().error("Ray died", pids=dead)
                 os._exit(AGAIN)
 
@@ -77,20 +78,6 @@ def _no_longer_than(programs: tuple[str, ...]) -> Iterator[None]:
         over.set()
 
 
-_DEAD = ("", "Z", "X")
-
-
-def _children(programs: tuple[str, ...]) -> list[int]:
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in pids for name, _, parent in [_stat(pid)] if name in programs and parent == os.getpid()]
-
-
-def _stat(pid: int) -> tuple[str, str, int]:
-    """Name, state and parent of a process; no state if there is none. See proc(5)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", "", 0
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    state, parent, *_ = rest.split()
-    return name, state, int(parent)
+def _runs(pid: int) -> bool:
+    found = proc.process(pid)
+    return found is not None and found.runs

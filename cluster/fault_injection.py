@@ -19,6 +19,7 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from cluster.proc import descendants
 from cluster.witness import TopicReader, dia_source_of
 from schemas.clock import Clock
 from schemas.errors import PachonError, Transient
@@ -220,7 +221,7 @@ class Injector:
     def _begin(self, number: int, each: Planned, pid: int) -> Injected:
         fault, now = _process_fault(each), self._clock.now()
         seconds = 0.0 if isinstance(fault, Kill) else fault.seconds
-        pids = (pid, *descendants(pid)) if isinstance(fault, Freeze) else (pid,)
+        pids = (pid, *(each.pid for each in descendants(pid))) if isinstance(fault, Freeze) else (pid,)
         limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)[0] if isinstance(fault, DiskFull) else -1
         begun = Injected(
             number=number, name=each.name, state="begun", what=_what(each), at=now, pids=pids,
@@ -280,17 +281,3 @@ def _act(fault: ProcessFault, pids: Sequence[int]) -> None:
 def _limit_files(pid: int, most: int) -> None:
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, hard))
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process, their children, and so on."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError):
-                stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
-                children[int(stat.rpartition(")")[2].split()[1])].append(int(folder.name))
-    found = [pid]
-    for each in found:
-        found += children[each]
-    return found[1:]

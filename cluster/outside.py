@@ -11,9 +11,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-import structlog
-
-from backbone.alert_stream import create_topic, topics_of
+from backbone.alert_stream import create_topic
 from backbone.registry_client import RegistryClient
 from backbone.schema_registry import SchemaRegistry
 from cluster.child_process import ChildProcess
@@ -92,24 +90,6 @@ async def registry(options: NightOptions, settings: Settings) -> AsyncIterator[S
             await asyncio.to_thread(create_topic, settings.kafka, topic)
         await asyncio.to_thread(create_topic, settings.kafka, settings.visit_topic, partitions=1)
         yield settings.model_copy(update={"registry": url})
-
-
-class Topics:
-    """The topics of a broker that forgets them when it dies."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self._known: dict[str, int] = {}
-
-    def note(self) -> None:
-        """Remember those that are there. Raises Transient if the broker does not answer."""
-        self._known |= topics_of(self._bootstrap)
-
-    def restore(self) -> None:
-        """Make those that were. Raises Transient if the broker does not answer."""
-        for topic, partitions in self._known.items():
-            create_topic(self._bootstrap, topic, partitions=partitions)
-        structlog.get_logger().info("topics made again", topics=len(self._known))
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from cluster.fault_injection import descendants
+from cluster import proc
 from cluster.ray_hosts import RayHosts
 from cluster.settings import Settings
 from schemas.errors import BadData, Transient
@@ -36,7 +35,7 @@ class ProcessIds:
         if process == "shelf":
             return await self._there.shelf_pid()
         known = self._last_seen.get(self._there.host_name(process, lane), 0)
-        return known if _runs(known) else await self._there.pid(process, lane)
+        return known if proc.process(known) else await self._there.pid(process, lane)
 
     def _server(self, name: str) -> int:
         pids: dict[str, int] = json.loads(self._settings.process_file.read_bytes())
@@ -45,12 +44,8 @@ class ProcessIds:
         return pids[name]
 
 
-def _runs(pid: int) -> bool:
-    return pid > 0 and Path(f"/proc/{pid}").exists()
-
-
 def _program(name: str) -> int:
-    for pid in descendants(os.getpid()):
-        if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == name:
-            return pid
+    for each in proc.descendants(os.getpid()):
+        if each.name == name:
+            return each.pid
     raise Transient(f"no {name} runs")

@@ -8,13 +8,31 @@ from contextlib import ExitStack
 import structlog
 
 from backbone.alert_archive import AlertArchive
+from backbone.alert_stream import create_topic, topics_of
 from cluster.child_process import ChildProcess
-from cluster.outside import Topics
 from cluster.settings import Settings
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.errors import PachonError
 
 RETRY_S = 5.0
+
+
+class Topics:
+    """The topics of a broker that forgets them when it dies."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._known: dict[str, int] = {}
+
+    def note(self) -> None:
+        """Remember those that are there. Raises Transient if the broker does not answer."""
+        self._known |= topics_of(self._bootstrap)
+
+    def restore(self) -> None:
+        """Make those that were. Raises Transient if the broker does not answer."""
+        for topic, partitions in self._known.items():
+            create_topic(self._bootstrap, topic, partitions=partitions)
+        structlog.get_logger().info("topics made again", topics=len(self._known))
 
 
 class Refill:

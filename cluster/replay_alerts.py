@@ -169,7 +169,7 @@ def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> Chosen:
     """A file for each visit-detector; of several, the one written last."""
     paths = []
     for (visit, detector), files in groupby(wanted.files(archive), lambda file: (file.visit, file.detector)):
-        newest, *others = sorted((file.path for file in files), key=lambda path: -_written_ns(archive, path))
+        newest, *others = archive.newest_first(file.path for file in files)
         paths.append(newest)
         if others:
             console.print(
@@ -177,13 +177,6 @@ def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> Chosen:
                 f" stored one, the newest is taken: {newest}, not {', '.join(others)}"
             )
     return Chosen(paths)
-
-
-def _written_ns(archive: AlertArchive, path: str) -> int:
-    try:
-        return (archive.folder / path).stat().st_mtime_ns
-    except OSError as error:
-        raise BadData(f"{archive.folder / path}: there is no such alert file") from error
 
 
 async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console: Console) -> Chosen:

@@ -385,39 +385,7 @@ class NoticeFailed(Event):
     reason: str
 
 
-EVENTS: dict[str, type[Event]] = {
-    cls.__name__: cls
-    for cls in (
-        NextVisit,
-        NextVisitCanceled,
-        IntegrationStarted,
-        ReadoutEnded,
-        InputRefused,
-        VisitAssigned,
-        VisitRefused,
-        DetectorReadOut,
-        RawReady,
-        RawArchived,
-        RawNotArchived,
-        CatchUpDue,
-        CaughtUp,
-        DiaSourcesReady,
-        AssociationDue,
-        AlertsReady,
-        AlertsSent,
-        LiteAlertsSent,
-        DetectorFailed,
-        OfflineDue,
-        OfflineFailed,
-        VisitDone,
-        VisitAmended,
-        NightBegan,
-        NightEnded,
-        NoticeDue,
-        NoticeSent,
-        NoticeFailed,
-    )
-}
+EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in Event.__subclasses__()}
 """By kind: how the journal and the bus read them back."""
 
 

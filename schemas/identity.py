@@ -125,6 +125,11 @@ class DatasetId(BaseModel):
     tract: int | None = None
     patch: int | None = None
 
+    @classmethod
+    def of_raw(cls, instrument: str, exposure: int, detector: int) -> "DatasetId":
+        """The name of a raw: one detector of one exposure."""
+        return cls(dataset_type="raw", instrument=instrument, exposure=exposure, detector=detector)
+
     def data_id(self) -> dict[str, int | str]:
         """The distinguishing values that are set, by dimension name (as the Data Butler takes them)."""
         return self.model_dump(exclude={"dataset_type"}, exclude_none=True)

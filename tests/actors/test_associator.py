@@ -295,3 +295,17 @@ async def test_a_source_nowhere_is_named_although_others_are_near(
         BadData, match=rf"DiaSource {dia_source_id(VISIT, 94, 1)} at .* nowhere on the sky; there are 2"
     ):
         await place.associator().react(event)
+
+
+async def test_versions_begin_after_those_of_a_clock_that_was_ahead(
+    place: Place, due: Callable[..., AssociationDue]
+) -> None:
+    first = await place.react(await ready(place, due()))
+    known = await place.kept.l1.objects_in(150.0, 2.2, 0.1)
+    place.clock.set_to(PROCESSED - 86400.0)
+    later = STARTED + 3600.0
+    fact = await place.react(await ready(place, due("g2", LATER, later), later))
+    assert (first.new_dia_objects, fact.new_dia_objects) == (4, 0)
+    now = await place.kept.l1.objects_in(150.0, 2.2, 0.1)
+    assert np.all(now["validityStartMjdTai"] > known["validityStartMjdTai"])
+    assert now["nDiaSources"].tolist() == [2, 2, 2, 2]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.fault_injection import Injected, Injector, Notes, Places, descendants, read
+from cluster.fault_injection import Injected, Injector, Notes, Places, read
+from cluster.proc import descendants
 from schemas.clock import NightClock
 from schemas.errors import Transient
 from schemas.events import DetectorFailed, Event, NightBegan
@@ -47,7 +48,7 @@ def start() -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
 
     yield one
     for process in started:
-        for pid in descendants(process.pid):
+        for pid in (each.pid for each in descendants(process.pid)):
             subprocess.run(["kill", "-9", str(pid)], check=False)
         process.kill()
         process.communicate()
@@ -127,7 +128,7 @@ async def test_a_process_stands_still_with_its_children_and_goes_on(
 ) -> None:
     parent = start(PARENT)
     await until(lambda: len(descendants(parent.pid)) == 1)
-    pids = [parent.pid, *descendants(parent.pid)]
+    pids = [parent.pid, *(each.pid for each in descendants(parent.pid))]
     night = Night(tmp_path, Freeze(process="postgres", seconds=0.5, at=When(after_s=0.1)), parent)
     async with night.injector.running():
         night.injector.hear(NightBegan(day_obs=20260705, at=0.0), 0.0)

@@ -1,0 +1,44 @@
+"""Processes of this machine, as Linux tells of them: proc(5)."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path("/proc")
+
+
+class Process(NamedTuple):
+    """`name`: of its program, 15 characters at most. `state`: one letter, Z of one that has died and is not buried."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is not dead."""
+        return self.state not in {"Z", "X"}
+
+
+def process(pid: int) -> Process | None:
+    """What is known of a process; None if there is none."""
+    try:
+        text = (_ROOT / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    state, parent, *_ = rest.split()
+    return Process(pid, name, state, int(parent))
+
+
+def descendants(pid: int) -> list[Process]:
+    """Children of a process, their children, and so on."""
+    children: defaultdict[int, list[Process]] = defaultdict(list)
+    for folder in _ROOT.iterdir():
+        if folder.name.isdecimal() and (found := process(int(folder.name))) is not None:
+            children[found.parent].append(found)
+    every = list(children[pid])
+    for each in every:
+        every += children[each.pid]
+    return every
