@@ -34,6 +34,15 @@ def test_the_last_snap_of_a_visit_is_told_by_the_headers_as_it_was_observed(arch
     assert ArchivedRaws(archive).last_of("LSSTCam", VISIT, E2V_DETECTOR) == kept.observation(1)
 
 
+def test_raws_that_came_when_their_visit_was_over_are_of_the_band_of_their_filter(tmp_path: Path) -> None:
+    archive = ButlerArchive.create(tmp_path / "butler")
+    archive.register_camera(camera("LSSTCam"))
+    for raw in (kept.raw(), kept.raw(snap=1)):
+        archive.put_raw(replace(raw, observation=replace(raw.observation, band="")))
+    assert archive.observation_of(kept.raw_id(snap=1)).band == ""
+    assert ArchivedRaws(archive).last_of("LSSTCam", VISIT, E2V_DETECTOR) == kept.observation(1)
+
+
 @pytest.mark.parametrize("snap", [0, 1])
 async def test_a_raw_is_the_one_that_was_archived(archive: ButlerArchive, snap: int) -> None:
     raw = await ArchivedRaws(archive).read(kept.observation(snap), E2V_DETECTOR)
