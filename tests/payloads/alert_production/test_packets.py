@@ -289,7 +289,8 @@ def test_real_objects_of_one_source_are_what_ours_would_be(real_alerts: list[Rec
             source["ra"],
             source["dec"],
         )
-        updated = update(objects, source, empty("DiaForcedSource", 0), alert["diaObject"]["validityStartMjdTai"])
+        processed = alert["diaObject"]["validityStartMjdTai"]
+        updated = update(objects, empty("DiaSource", 0), source, empty("DiaForcedSource", 0), processed)
         ours = records(updated, "diaObject")[0]
         for name, real in alert["diaObject"].items():
             if name not in {"firstDiaSourceMjdTai", "lastDiaSourceMjdTai"}:
