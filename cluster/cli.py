@@ -3,16 +3,16 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from schemas.errors import BadData, PachonError
+from cluster.batch_cli import batch
+from cluster.exits import complain, exit_with
+from schemas.errors import BadData
 
 app = typer.Typer(
     name="pachon", help="A Rubin-style Data Management System on Ray.", no_args_is_help=True,
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 letters = typer.Typer(help="What came from outside and could not be used.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
+app.add_typer(batch, name="batch")
 
 
 @app.callback()
@@ -60,19 +61,22 @@ def night(
     """Play a night, from the first event to the last alert, and report."""
     given = dict(locals())
     given["output"] = output or Path("nights") / time.strftime("%Y%m%dT%H%M%S")
-    _exit_with(lambda: _night(given))
+    exit_with(lambda: _night(given))
 
 
 @app.command(hidden=True)
-def drive(errand: Annotated[Path, typer.Argument(help="What to do, as `night` wrote it down.")]) -> None:
-    """Be the driver of a night: what `night` starts, and starts again when it dies."""
+def drive(
+    errand: Annotated[Path, typer.Argument(help="What to do, as `night` wrote it down.")],
+    pulse: Annotated[int, typer.Argument(help="File descriptor of a pipe that takes signs of life.")],
+) -> None:
+    """Be the driver of a night: what `night` starts, and starts again when it dies or hangs."""
 
     def play() -> int:
         from cluster.driver import drive as run  # noqa: PLC0415 - so that --help answers at once
 
-        return run(errand, Console(soft_wrap=True, highlight=False))
+        return run(errand, pulse, Console(soft_wrap=True, highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -92,7 +96,7 @@ def alerts(
         warnings.simplefilter("ignore")
         from access import follow  # noqa: PLC0415 - `pachon night` need not load what it does not use
 
-    _exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
+    exit_with(lambda: follow.follow(kafka, registry, topic, start=start, count=count, wait=wait, stamps=stamps))
 
 
 @app.command()
@@ -110,7 +114,7 @@ def archived_alerts(
 
         return run(output, dia_source or (), key, stamps, postgres)
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -131,7 +135,7 @@ def replay_alerts(
 
         return run(output, Wanted(night, visit, detector, withdrawn), kafka, topic, postgres)
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -155,7 +159,7 @@ def withdraw(
         asked = Change(Selection(tuple(dia_source or ()), visit, detector), reason, undo, superseded_by)
         return run(output, postgres, kafka, asked, Console(soft_wrap=True, highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -172,7 +176,7 @@ def precover(
 
         return run(output, night, days, postgres, Console(soft_wrap=True, highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -188,7 +192,7 @@ def status(
 
         return run(output, postgres, Console(highlight=False), as_json=as_json)
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -204,7 +208,7 @@ def visit(
 
         return run(output, postgres, which, Console(highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @letters.callback()
@@ -224,7 +228,7 @@ def list_letters(context: typer.Context) -> None:
 
         return show_all(context.obj, Console(highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @letters.command("show")
@@ -240,7 +244,7 @@ def show_letter(
 
         return show_one(context.obj, registry, number, Console(highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @letters.command("resubmit")
@@ -256,7 +260,7 @@ def resubmit_letters(
 
         return resubmit(context.obj, numbers or (), everything=everything, console=Console(highlight=False))
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -283,7 +287,7 @@ def difference(
         one = Source(science, variance_science, mask_science, psf_science, gain_science)
         return run(one, Source(template, variance_template, mask_template, psf_template, gain_template), refcat, out)
 
-    _exit_with(play)
+    exit_with(play)
 
 
 @app.command()
@@ -301,7 +305,7 @@ def train_reliability(
             raise BadData(f"--seeds {seeds!r}: not whole numbers with commas between")
         return run([int(seed) for seed in seeds.split(",")], version, out)
 
-    _exit_with(play)
+    exit_with(play)
 
 
 def _night(given: dict[str, object]) -> int:
@@ -310,45 +314,13 @@ def _night(given: dict[str, object]) -> int:
     return run(given, Console(soft_wrap=True, highlight=False))
 
 
-def _exit_with(command: Callable[[], int]) -> None:
-    """End with the command's exit code, or with one line that says what was wrong."""
-    try:
-        code = command()
-    except PachonError as error:
-        code = _complain(str(error))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        code = _complain(f"{option} {first['input']!r}: {first['msg']}")
-    except BaseExceptionGroup as group:
-        known = group.subgroup(PachonError)
-        if known is None:
-            raise
-        code = _complain(str(_leaf(known)))
-    raise typer.Exit(code)
-
-
-def _complain(message: str) -> int:
-    """One line on stderr."""
-    sys.stderr.write(f"pachon: {' '.join(message.split())}\n")
-    return 2
-
-
-def _leaf(group: BaseExceptionGroup[PachonError]) -> BaseException:
-    """The first error of a group, however deep."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def main() -> None:
     """The entry point; also what is wrong with the command line itself is said in one line."""
     try:
         code = app(standalone_mode=False)
     except TyperException as error:
         said = error.format_message()  # nothing where the help was asked for by saying nothing
-        code = _complain(said) if said else error.exit_code
+        code = complain(said) if said else error.exit_code
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Processes of this machine, as Linux tells of them: proc(5)."""
 
+import resource
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -42,3 +43,9 @@ def descendants(pid: int) -> list[Process]:
     for each in every:
         every += children[each.pid]
     return every
+
+
+def resident_mb(pid: int) -> float:
+    """Memory of a process that is its own, MB: shared pages, such as Ray's object store, do not count."""
+    resident, shared = (_ROOT / str(pid) / "statm").read_text(encoding="ascii").split()[1:3]
+    return (int(resident) - int(shared)) * resource.getpagesize() / 1e6

@@ -10,19 +10,22 @@ from pathlib import Path
 
 from rich.console import Console
 
+from actors.alert_emitter import LATE
 from backbone.alert_archive import AlertArchive, AlertFile
 from backbone.alert_stream import Alert, AlertSink, AlertStream
+from backbone.journal_view import JournalView
+from backbone.l1 import Outbox
 from backbone.l1_postgres import L1Postgres
 from cluster.later import archive_of
 from payloads.alert_production.alert_schema import frame, id_of
-from schemas.clock import TAI_MINUS_UTC, NightClock
+from payloads.alert_production.lite import lite
+from schemas.clock import REAL_TIME
 from schemas.errors import BadData, Transient
+from schemas.events import AlertsReady
 from schemas.identity import day_obs_of_visit
 
 BATCH_BYTES = 32 * 2**20
 """Files are read and sent together up to this size: small ones would mostly wait for the broker's answer."""
-
-_REAL_TIME = NightClock(wall_start=0.0, night_start=TAI_MINUS_UTC)
 
 
 @dataclass(frozen=True)
@@ -59,25 +62,38 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The files to send, in their order, and the DIASources whose alerts are to be left out."""
+    """The files to send, in their order, and the DIASources whose alerts are to be left out.
+
+    `late`: those of the files that were redone offline, as their alerts' headers say. `lite`: cut the alerts to lite
+    ones.
+    """
 
     paths: Sequence[str]
     withdrawn: frozenset[int] = frozenset()
+    late: frozenset[str] = frozenset()
+    lite: bool = False
 
 
 @dataclass
 class Tally:
-    """What became of the alerts sent. `failures`: why not acknowledged -> how many; `unreadable`: of files."""
+    """What became of the alerts sent. `failures`: why not acknowledged -> how many; `unreadable`: of files.
+
+    `too_large`: how many of the failures would come again.
+    """
 
     files: int = 0
     alerts: int = 0
     withdrawn: int = 0
     acknowledged: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    too_large: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     def check(self, broker: str) -> None:
-        """Raises BadData or Transient, naming files and broker, unless everything was read and acknowledged."""
+        """Raises BadData or Transient, naming files and broker, unless everything was read and acknowledged.
+
+        Transient if all that is wrong may be right at the next try.
+        """
         said = []
         if self.unreadable:
             said.append(f"{len(self.unreadable)} files could not be sent: {self.unreadable[0]}")
@@ -85,7 +101,8 @@ class Tally:
             ((why, _),) = self.failures.most_common(1)
             said.append(f"{self.failures.total()} of {self.alerts} alerts not acknowledged by {broker}: {why}")
         if said:
-            raise (BadData if self.unreadable else Transient)("; ".join(said))
+            hopeless = self.failures.total() == self.too_large
+            raise (BadData if self.unreadable or hopeless else Transient)("; ".join(said))
 
 
 def run(output: Path, wanted: Wanted, kafka: str, topic: str, postgres: str) -> int:
@@ -102,7 +119,7 @@ async def _run(archive: AlertArchive, wanted: Wanted, kafka: str, topic: str, po
     chosen = await _stored(archive, wanted, postgres, console) if postgres else _newest(archive, wanted, console)
     if not chosen.paths:
         raise BadData(f"{archive.folder}: there are no alerts of {wanted}")
-    sink = await AlertStream.open(kafka, topic, _REAL_TIME)
+    sink = await AlertStream.open(kafka, topic, REAL_TIME)
     tally = await replay(archive, chosen, sink, console)
     left_out = f", {tally.withdrawn} withdrawn ones left out" if tally.withdrawn else ""
     console.print(
@@ -123,11 +140,12 @@ async def replay(archive: AlertArchive, chosen: Chosen, sink: AlertSink, console
         before = tally.acknowledged
         for path, alerts in batch:
             answers = [next(deliveries) for _ in alerts]
-            failed = [answer.error for answer in answers if math.isnan(answer.acknowledged_at)]
+            failed = [answer for answer in answers if math.isnan(answer.acknowledged_at)]
             tally.files += 1
             tally.alerts += len(alerts)
             tally.acknowledged += len(alerts) - len(failed)
-            tally.failures.update(failed)
+            tally.failures.update(answer.error for answer in failed)
+            tally.too_large += sum(answer.too_large for answer in failed)
             console.print(f"{path}: {len(alerts) - len(failed)} of {len(alerts)} acknowledged")
         if tally.failures and tally.acknowledged == before:
             break
@@ -141,7 +159,7 @@ def _batches(
     batch, size = [], 0
     for path in chosen.paths:
         try:
-            every = alerts_of(archive, path)
+            every = _alerts_of(archive, path, chosen)
         except BadData as error:
             console.print(f"{path}: not sent: {error}")
             tally.unreadable.append(str(error))
@@ -157,12 +175,16 @@ def _batches(
         yield batch
 
 
-def alerts_of(archive: AlertArchive, path: str) -> list[Alert]:
+def _alerts_of(archive: AlertArchive, path: str, chosen: Chosen) -> list[Alert]:
     """The messages that a file of the archive went out as. Raises BadData, naming the file, if it is corrupt."""
     records, rows = archive.read(path), archive.index(path)
     schema = id_of(str(archive.schema(path)["name"]))
+    headers = LATE if path in chosen.late else ()
     named = zip(records, rows["diaSourceId"].tolist(), rows["key"].tolist(), strict=True)
-    return [Alert(str(key).encode(), frame(record, schema), number) for record, number, key in named]
+    return [
+        Alert(str(key).encode(), frame(lite(record) if chosen.lite else record, schema), number, headers)
+        for record, number, key in named
+    ]
 
 
 def _newest(archive: AlertArchive, wanted: Wanted, console: Console) -> Chosen:
@@ -183,7 +205,8 @@ async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console:
     """The files that the L1 database names, and what it says is withdrawn."""
     l1 = await L1Postgres.open(postgres, create=False)
     try:
-        chosen = await _named(l1, wanted)
+        async with JournalView.opened(postgres) as journal:
+            chosen = await chosen_of(l1, journal, wanted, await outboxes_of(l1, wanted))
     finally:
         await l1.close()
     stored = set(chosen.paths)
@@ -193,9 +216,17 @@ async def _stored(archive: AlertArchive, wanted: Wanted, postgres: str, console:
     return chosen
 
 
-async def _named(l1: L1Postgres, wanted: Wanted) -> Chosen:
+async def outboxes_of(l1: L1Postgres, wanted: Wanted) -> list[Outbox]:
+    """What the database has of it, by visit and detector."""
     places = [place for place in sorted(await l1.counts()) if wanted.holds(*place)]
     outboxes = [await l1.outbox(visit, detector) for visit, detector in places]
-    visits = set() if wanted.withdrawn else {visit for visit, _ in places}
+    return [outbox for outbox in outboxes if outbox is not None]
+
+
+async def chosen_of(l1: L1Postgres, journal: JournalView, wanted: Wanted, outboxes: Sequence[Outbox]) -> Chosen:
+    """The files of these, without what is withdrawn."""
+    visits = set() if wanted.withdrawn else {outbox.visit for outbox in outboxes}
     withdrawn = [await l1.withdrawn(visit) for visit in sorted(visits)]
-    return Chosen([outbox.path for outbox in outboxes if outbox is not None], frozenset().union(*withdrawn))
+    entries = [e for g in sorted({o.group for o in outboxes}) for e in await journal.entries("AlertsReady", group=g)]
+    late = {e.event.path for e in entries if isinstance(e.event, AlertsReady) and e.event.redone}
+    return Chosen([outbox.path for outbox in outboxes], frozenset().union(*withdrawn), frozenset(late))

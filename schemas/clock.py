@@ -66,6 +66,10 @@ class NightClock:
         return cls(time.time() + delay_s, night_start, speed)  # noqa: TID251 - this is the seam
 
 
+REAL_TIME = NightClock(wall_start=0.0, night_start=TAI_MINUS_UTC)
+"""The time that it is."""
+
+
 @dataclass
 class ManualClock:
     """A clock that stands where it is set: tests, and inline runs that go as fast as they can."""

@@ -1,0 +1,1 @@
+"""Batch: quantum graphs of lsst-pipe-base on the Ray cluster."""

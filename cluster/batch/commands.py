@@ -1,0 +1,131 @@
+"""`pachon batch`: submit, status, cancel, restart; and `coordinate`, the process that they start."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from lsst.daf.butler import Butler
+from rich.console import Console
+
+from cluster import logs
+from cluster.batch import graph
+from cluster.batch.executor import Executor
+from cluster.batch.request import BatchRequest
+from cluster.batch.run_folder import DONE, RUNNING, Progress, RunFolder, run_folders
+from schemas.clock import REAL_TIME
+from schemas.errors import BadData, Transient
+
+NAMESPACE = "pachon"
+_LOOK_S = 0.5
+
+
+def submit(folder: Path, request: BatchRequest, console: Console) -> RunFolder:
+    """Build a run's graph and start its coordinator. Raises BadData for what cannot be run, and leaves no run."""
+    name = f"{request.output}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    run = RunFolder.make(folder / name.replace("/", "_"), request)
+    try:
+        quanta = graph.build(run, name)
+    except BadData:
+        for path in run.path.iterdir():
+            path.unlink()
+        run.path.rmdir()
+        raise
+    (run.path / "run").write_text(name, encoding="utf-8")
+    console.print(f"{run.path}: {quanta} quanta, into {name}")
+    start(run)
+    return run
+
+
+def start(run: RunFolder) -> None:
+    """Start a coordinator that outlives this command. Raises BadData if there is one."""
+    run.claim(os.getpid())
+    with run.log.open("ab") as log:
+        coordinator = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "batch", "coordinate", str(run.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    run.hand_over(coordinator.pid)
+
+
+def wait(run: RunFolder, console: Console) -> int:
+    """Until the run has ended; 0 if all is done."""
+    while run.coordinated():
+        time.sleep(_LOOK_S)
+    show(run, console)
+    return 0 if run.progress().state == DONE else 1
+
+
+def coordinate(path: Path) -> int:
+    """Be the coordinator of a run, until it has ended."""
+    run = RunFolder.open(path)
+    logs.configure(run.path / "log.jsonl", "batch")
+    request = run.request
+    name = (run.path / "run").read_text(encoding="utf-8")
+    with _on_ray(request), Butler.from_config(str(request.butler), run=name, writeable=True) as butler:
+        executor = Executor(run, graph.opened(run), butler, name, lambda: _slots(request), REAL_TIME)
+        progress = executor.run()
+    return 0 if progress.state == DONE else 1
+
+
+@contextmanager
+def _on_ray(request: BatchRequest) -> Iterator[None]:
+    """The cluster that was asked for, else one of the run's own on this machine."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
+    try:
+        if request.ray_address:
+            ray.init(address=request.ray_address, namespace=NAMESPACE, log_to_driver=False)
+        else:
+            ray.init(address="local", include_dashboard=False, namespace=NAMESPACE, log_to_driver=False)
+    except Exception as error:  # Ray raises many kinds, plain ones among them
+        where = request.ray_address or "this machine"
+        raise Transient(f"Ray on {where} does not start: {(str(error) or repr(error)).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _slots(request: BatchRequest) -> int:
+    every = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    return min(every, request.slots) if request.slots else every
+
+
+def status(folder: Path, console: Console) -> None:
+    """A line for each run in a folder."""
+    for run in run_folders(folder):
+        progress = run.progress()
+        console.print(f"{run.path.name}: {_line(progress)}")
+
+
+def show(run: RunFolder, console: Console) -> None:
+    """All that is known of a run."""
+    progress = run.progress()
+    console.print(f"{run.path}: {_line(progress)}")
+    for label, step in progress.steps.items():
+        mean = f"{step.seconds / step.done:.2f} s each" if step.done else ""
+        counted = f"{step.kept + step.done} of {step.total} done, {step.running} running"
+        console.print(f"  {label}: {counted}, {step.failed} failed, {step.blocked} blocked {mean}".rstrip())
+    for failure in progress.failures:
+        where = f"{failure.label} {failure.data_id}"
+        console.print(f"  failed: {where}: {failure.error} ({failure.attempts} attempts): {failure.message}")
+
+
+def _line(progress: Progress) -> str:
+    every = progress.steps.values()
+    done, total = sum(step.kept + step.done for step in every), sum(step.total for step in every)
+    line = f"{progress.state}, {done} of {total} quanta done, {progress.failed} failed or blocked"
+    if progress.state == RUNNING and progress.ends_at:
+        line += f", ends in about {max(progress.ends_at - REAL_TIME.now(), 0.0):.0f} s"
+    return f"{line}, {progress.retried} attempts repeated"
+
+
+def cancel(run: RunFolder) -> None:
+    """Ask the coordinator to end. Raises BadData if there is none."""
+    if not run.coordinated():
+        raise BadData(f"{run.path}: this run is {run.progress().state}")
+    run.cancel()

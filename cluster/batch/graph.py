@@ -1,0 +1,78 @@
+"""A run's quantum graph: built from pipeline and Butler once, kept, and read again by every coordinator."""
+
+from lsst.daf.butler import (  # type: ignore[attr-defined] # CollectionType is not in its __all__
+    Butler,
+    ButlerUserError,
+    CollectionType,
+)
+from lsst.daf.butler.registry import RegistryError  # type: ignore[attr-defined] # nor this in its
+from lsst.pex.config import FieldValidationError
+from lsst.pipe.base import Pipeline
+from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
+from lsst.pipe.base.pipeline_graph import PipelineGraph, PipelineGraphError
+from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
+from lsst.pipe.base.quantum_graph_builder import QuantumGraphBuilderError
+from yaml import YAMLError
+
+from cluster.batch.request import BatchRequest
+from cluster.batch.run_folder import RunFolder
+from schemas.errors import BadData
+
+_REFUSED = (
+    ButlerUserError, FieldValidationError, ImportError, LookupError, OSError, PipelineGraphError,
+    QuantumGraphBuilderError, RegistryError, SyntaxError, TypeError, ValueError, AttributeError, YAMLError,
+)  # fmt: skip
+"""What a pipeline, its configuration, collections and query make pipe_base and the Butler raise."""
+
+
+def build(folder: RunFolder, run: str) -> int:
+    """Build the graph of a run's request, with `run` as its RUN collection, and keep it; how many quanta it has.
+
+    What the quanta will need of the repository is made, too: collections, dataset types, configurations, versions.
+    Raises BadData, naming the pipeline, for anything that cannot be made a graph of, and for one without quanta.
+    """
+    request = folder.request
+    try:
+        pipeline = _pipeline(request)
+        butler = _butler(request, run)
+        builder = AllDimensionsQuantumGraphBuilder(pipeline, butler, where=request.where)
+        components = builder.finish(metadata={"data_query": request.where}, attach_datastore_records=True)
+        quanta = components.header.n_quanta
+        if not quanta:
+            raise BadData(
+                f"{request.pipeline}: no quanta: nothing in {', '.join(request.inputs)} fits {request.where!r}"
+            )
+        components.write(str(folder.graph))
+        _prepare(butler, folder, request, run)
+    except _REFUSED as error:
+        raise BadData(f"{request.pipeline}: {type(error).__name__}: {error}") from error
+    return quanta
+
+
+def _pipeline(request: BatchRequest) -> PipelineGraph:
+    pipeline = Pipeline.from_uri(request.pipeline)
+    for setting in request.settings:
+        label, _, rest = setting.partition(":")
+        option, _, value = rest.partition("=")
+        if not (label and option and value):
+            raise BadData(f"{setting!r} is not label:option=value")
+        pipeline.addConfigOverride(label, option, value)
+    return pipeline.to_graph()
+
+
+def _butler(request: BatchRequest, run: str) -> Butler:
+    return Butler.from_config(str(request.butler), collections=list(request.inputs), run=run, writeable=True)
+
+
+def _prepare(butler: Butler, folder: RunFolder, request: BatchRequest, run: str) -> None:
+    graph = opened(folder)
+    graph.pipeline_graph.register_dataset_types(butler, include_packages=True)
+    graph.init_output_run(butler)
+    butler.collections.register(request.output, CollectionType.CHAINED)
+    earlier = [name for name in butler.collections.get_info(request.output).children if name not in request.inputs]
+    butler.collections.redefine_chain(request.output, [run, *earlier, *request.inputs])
+
+
+def opened(folder: RunFolder) -> PredictedQuantumGraph:
+    """The graph of a run, all of it."""
+    return PredictedQuantumGraph.read_execution_quanta(str(folder.graph))

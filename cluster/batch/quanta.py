@@ -1,0 +1,150 @@
+"""What a worker process does with a quantum: executes it on a quantum-backed Butler that it keeps warm."""
+
+import itertools
+import logging
+import os
+import pickle
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lsst.daf.butler import ButlerConfig, DatasetRef, Quantum, QuantumBackedButler
+from lsst.pipe.base import ExecutionResources, InvalidQuantumError, RepeatableQuantumError
+from lsst.pipe.base.pipeline_graph import PipelineGraph
+from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
+from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
+from sqlalchemy.exc import DBAPIError
+
+from cluster.batch.request import Needs
+from cluster.proc import resident_mb
+from schemas.errors import BadData, Transient
+
+WATCH_S = 0.2
+"""How often a process looks at its memory."""
+
+_BATCH_NICENESS = 19
+
+
+@dataclass(frozen=True)
+class QuantumJob:
+    """What a worker is told. `quantum`: pickled."""
+
+    butler: str
+    graph: str
+    label: str
+    id: uuid.UUID
+    quantum: bytes
+    needs: Needs
+    last_words: str
+    """The file in which a process says why it ends itself."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a quantum. `provenance`: `QuantumProvenanceData`, JSON. `error`: empty if it succeeded."""
+
+    seconds: float
+    memory_mb: float
+    provenance: str = ""
+    error: str = ""
+    message: str = ""
+
+
+class _WarmButler(QuantumBackedButler):
+    """A datastore that quantum after quantum is executed on: opening one takes 50 ms, most of it configuration."""
+
+    _known: tuple[DatasetRef, ...] = ()
+
+    def of(self, quantum: Quantum) -> QuantumBackedButler:
+        """A Butler that knows this quantum's datasets and no others; the one before must not be used any more."""
+        inputs = [*itertools.chain.from_iterable(quantum.inputs.values()), *quantum.initInputs.values()]
+        outputs = list(itertools.chain.from_iterable(quantum.outputs.values()))
+        self._datastore.forget(self._known)
+        self._known = (*inputs, *outputs)
+        self._datastore.import_records(quantum.datastore_records)
+        return QuantumBackedButler(
+            [ref.id for ref in inputs], [ref.id for ref in outputs], self.dimensions, self._datastore,
+            self.storageClasses, dataset_types=self._dataset_types,
+        )  # fmt: skip
+
+
+def execute(job: QuantumJob) -> Made:
+    """Execute a quantum; what it raises is told, not raised. Partial outputs of an earlier attempt are removed."""
+    os.setpriority(os.PRIO_PROCESS, 0, _BATCH_NICENESS)
+    logging.getLogger().setLevel(logging.INFO)  # what a quantum logs is kept as a dataset beside its outputs
+    started = time.monotonic()
+    with _bounded(job):
+        try:
+            provenance = _execute(job)
+        except Exception as error:  # noqa: BLE001 - whatever a PipelineTask raises is told by its class
+            return _made(started, error=error_class(error), message=f"{type(error).__name__}: {error}")
+        return _made(started, provenance=provenance)
+
+
+def _made(started: float, **told: str) -> Made:
+    return Made(time.monotonic() - started, resident_mb(os.getpid()), **told)
+
+
+def _execute(job: QuantumJob) -> str:
+    pipeline, butler = _opened(job.butler, job.graph)
+    quantum: Quantum = pickle.loads(job.quantum)  # noqa: S301 - our own coordinator's
+    limited = butler.of(quantum)
+    resources = ExecutionResources(num_cores=job.needs.cpus, max_mem=f"{job.needs.memory_mb} MB")
+    executor = SingleQuantumExecutor(
+        limited_butler_factory=lambda _: limited, clobber_outputs=True, resources=resources
+    )
+    executor.execute(pipeline.tasks[job.label], quantum, job.id)
+    return limited.extract_provenance_data().model_dump_json()
+
+
+@lru_cache(maxsize=1)
+def _opened(repository: str, graph: str) -> tuple[PipelineGraph, _WarmButler]:
+    """The pipeline of a graph's file, and a warm Butler: one run's at a time."""
+    with PredictedQuantumGraph.open(graph) as reader:
+        pipeline = reader.pipeline_graph
+    types = {node.name: node.dataset_type for node in pipeline.dataset_types.values()}
+    warm = _WarmButler.from_predicted(ButlerConfig(repository), [], [], pipeline.universe, {}, dataset_types=types)
+    assert isinstance(warm, _WarmButler)
+    return pipeline, warm
+
+
+FINAL = "refused"
+"""The class of errors that come again, however often a quantum is executed."""
+
+
+def error_class(error: BaseException) -> str:
+    """How an exception is dealt with: a key of `executor.ATTEMPTS`."""
+    match error:
+        case MemoryError():
+            return "memory"
+        case BadData() | InvalidQuantumError() | RepeatableQuantumError() | FileNotFoundError():
+            return FINAL
+        case Transient() | DBAPIError() | OSError() | TimeoutError():
+            return "transient"
+    return "unknown"
+
+
+@contextmanager
+def _bounded(job: QuantumJob) -> Iterator[None]:
+    """End this process, with last words, if it takes more memory than the quantum asked for."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(WATCH_S):
+            if (used := resident_mb(os.getpid())) > job.needs.memory_mb:
+                told = f"used {used:.0f} MB, asked for {job.needs.memory_mb}"
+                Path(job.last_words).write_text(told, encoding="utf-8")
+                os._exit(os.EX_SOFTWARE)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

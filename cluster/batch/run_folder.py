@@ -1,0 +1,158 @@
+"""A batch run on disk: what was asked, its graph, how far it is. `pachon batch` and its coordinator meet here."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cluster.batch.request import BatchRequest
+from cluster.proc import process
+from schemas.errors import BadData
+
+RUNNING, DONE, FAILED, CANCELED, CUT_OFF = "running", "done", "failed", "canceled", "cut off"
+
+
+@dataclass
+class Steps:
+    """Quanta of a label, by what became of them. `seconds`: of those done, in all."""
+
+    total: int = 0
+    kept: int = 0
+    """Done by an earlier coordinator."""
+    done: int = 0
+    running: int = 0
+    failed: int = 0
+    blocked: int = 0
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """To be done, or under way."""
+        return self.total - self.kept - self.done - self.failed - self.blocked
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A quantum that was given up."""
+
+    label: str
+    data_id: str
+    error: str
+    message: str
+    attempts: int
+
+
+@dataclass
+class Progress:
+    """How far a run is. Times: TAI s. `ends_at`: an estimate, 0 where there is none yet."""
+
+    state: str = RUNNING
+    run: str = ""
+    pid: int = 0
+    started: float = 0.0
+    updated: float = 0.0
+    ends_at: float = 0.0
+    retried: int = 0
+    steps: dict[str, Steps] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Quanta given up, or that cannot be reached for those."""
+        return sum(step.failed + step.blocked for step in self.steps.values())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path, request: BatchRequest) -> "RunFolder":
+        """A new one. Raises BadData if there is one of that name."""
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise BadData(f"{path}: the run's folder cannot be made: {error.strerror}") from error
+        (path / "request.json").write_text(request.model_dump_json(indent=1), encoding="utf-8")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """One that is there. Raises BadData if it is not."""
+        if not (path / "request.json").is_file():
+            raise BadData(f"{path}: there is no batch run")
+        return cls(path)
+
+    @property
+    def request(self) -> BatchRequest:
+        """What was asked."""
+        return BatchRequest.model_validate_json((self.path / "request.json").read_text(encoding="utf-8"))
+
+    @property
+    def graph(self) -> Path:
+        """The quantum graph."""
+        return self.path / "graph.qg"
+
+    @property
+    def log(self) -> Path:
+        """What the coordinator printed."""
+        return self.path / "coordinator.log"
+
+    def last_words(self, name: object, attempt: int) -> Path:
+        """Where the process of a quantum's attempt says why it ends itself."""
+        return self.path / f"{name}.{attempt}.last"
+
+    def tell(self, progress: Progress) -> None:
+        """Keep how far it is; a reader sees the last one or this one, whole."""
+        partial = self.path / f".progress.{os.getpid()}"
+        partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        partial.replace(self.path / "progress.json")
+
+    def progress(self) -> Progress:
+        """How far it is; `cut off` if it says that it is running, and its coordinator does not."""
+        try:
+            told = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Progress(state=CUT_OFF)
+        told["steps"] = {label: Steps(**step) for label, step in told["steps"].items()}
+        told["failures"] = [Failure(**failure) for failure in told["failures"]]
+        progress = Progress(**told)
+        if progress.state == RUNNING and not self.coordinated():
+            progress.state = CUT_OFF
+        return progress
+
+    def coordinated(self) -> bool:
+        """Whether its coordinator runs."""
+        try:
+            found = process(int((self.path / "coordinator.pid").read_text(encoding="ascii")))
+        except (FileNotFoundError, ValueError):
+            return False
+        return found is not None and found.runs
+
+    def claim(self, pid: int) -> None:
+        """Say that a process coordinates it. Raises BadData if another does."""
+        if self.coordinated():
+            raise BadData(f"{self.path}: this run has a coordinator already")
+        (self.path / "canceled").unlink(missing_ok=True)
+        self.hand_over(pid)
+
+    def hand_over(self, pid: int) -> None:
+        """Say that another process coordinates it from now on."""
+        (self.path / "coordinator.pid").write_text(str(pid), encoding="ascii")
+
+    def cancel(self) -> None:
+        """Ask its coordinator to end it."""
+        (self.path / "canceled").touch()
+
+    @property
+    def canceled(self) -> bool:
+        """Whether it was."""
+        return (self.path / "canceled").exists()
+
+
+def run_folders(folder: Path) -> Iterable[RunFolder]:
+    """Those in a folder, the oldest first."""
+    return [RunFolder(path.parent) for path in sorted(folder.glob("*/request.json"))]

@@ -1,0 +1,135 @@
+"""`pachon batch`: pipelines over the Data Butler, on the Ray cluster."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from cluster.exits import exit_with
+from schemas.errors import BadData
+
+batch = typer.Typer(help="Run pipelines of lsst-pipe-base on the Ray cluster (docs/batch.md).", no_args_is_help=True)
+
+Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+Run = Annotated[Path, typer.Argument(help="The run's folder, as `submit` told it.")]
+
+
+@batch.command()
+def submit(
+    pipeline: Annotated[str, typer.Option(help="A pipeline's YAML file; FILE#label for a part of it.")],
+    butler: Annotated[Path, typer.Option(help="The Data Butler repository.")],
+    inputs: Annotated[str, typer.Option("--input", help="Collections to read, with commas between.")],
+    output: Annotated[str, typer.Option(help="Chain to write; each run of it is a collection of its own.")],
+    where: Annotated[str, typer.Option(help="The Butler's query: of what there are to be quanta.")] = "",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="label:option=value; may be repeated.")] = None,
+    needs: Annotated[Path | None, typer.Option(help="YAML: by label, cpus, memory_mb, deadline_s.")] = None,
+    priority: Annotated[str, typer.Option(help="offline, ocs, access, calibration or release.")] = "release",
+    slots: Annotated[int, typer.Option(help="CPUs to use at most; 0: all.")] = 0,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster that runs; default: one of its own.")] = "",
+    runs: Runs = Path("batch"),
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until it has ended; exit code 1 if anything failed.")
+    ] = False,
+) -> None:
+    """Start a run; it goes on when this command has ended."""
+
+    def play() -> int:
+        from cluster.batch import commands  # noqa: PLC0415 - so that --help answers at once
+        from cluster.batch.request import BatchRequest, Priority  # noqa: PLC0415
+
+        if priority.upper() not in Priority.__members__:
+            raise BadData(f"--priority {priority!r}: it is one of {', '.join(Priority.__members__).lower()}")
+        request = BatchRequest(
+            butler=butler.resolve(), pipeline=pipeline, inputs=tuple(inputs.split(",")), output=output, where=where,
+            settings=tuple(settings or ()), needs=_read(needs) if needs else {}, priority=Priority[priority.upper()],
+            python_path=tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))),
+            ray_address=ray_address, slots=slots,
+        )  # fmt: skip
+        console = _console()
+        run = commands.submit(runs.resolve(), request, console)
+        return commands.wait(run, console) if wait else 0
+
+    exit_with(play)
+
+
+@batch.command()
+def status(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder; default: a line for each.")] = None,
+    runs: Runs = Path("batch"),
+) -> None:
+    """Tell how far runs are, what failed and why, and when they will have ended."""
+
+    def play() -> int:
+        from cluster.batch import commands  # noqa: PLC0415 - so that --help answers at once
+        from cluster.batch.run_folder import RunFolder  # noqa: PLC0415
+
+        if run is None:
+            commands.status(runs, _console())
+        else:
+            commands.show(RunFolder.open(run), _console())
+        return 0
+
+    exit_with(play)
+
+
+@batch.command()
+def cancel(run: Run) -> None:
+    """End a run: what is under way is killed, what is done stays."""
+
+    def play() -> int:
+        from cluster.batch import commands  # noqa: PLC0415 - so that --help answers at once
+        from cluster.batch.run_folder import RunFolder  # noqa: PLC0415
+
+        commands.cancel(RunFolder.open(run))
+        return 0
+
+    exit_with(play)
+
+
+@batch.command()
+def restart(
+    run: Run,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until it has ended; exit code 1 if anything failed.")
+    ] = False,
+) -> None:
+    """Go on with a run that was cut off, canceled or failed: only what is missing is done."""
+
+    def play() -> int:
+        from cluster.batch import commands  # noqa: PLC0415 - so that --help answers at once
+        from cluster.batch.run_folder import RunFolder  # noqa: PLC0415
+
+        folder = RunFolder.open(run.resolve())
+        commands.start(folder)
+        return commands.wait(folder, _console()) if wait else 0
+
+    exit_with(play)
+
+
+@batch.command(hidden=True)
+def coordinate(run: Run) -> None:
+    """Be the coordinator of a run: what `submit` and `restart` start."""
+
+    def play() -> int:
+        from cluster.batch import commands  # noqa: PLC0415 - so that --help answers at once
+
+        return commands.coordinate(run)
+
+    exit_with(play)
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _read(needs: Path) -> dict[str, object]:
+    try:
+        told = yaml.safe_load(needs.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadData(f"--needs {needs}: {error}") from error
+    if not isinstance(told, dict):
+        raise BadData(f"--needs {needs}: not a table of labels")
+    return told
