@@ -15,6 +15,7 @@ from rich.console import Console
 from cluster import logs
 from cluster.batch import graph
 from cluster.batch.executor import Executor
+from cluster.batch.quanta_work import QuantaWork
 from cluster.batch.request import BatchRequest
 from cluster.batch.run_folder import DONE, RUNNING, Progress, RunFolder, run_folders
 from schemas.clock import REAL_TIME
@@ -67,8 +68,7 @@ def coordinate(path: Path) -> int:
     request = run.request
     name = (run.path / "run").read_text(encoding="utf-8")
     with _on_ray(request), Butler.from_config(str(request.butler), run=name, writeable=True) as butler:
-        executor = Executor(run, graph.opened(run), butler, name, lambda: _slots(request), REAL_TIME)
-        progress = executor.run()
+        progress = Executor(run, QuantaWork(run, butler, name), lambda: _slots(request), REAL_TIME).run()
     return 0 if progress.state == DONE else 1
 
 

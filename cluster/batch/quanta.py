@@ -21,6 +21,7 @@ from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 from sqlalchemy.exc import DBAPIError
 
 from cluster.batch.request import Needs
+from cluster.batch.work import Made
 from cluster.proc import resident_mb
 from schemas.errors import BadData, Transient
 
@@ -44,17 +45,6 @@ class QuantumJob:
     """The file in which a process says why it ends itself."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """What came of a quantum. `provenance`: `QuantumProvenanceData`, JSON. `error`: empty if it succeeded."""
-
-    seconds: float
-    memory_mb: float
-    provenance: str = ""
-    error: str = ""
-    message: str = ""
-
-
 class _WarmButler(QuantumBackedButler):
     """A datastore that quantum after quantum is executed on: opening one takes 50 ms, most of it configuration."""
 
@@ -74,7 +64,10 @@ class _WarmButler(QuantumBackedButler):
 
 
 def execute(job: QuantumJob) -> Made:
-    """Execute a quantum; what it raises is told, not raised. Partial outputs of an earlier attempt are removed."""
+    """Execute a quantum; what it raises is told, not raised. Partial outputs of an earlier attempt are removed.
+
+    What it made is told as `QuantumProvenanceData`, in JSON.
+    """
     os.setpriority(os.PRIO_PROCESS, 0, _BATCH_NICENESS)
     logging.getLogger().setLevel(logging.INFO)  # what a quantum logs is kept as a dataset beside its outputs
     started = time.monotonic()
@@ -83,7 +76,7 @@ def execute(job: QuantumJob) -> Made:
             provenance = _execute(job)
         except Exception as error:  # noqa: BLE001 - whatever a PipelineTask raises is told by its class
             return _made(started, error=error_class(error), message=f"{type(error).__name__}: {error}")
-        return _made(started, provenance=provenance)
+        return _made(started, told=provenance)
 
 
 def _made(started: float, **told: str) -> Made:
@@ -118,7 +111,7 @@ FINAL = "refused"
 
 
 def error_class(error: BaseException) -> str:
-    """How an exception is dealt with: a key of `executor.ATTEMPTS`."""
+    """How an exception is dealt with: a key of `quanta_work.ATTEMPTS`."""
     match error:
         case MemoryError():
             return "memory"
@@ -131,15 +124,20 @@ def error_class(error: BaseException) -> str:
 
 @contextmanager
 def _bounded(job: QuantumJob) -> Iterator[None]:
-    """End this process, with last words, if it takes more memory than the quantum asked for."""
+    """End this process, with last words, if the quantum takes more memory or time than it asked for.
+
+    Time in which the process stands still, for prompt work to go first, does not count.
+    """
     done = threading.Event()
 
     def watch() -> None:
+        ran = 0.0
         while not done.wait(WATCH_S):
+            ran += WATCH_S
             if (used := resident_mb(os.getpid())) > job.needs.memory_mb:
-                told = f"used {used:.0f} MB, asked for {job.needs.memory_mb}"
-                Path(job.last_words).write_text(told, encoding="utf-8")
-                os._exit(os.EX_SOFTWARE)
+                _end(job, "memory", f"used {used:.0f} MB, asked for {job.needs.memory_mb}")
+            if ran > job.needs.deadline_s:
+                _end(job, "hung", f"not done within {job.needs.deadline_s:g} s")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -148,3 +146,8 @@ def _bounded(job: QuantumJob) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+def _end(job: QuantumJob, error: str, message: str) -> None:
+    Path(job.last_words).write_text(f"{error} {message}", encoding="utf-8")
+    os._exit(os.EX_SOFTWARE)

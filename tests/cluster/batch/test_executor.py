@@ -1,6 +1,6 @@
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 import ray
@@ -9,6 +9,7 @@ from lsst.daf.butler import Butler
 from backbone.butler import ButlerArchive
 from cluster.batch import graph
 from cluster.batch.executor import Executor
+from cluster.batch.quanta_work import QuantaWork
 from cluster.batch.request import BatchRequest, Needs
 from cluster.batch.run_folder import CANCELED, DONE, FAILED, Progress, RunFolder
 from schemas.clock import REAL_TIME
@@ -37,9 +38,9 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> "Maker":
+def make(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Maker":
     monkeypatch.syspath_prepend(str(FOREIGN))
-    return Maker(_made, tmp_path, f"{RUN}/{request.node.name}")
+    return Maker(_made, tmp_path, f"{RUN}/{uuid4().hex}")
 
 
 class Maker:
@@ -60,9 +61,9 @@ class Maker:
         graph.build(folder, self.run)
         return folder
 
-    def executor(self, folder: RunFolder, slots: int = 2) -> Executor:
+    def executor(self, folder: RunFolder, slots: int = 2) -> Executor[UUID]:
         butler = Butler.from_config(str(self.butler), run=self.run, writeable=True)
-        return Executor(folder, graph.opened(folder), butler, self.run, lambda: slots, REAL_TIME)
+        return Executor(folder, QuantaWork(folder, butler, self.run), lambda: slots, REAL_TIME)
 
     def ran(self, *settings: str, needs: Needs | None = None) -> Progress:
         return self.executor(self.submitted(self.asked(*settings, needs=needs))).run()
@@ -142,18 +143,16 @@ def test_a_quantum_that_takes_more_memory_than_double_what_it_asked_for_is_named
 def test_a_canceled_run_goes_on_where_it_was(make: Maker) -> None:
     folder = make.submitted(make.asked())
     first = make.executor(folder, slots=1)
-    calls = []
 
-    def canceled_at_the_fifth() -> int:
-        calls.append(0)
-        if len(calls) == 5:
+    def canceled_in_the_midst() -> int:
+        if first.progress.steps["number"].done >= 3:
             folder.cancel()
         return 1
 
-    first._slots = canceled_at_the_fifth
+    first._slots = canceled_in_the_midst
     assert first.run().state == CANCELED
     before = make.detectors()
-    assert before
+    assert 3 <= len(before) < DETECTORS
     folder.claim(0)
     progress = make.executor(folder).run()
     assert progress.state == DONE
@@ -165,9 +164,7 @@ def test_a_canceled_run_goes_on_where_it_was(make: Maker) -> None:
 def test_what_is_done_is_not_done_again(make: Maker) -> None:
     folder = make.submitted(make.asked())
     make.executor(folder).run()
-    started = time.monotonic()
     progress = make.executor(folder).run()
-    assert time.monotonic() - started < 5.0
     assert (progress.steps["number"].kept, progress.steps["number"].done) == (DETECTORS, 0)
 
 
