@@ -146,13 +146,13 @@ def _visit_record(seen: Observation) -> Record:
     }
 
 
+def tai(time: float) -> Time:
+    """A time (TAI s) as the Data Butler takes it."""
+    return Time(mjd_from_tai(time), format="mjd", scale="tai")
+
+
 def _timespan(seen: Observation) -> Timespan:
-    times = Time(
-        [mjd_from_tai(seen.started), mjd_from_tai(seen.started + seen.exposure_time)],
-        format="mjd",
-        scale="tai",
-    )
-    return Timespan(times[0], times[1])
+    return Timespan(tai(seen.started), tai(seen.started + seen.exposure_time))
 
 
 def _patch_record(tract: Tract, patch: int) -> Record:

@@ -4,6 +4,7 @@ All times are TAI seconds since 1970-01-01T00:00:00 TAI, as SAL stamps them, unl
 (TAI, days), `wall` (POSIX seconds) or `monotonic`.
 """
 
+import calendar
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +29,12 @@ def day_obs_of(tai: float) -> int:
     """The night as YYYYMMDD: the UTC date 12 hours earlier (LSE-400 rolls over at noon UTC)."""
     stamp = time.gmtime(tai - TAI_MINUS_UTC - 43200.0)
     return stamp.tm_year * 10000 + stamp.tm_mon * 100 + stamp.tm_mday
+
+
+def midnight_of(day_obs: int) -> float:
+    """TAI seconds of the middle of a night, YYYYMMDD: 0 h UTC of the day after, when it began 12 hours ago."""
+    day = time.strptime(str(day_obs), "%Y%m%d")
+    return calendar.timegm(day) + 86400.0 + TAI_MINUS_UTC
 
 
 class Clock(Protocol):
