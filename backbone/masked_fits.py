@@ -42,9 +42,10 @@ def write_calibration(path: Path, calibration: Calibration, cards: Cards) -> Non
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The calibration in a file, every plane checked."""
+    """The calibration in a file, every plane checked; one written before linearity was kept is linear."""
     with refused_by_name(path), opened(path, do_not_scale_image_data=True) as hdus:
-        return Calibration(**{name: plane(hdus, name) for name in _CALIBRATION})
+        planes = {name: plane(hdus, name) for name in _CALIBRATION if name != "linearity" or "LINEARITY" in hdus}
+        return Calibration(**planes)
 
 
 def write_template(path: Path, template: Template, cards: Cards) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import characterize
 from payloads.alert_production.detect import Detections, detect
-from payloads.alert_production.isr import remove_signature
+from payloads.imaging.isr import remove_signature
 from payloads.alert_production.measure import measure
 from payloads.alert_production.score import MIN_RELIABILITY, score
 from payloads.alert_production.snaps import combine_snaps
