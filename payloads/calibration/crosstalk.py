@@ -27,6 +27,8 @@ LEAST_LIT = 30
 _CLIP = 4.5
 _HALO = 4
 """Pixels from a spot in which it still may shine."""
+_COLUMN, _COLUMN_ADU = 6.0, 1.0
+"""Errors of a column's mean, and ADU, that a good column may be off."""
 _SAMPLED = 4
 _TERMS = AMPLIFIERS + 1
 
@@ -84,6 +86,7 @@ def _of_one(raw: Raw, detector: Detector, calibration: Calibration) -> tuple[Flo
     normal, right = np.zeros((AMPLIFIERS, _TERMS, _TERMS)), np.zeros((AMPLIFIERS, _TERMS))
     squares, number = np.zeros(AMPLIFIERS), np.zeros(AMPLIFIERS)
     far = _far_from_light(segments, base + _CLIP * sigma)
+    _leave_out_columns(segments, far, base, sigma)
     _gather(segments, BRIGHT, far, start, base, _CLIP * sigma, normal, right, squares, number)
     own = np.arange(AMPLIFIERS)
     normal[own, own + 1, own + 1] = 1.0  # an amplifier does not hear itself
@@ -104,6 +107,14 @@ def _far_from_light(segments: Image, shining: Floats) -> NDArray[np.bool_]:
         lit |= segment > least
     spots = ndimage.binary_opening(lit, np.ones((2, 2), bool))
     return np.asarray(~ndimage.maximum_filter(spots, 2 * _HALO + 1))
+
+
+def _leave_out_columns(segments: Image, far: NDArray[np.bool_], base: Floats, sigma: Floats) -> None:
+    """Make NaN the columns whose dark pixels are off the amplifier's, in place: they get less of the stray light."""
+    number = np.maximum(far.sum(axis=0), 1)
+    for segment, level, spread in zip(segments, base, sigma, strict=True):
+        off = np.where(far, np.clip(segment - level, -_CLIP * spread, _CLIP * spread), 0.0).sum(axis=0) / number
+        segment[:, np.abs(off) > _COLUMN * spread / np.sqrt(number) + _COLUMN_ADU] = np.nan
 
 
 def _first_solution(segments: Image, detector: Detector, name: str) -> tuple[Floats, Floats, Floats]:
@@ -148,7 +159,7 @@ def _gather(
                 above = segments[i, y, x] - base[i]
                 for k in range(n):
                     above -= start[i, lit[k]] * segments[lit[k], y, x]
-                if abs(above) > reach[i]:
+                if not abs(above) <= reach[i]:  # NaN is left out too
                     continue
                 number[i] += 1.0
                 squares[i] += above * above

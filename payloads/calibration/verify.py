@@ -24,7 +24,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "bias: frames left out, part": (0.0, 0.3),
     "bias: noise of a pixel, ADU": (0.3, 5.0),
     "bias: read noise, largest of the amplifiers, ADU": (1.0, 10.0),
-    "bias: level, largest of the amplifiers, ADU": (0.0, 10.0),
+    "bias: level, largest of blocks of 32 pixels, ADU": (0.0, 50.0),
     "bias: gradient over blocks of 32 pixels, rms, ADU": (0.0, 10.0),
     "dark: frames left out, part": (0.0, 0.3),
     "dark: noise of a pixel, electrons/s": (0.0, 0.5),
@@ -119,7 +119,7 @@ def _of_bias(bias: Bias) -> dict[str, float]:
         "frames left out, part": _left_out(len(pixels.rejected), len(pixels.used)),
         "noise of a pixel, ADU": _pixel_noise(pixels),
         "read noise, largest of the amplifiers, ADU": bias.read_noise.max(),
-        "level, largest of the amplifiers, ADU": np.abs(blocks).max(),
+        "level, largest of blocks of 32 pixels, ADU": np.abs(blocks).max(),
         "gradient over blocks of 32 pixels, rms, ADU": blocks.std(),
     }
 
