@@ -25,6 +25,7 @@ class CcdWorker(Actor):
         self, *, camera: Camera, products: Products, pixels: PixelStore, daq: DataAcquisition, clock: Clock,
         hand_over_after_s: float = 0.0,
     ) -> None:  # fmt: skip
+        self._camera = camera
         self._pixels = pixels
         self._clock = clock
         self._hand_over_after_s = hand_over_after_s
@@ -45,6 +46,12 @@ class CcdWorker(Actor):
     async def on_next_visit_canceled(self, event: NextVisitCanceled) -> Sequence[Event]:
         """Free what was loaded."""
         self._reduction.forget(event.group)
+        return []
+
+    async def on_detector_failed(self, event: DetectorFailed) -> Sequence[Event]:
+        """Nobody takes what was made of it: free that. Offline processing, which may make it again, begins later."""
+        if event.visit is not None:
+            await self._pixels.drop(products_id(self._camera.name, event.visit, event.detector))
         return []
 
     async def on_raw_ready(self, event: RawReady) -> Sequence[Event]:
@@ -80,11 +87,16 @@ class CcdWorker(Actor):
         return 0.0 < self._hand_over_after_s < waited_s
 
 
+def products_id(instrument: str, visit: int, detector: int) -> DatasetId:
+    """The name of what alert production makes of a visit-detector."""
+    return DatasetId(dataset_type="dia_products", instrument=instrument, visit=visit, detector=detector)
+
+
 def sources_ready(
     last: Observation, detector: int, products: DiaProducts, times: StageTimes, *, redone: int
 ) -> DiaSourcesReady:
     """The fact that a visit-detector was differenced. `last`: the observation of its last snap."""
-    name = DatasetId(dataset_type="dia_products", instrument=last.instrument, visit=last.visit, detector=detector)
+    name = products_id(last.instrument, last.visit, detector)
     return DiaSourcesReady(
         group=last.group, instrument=last.instrument, visit=last.visit, detector=detector, observation=last,
         count=len(products.sources), products=name, stages=times.seconds, redone=redone,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from backbone.pg_tables import make_lacking
 from schemas.errors import Broken, Transient
 from schemas.events import Event, read_event
 
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS failed_attempt (
     event_id text NOT NULL, pool text NOT NULL, at double precision NOT NULL, error text NOT NULL);
 CREATE INDEX IF NOT EXISTS failed_attempt_event ON failed_attempt (event_id);
 CREATE INDEX IF NOT EXISTS delivery_owed ON delivery (event_id) WHERE state = 'owed';
+CREATE INDEX IF NOT EXISTS delivery_refused ON delivery (event_id) WHERE state = 'refused';
 CREATE TABLE IF NOT EXISTS input_position (
     topic text NOT NULL, partition int NOT NULL, next_offset bigint NOT NULL, PRIMARY KEY (topic, partition));
 """
@@ -86,15 +88,18 @@ class Journal(Protocol):
         """End a delivery and add what followed, in one transaction; returns the facts that were new."""
 
     async def give_up(
-        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: "Owed", at: float
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: "Owed", at: float, *, refused: bool = False
     ) -> list[Event]:
-        """End a delivery that failed for good, with the facts that say so."""
+        """End a delivery that failed for good, with the facts that say so.
+
+        `refused`: for what it is about, which will be no better at the next start.
+        """
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
         """Note a failed attempt; the delivery stays owed."""
 
     async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
-        """All that is still owed, oldest first; what the pools `resumed` gave up is owed again."""
+        """All that is still owed, oldest first; what the pools `resumed` gave up and did not refuse is owed again."""
 
     async def told(self, event_id: str) -> Event | None:
         """The fact of this id, None if it was not told yet."""
@@ -145,9 +150,9 @@ class PostgresJournal:
             )
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock(7_364_001)")  # one process makes the tables
-                await connection.execute(DDL, timeout=DEADLINE_S)
+                await make_lacking(connection, DDL, DEADLINE_S)
         except _NO_ANSWER as error:
-            raise Transient(f"the journal's database at {_without_password(dsn)} does not answer: {error}") from error
+            raise Transient(f"the journal's database at {_without_password(dsn)} does not answer: {error!r}") from error
         return cls(pool)
 
     async def close(self) -> None:
@@ -186,11 +191,11 @@ class PostgresJournal:
             return await _tell(connection, facts, owed, at)
 
     async def give_up(
-        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float, *, refused: bool = False
     ) -> list[Event]:
         """See `Journal`."""
         async with self._transaction() as connection:
-            await _failed(connection, delivery, "given up", error, at)
+            await _failed(connection, delivery, "refused" if refused else "given up", error, at)
             return await _tell(connection, facts, owed, at)
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
@@ -209,6 +214,12 @@ class PostgresJournal:
             " WHERE state = 'owed' ORDER BY seq, pool"
         )
         return [Delivery(read_event(r["kind"], r["payload"]), r["pool"], r["attempts"]) for r in rows]
+
+    async def owe_again(self, pool: str) -> int:
+        """Whatever a pool refused is owed again; how much that is."""
+        async with self._transaction() as connection:
+            query = "UPDATE delivery SET state = 'owed', attempts = 0 WHERE state = 'refused' AND pool = $1 RETURNING 1"
+            return len(await connection.fetch(query, pool))
 
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
@@ -243,7 +254,7 @@ def _told() -> Iterator[None]:
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
         raise Broken(f"the journal: {error}") from error
     except _NO_ANSWER as error:
-        raise Transient(f"the journal's database does not answer: {error or type(error).__name__}") from error
+        raise Transient(f"the journal's database does not answer: {error!r}") from error
 
 
 async def _attempted(connection: Connection, delivery: Delivery, state: str, error: str) -> None:
@@ -313,9 +324,12 @@ class MemoryJournal:
         facts: Sequence[Event],
         owed: Owed,
         at: float,
+        *,
+        refused: bool = False,
     ) -> list[Event]:
         """See `Journal`."""
-        self._given_up[delivery.event.event_id, delivery.pool] = Delivery(delivery.event, delivery.pool)
+        if not refused:
+            self._given_up[delivery.event.event_id, delivery.pool] = Delivery(delivery.event, delivery.pool)
         return await self.complete(delivery, facts, owed, at)
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:  # noqa: ARG002 - the database keeps both

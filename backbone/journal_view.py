@@ -1,18 +1,20 @@
 """The journal as those look at it who only want to know: what is owed, what failed, what a visit went through."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
-
-from backbone.journal import DEADLINE_S, Connection, Entry
-from schemas.errors import BadData, Transient
-from schemas.events import Event, read_event
+from backbone.journal import Connection, Entry
+from backbone.l1_connection import connected
+from schemas.clock import mjd_from_tai, tai_from_mjd
+from schemas.errors import BadData
+from schemas.events import Event, NoticeDue, read_event
 
 _OPEN = (
     "SELECT a.grp FROM journal a WHERE a.kind = ANY('{NextVisit,ReadoutEnded}') AND NOT EXISTS (SELECT FROM journal b"
-    " WHERE b.grp = a.grp AND b.kind = ANY('{VisitDone,VisitRefused}')) GROUP BY a.grp ORDER BY min(a.seq)"
+    " WHERE b.grp = a.grp AND b.kind = ANY('{VisitDone,VisitRefused}')) AND a.at >= $1"
+    " GROUP BY a.grp ORDER BY min(a.seq)"
 )
 _VISIT = (
     "SELECT grp FROM journal WHERE kind = 'ReadoutEnded'"
@@ -42,13 +44,23 @@ class Debt:
 
 @dataclass(frozen=True)
 class DeliveryState:
-    """What became of a delivery. `state`: owed, done, or given up; `failures`: when (TAI s) and why, oldest first."""
+    """What became of a delivery. `state`: owed, done, given up, or refused.
+
+    `failures`: when (TAI s) and why, oldest first.
+    """
 
     event: Event
     pool: str
     state: str
     attempts: int
     failures: tuple[tuple[float, str], ...] = ()
+
+
+async def _check(connection: Connection, where: str) -> None:
+    await connection.execute("SET default_transaction_read_only = on")
+    for table in ("journal", "delivery", "failed_attempt"):
+        if await connection.fetchval("SELECT to_regclass($1)", table) is None:
+            raise BadData(f"the database at {where} holds no journal as this version keeps it: {table} is not there")
 
 
 class JournalView:
@@ -60,29 +72,19 @@ class JournalView:
     @classmethod
     @asynccontextmanager
     async def opened(cls, dsn: str) -> AsyncIterator["JournalView"]:
-        """Connect. Raises Transient if the server does not answer, BadData if it holds no journal, or an older one."""
-        try:
-            connection = await asyncpg.connect(
-                dsn, timeout=DEADLINE_S, command_timeout=DEADLINE_S,
-                server_settings={"default_transaction_read_only": "on"},
-            )  # fmt: skip
-        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-            raise Transient(f"the journal's database does not answer: {error}") from error
-        try:
+        """Connect. Raises as `connected`, BadData for a database that holds no journal, or an older one."""
+        async with connected(dsn, _check, "the journal's database") as connection:
             yield cls(connection)
-        except asyncpg.UndefinedTableError as error:
-            raise BadData(f"this database holds no journal as this version keeps it: {error}") from error
-        finally:
-            await connection.close(timeout=DEADLINE_S)
 
-    async def counts(self) -> dict[str, int]:
-        """How many facts of each kind."""
-        rows = await self._connection.fetch("SELECT kind, count(*) AS n FROM journal GROUP BY kind")
+    async def counts(self, since: float = -math.inf) -> dict[str, int]:
+        """How many facts of each kind were told since then (TAI s)."""
+        query = "SELECT kind, count(*) AS n FROM journal WHERE at >= $1 GROUP BY kind"
+        rows = await self._connection.fetch(query, since)
         return {row["kind"]: row["n"] for row in rows}
 
-    async def open_groups(self) -> list[str]:
-        """Visits announced or read out that have not ended, in the order in which they were first heard of."""
-        return [row["grp"] for row in await self._connection.fetch(_OPEN)]
+    async def open_groups(self, since: float = -math.inf) -> list[str]:
+        """Visits announced or read out since then (TAI s) that have not ended, as they were first heard of."""
+        return [row["grp"] for row in await self._connection.fetch(_OPEN, since)]
 
     async def group_of(self, name: str) -> str:
         """The group of a visit: given by itself, by the visit's number, or `last`. Raises BadData if there is none."""
@@ -100,12 +102,12 @@ class JournalView:
             raise BadData("the journal has no visit yet" if name == "last" else f"the journal has no visit {name!r}")
         return str(found)
 
-    async def entries(self, *kinds: str, group: str | None = None) -> list[Entry]:
-        """Facts of these kinds (all if none is named), of one group if named, oldest first."""
+    async def entries(self, *kinds: str, group: str | None = None, since: float = -math.inf) -> list[Entry]:
+        """Facts of these kinds (all if none is named), of one group if named, told since then (TAI s), oldest first."""
         rows = await self._connection.fetch(
             "SELECT at, kind, payload FROM journal WHERE (cardinality($1::text[]) = 0 OR kind = ANY($1))"
-            " AND ($2::text IS NULL OR grp = $2) ORDER BY seq",
-            kinds, group,
+            " AND ($2::text IS NULL OR grp = $2) AND at >= $3 ORDER BY seq",
+            kinds, group, since,
         )  # fmt: skip
         return [Entry(row["at"], read_event(row["kind"], row["payload"])) for row in rows]
 
@@ -118,12 +120,23 @@ class JournalView:
         """By pool, the oldest first."""
         return [Debt(**row) for row in await self._connection.fetch(_DEBTS)]
 
-    async def given_up(self) -> dict[str, int]:
-        """How many deliveries, by pool."""
+    async def given_up(self, since: float = -math.inf) -> dict[str, int]:
+        """How many deliveries of what was told since then (TAI s), refused ones among them, by pool."""
         rows = await self._connection.fetch(
-            "SELECT pool, count(*) AS n FROM delivery WHERE state = 'given up' GROUP BY pool ORDER BY pool"
+            "SELECT pool, count(*) AS n FROM delivery JOIN journal USING (event_id)"
+            " WHERE state = ANY('{given up,refused}') AND at >= $1 GROUP BY pool ORDER BY pool",
+            since,
         )
         return {row["pool"]: row["n"] for row in rows}
+
+    async def refused(self, pool: str, since: float = -math.inf) -> list[tuple[Event, str]]:
+        """What a pool refused of what was told since then (TAI s), and why, oldest first."""
+        rows = await self._connection.fetch(
+            "SELECT kind, payload, error FROM delivery JOIN journal USING (event_id)"
+            " WHERE state = 'refused' AND pool = $1 AND at >= $2 ORDER BY seq",
+            pool, since,
+        )  # fmt: skip
+        return [(read_event(row["kind"], row["payload"]), row["error"]) for row in rows]
 
     async def owed_alerts(self) -> int:
         """Alerts committed that the broker has not answered for."""
@@ -134,6 +147,18 @@ class JournalView:
         if await self._connection.fetchval("SELECT to_regclass('withdrawal') IS NULL"):
             return 0
         return int(await self._connection.fetchval("SELECT count(*) FROM withdrawal WHERE told_at IS NULL"))
+
+    async def notices(self, since: float) -> list[tuple[str, str]]:
+        """Key and value of what brokers were to be told since then (TAI s), and of withdrawals that they were told."""
+        due = [(e.at, (e.event.key, e.event.value)) for e in await self.entries("NoticeDue", since=since)
+               if isinstance(e.event, NoticeDue)]  # fmt: skip
+        if not await self._connection.fetchval("SELECT to_regclass('withdrawal') IS NULL"):
+            rows = await self._connection.fetch(
+                "SELECT noted_at, key, value FROM withdrawal WHERE told_at >= $1 ORDER BY noted_at, notice",
+                mjd_from_tai(since),
+            )
+            due += [(tai_from_mjd(row["noted_at"]), (row["key"], row["value"])) for row in rows]
+        return [notice for _, notice in sorted(due, key=lambda one: one[0])]
 
     async def deliveries(self, group: str) -> list[DeliveryState]:
         """Of the facts of a group, in their order."""

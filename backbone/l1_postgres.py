@@ -34,6 +34,10 @@ DEADLINE_S = 30.0
 """For one statement, or for a free connection, wall seconds."""
 
 _MAX_CONNECTIONS = 4
+_PLANS = {"plan_cache_mode": "force_custom_plan"}
+"""Each statement is planned for what it is given: a plan that is kept from when tables were empty joins row by row, and
+takes 30 s to end the versions of some thousand objects."""
+
 _CONE_NSIDE = 2048
 """Cones are covered with pixels of 1.7 arcmin: few ranges to look up, few rows beyond the rim."""
 
@@ -66,10 +70,11 @@ class L1Postgres:
         where = dsn.rsplit("@", 1)[-1]
         try:
             pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=_MAX_CONNECTIONS, command_timeout=DEADLINE_S, timeout=DEADLINE_S
-            )
+                dsn, min_size=1, max_size=_MAX_CONNECTIONS, command_timeout=DEADLINE_S, timeout=DEADLINE_S,
+                server_settings=_PLANS,
+            )  # fmt: skip
         except (*_NO_ANSWER, asyncpg.PostgresError) as error:
-            raise Transient(f"the L1 database at {where} does not answer: {error}") from error
+            raise Transient(f"the L1 database at {where} does not answer: {error!r}") from error
         database = cls(pool)
         try:
             async with database._transaction(f"opening {where}") as connection:
@@ -109,7 +114,7 @@ class L1Postgres:
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
             raise BadData(f"{what}: {error}; {error.detail}") from error
         except _NO_ANSWER as error:
-            raise Transient(f"{what}: the L1 database does not answer: {error or type(error).__name__}") from error
+            raise Transient(f"{what}: the L1 database does not answer: {error!r}") from error
 
     @asynccontextmanager
     async def _transaction(self, what: str) -> AsyncIterator[asyncpg.Connection]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from backbone import l1_rows, l1_schema, l1_tables
 from backbone.l1 import Ids
+from backbone.pg_tables import make_lacking
 from schemas.clock import tai_from_mjd
 from schemas.errors import BadData
 from schemas.events import NextVisit
@@ -68,11 +69,11 @@ class StoredVisit:
 
 
 async def ready(connection: asyncpg.Connection, where: str) -> None:
-    """See that it is an L1 database, and make precovery's own table if there is none. Raises as `l1_tables.check`."""
+    """See that it is an L1 database, and make the tables that an older one lacks. Raises as `l1_tables.check`."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", l1_tables.LOCK)
         await l1_tables.check(connection, where)
-        await connection.execute(l1_schema.PRECOVERY_DDL)
+        await make_lacking(connection, l1_schema.WITHDRAWAL_DDL + l1_schema.PRECOVERY_DDL)
 
 
 async def last_night(connection: asyncpg.Connection) -> int:
@@ -113,8 +114,10 @@ async def measured(connection: asyncpg.Connection, visit: int, object_ids: Ids) 
 
 
 async def is_withdrawn(connection: asyncpg.Connection, visit: int, detector: int) -> bool:
-    """Whether a visit-detector has rows and every one of them was withdrawn."""
-    query = f"SELECT EXISTS ({_ROWS}) AND NOT EXISTS (SELECT FROM ({_ROWS}) AS r WHERE withdrawn IS NULL)"  # noqa: S608
+    """Whether every row of a visit-detector was withdrawn; of one that has none, whether itself was."""
+    query = f"""
+        SELECT NOT EXISTS (SELECT FROM ({_ROWS}) AS r WHERE withdrawn IS NULL)
+        AND (EXISTS ({_ROWS}) OR EXISTS (SELECT FROM withdrawn_whole WHERE visit = $1 AND detector = $2))"""  # noqa: S608
     return bool(await connection.fetchval(query, visit, detector, *dia_source_ids_of(visit, detector)))
 
 

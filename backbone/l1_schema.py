@@ -43,8 +43,13 @@ CREATE TABLE IF NOT EXISTS withdrawal (
     notice TEXT PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL, noted_at DOUBLE PRECISION NOT NULL,
     told_at DOUBLE PRECISION);
 CREATE INDEX IF NOT EXISTS withdrawal_owed ON withdrawal (noted_at, notice) WHERE told_at IS NULL;
+CREATE TABLE IF NOT EXISTS withdrawn_whole (
+    visit BIGINT NOT NULL, detector SMALLINT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (visit, detector));
 """
-"""What brokers are to be told of rows withdrawn and reinstated, and when (MJD TAI) it was noted and acknowledged."""
+"""What brokers are to be told of rows withdrawn and reinstated, and when (MJD TAI) it was noted and acknowledged.
+
+And the visit-detectors that were withdrawn as a whole: of one without rows nothing else says so.
+"""
 
 PRECOVERY_DDL = """
 CREATE TABLE IF NOT EXISTS precovery_blank (

@@ -3,6 +3,7 @@
 import asyncpg
 
 from backbone import journal, l1_schema
+from backbone.pg_tables import make_lacking
 from schemas.errors import BadData, Broken
 
 LOCK = 0x4C31
@@ -15,8 +16,8 @@ async def make(connection: asyncpg.Connection, where: str) -> None:
     if await connection.fetchval("SELECT to_regclass('visit_detector')") is None:
         await connection.execute(l1_schema.ddl())
     else:
-        await connection.execute(l1_schema.WITHDRAWAL_DDL)  # what was made before there were withdrawals lacks it
-    await connection.execute(journal.DDL)
+        await make_lacking(connection, l1_schema.WITHDRAWAL_DDL)  # what was made before there were withdrawals
+    await make_lacking(connection, journal.DDL)
     await check(connection, where)
 
 

@@ -38,6 +38,12 @@ _MARK_FORCED = (
     ' AND ("timeWithdrawnMjdTai" IS NULL) = $3::bool RETURNING "diaObjectId", visit, detector'
 )
 
+_MARK_WHOLE = (
+    "INSERT INTO withdrawn_whole SELECT visit, detector, $1 FROM visit_detector"
+    " WHERE visit = $2 AND ($3::smallint IS NULL OR detector = $3) ON CONFLICT DO NOTHING"
+)
+_UNMARK_WHOLE = "DELETE FROM withdrawn_whole WHERE visit = $1 AND ($2::smallint IS NULL OR detector = $2)"
+
 _HOLD = (
     "SELECT FROM visit_detector WHERE visit = $1 AND ($2::smallint IS NULL OR detector = $2)"
     " ORDER BY detector FOR UPDATE"
@@ -109,9 +115,9 @@ def connected(dsn: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
 
 async def _check(connection: asyncpg.Connection, where: str) -> None:
     await l1_tables.check(connection, where)
-    if await connection.fetchval("SELECT to_regclass('withdrawal')") is None:
+    if await connection.fetchval("SELECT to_regclass('withdrawal') IS NULL OR to_regclass('withdrawn_whole') IS NULL"):
         raise BadData(
-            f"the L1 database at {where} has no table of withdrawals, for it was made before there were any:"
+            f"the L1 database at {where} has no table of withdrawals, for it was made before there was one:"
             " `pachon night --postgres` makes the table when it opens the database"
         )
 
@@ -132,6 +138,7 @@ async def change(connection: asyncpg.Connection, asked: Change, clock: Clock, re
         mark = None if asked.undo else mjd, found, not asked.undo
         marked = sorted(await connection.fetch(_MARK, *mark))
         forced = await _mark_forced(connection, asked, mjd)
+        await _mark_whole(connection, asked, mjd)
         remade, ended = await _remake(connection, asked, marked, forced, mjd, remake)
         await _note(connection, _told(asked, marked, forced, mjd), mjd)
     return Changed(len(marked), len(forced), len(found) - len(marked), remade, ended)
@@ -197,6 +204,14 @@ async def _mark_forced(connection: asyncpg.Connection, asked: Change, mjd: float
         return []
     mark = None if asked.undo else mjd, what.visit, not asked.undo, what.detector
     return list(await connection.fetch(_MARK_FORCED, *mark))
+
+
+async def _mark_whole(connection: asyncpg.Connection, asked: Change, mjd: float) -> None:
+    """The visit-detectors of a visit; it has none where only DIASources are selected."""
+    if asked.undo:
+        await connection.execute(_UNMARK_WHOLE, asked.what.visit, asked.what.detector)
+    else:
+        await connection.execute(_MARK_WHOLE, mjd, asked.what.visit, asked.what.detector)
 
 
 async def _remake(

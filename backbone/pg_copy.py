@@ -6,6 +6,7 @@ fixed size, from which the bytes of nulls are left out: nothing is done row by r
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +32,13 @@ def encode(columns: Sequence[Column], values: Mapping[str, NDArray[np.generic]])
     seconds since 1970-01-01 in whatever scale the column is in.
     """
     rows = len(values[columns[0].name])
-    wire = np.zeros(rows, _row_dtype(columns))
+    wire = np.zeros(rows, _row_dtype(tuple(columns)))
     wire["fields"] = len(columns)
-    offsets = {name: offset for name, (_, offset, *_) in (wire.dtype.fields or {}).items()}
-    kept = np.ones((rows, wire.dtype.itemsize), dtype=np.bool_)
-    for column in columns:
-        lengths = _put(wire, column, values[column.name])
-        size, offset = wire.dtype[column.name].itemsize, offsets[column.name]
-        kept[:, offset : offset + size] = np.arange(size) < lengths[:, None]
+    lengths = np.empty((rows, len(columns)), np.int16)
+    for number, column in enumerate(columns):
+        lengths[:, number] = _put(wire, column, values[column.name])
+    owner, place = _bytes_of_row(tuple(columns))
+    kept = place < lengths[:, owner]
     return _HEADER + wire.view(np.uint8).reshape(kept.shape)[kept].tobytes() + _TRAILER
 
 
@@ -88,7 +88,7 @@ def _selected(column: Column, name: str) -> str:
 
 def decode(data: bytes, columns: Sequence[Column], dtype: np.dtype[np.void]) -> Table:
     """The rows (n,) of a COPY (SELECT `selection`) TO STDOUT (FORMAT binary)."""
-    wire_dtype = _row_dtype(columns, read=True)
+    wire_dtype = _row_dtype(tuple(columns), read=True)
     body = len(data) - len(_HEADER) - len(_TRAILER)
     if body % wire_dtype.itemsize:
         raise Broken(f"{body} bytes of COPY are no whole number of rows: a text in the database is not ASCII")
@@ -100,7 +100,24 @@ def decode(data: bytes, columns: Sequence[Column], dtype: np.dtype[np.void]) -> 
     return table
 
 
-def _row_dtype(columns: Sequence[Column], *, read: bool = False) -> np.dtype[np.void]:
+@cache
+def _bytes_of_row(columns: tuple[Column, ...]) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
+    """Of each byte of a row on the wire: the column whose value it is of, and which of the value's bytes it is.
+
+    -2, less than any length, for those that are always there.
+    """
+    dtype = _row_dtype(columns)
+    fields = dict(dtype.fields or {})
+    owner, place = np.zeros(dtype.itemsize, np.intp), np.full(dtype.itemsize, -2, np.int16)
+    for number, column in enumerate(columns):
+        value, begin, *_ = fields[column.name]
+        here = slice(begin, begin + value.itemsize)
+        owner[here], place[here] = number, np.arange(value.itemsize)
+    return owner, place
+
+
+@cache
+def _row_dtype(columns: tuple[Column, ...], *, read: bool = False) -> np.dtype[np.void]:
     """A row on the wire, nothing left out. Read timestamps are seconds."""
     fields = [("fields", ">i2")]
     for column in columns:

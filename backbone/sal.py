@@ -76,6 +76,7 @@ class SalReader:
         self._positions, self._topics, self._since = dict(positions), tuple(topics), since
         self._consumer: AIOKafkaConsumer | None = None
         self._reached: dict[TopicPartition, int] = {}
+        self._in_hand = False
         self._ids, self._recognised_at = TopicIds(bootstrap, topics), -math.inf
         self._patience = _Patience(deadline_s)
 
@@ -100,6 +101,21 @@ class SalReader:
             rows = [[await self._read(record) for record in records] for records in fetched]
             for _, message in heapq.merge(*rows, key=lambda row: row[0]):
                 yield message
+            self._in_hand = False  # whoever asks for more has done with the last
+
+    async def at_end(self) -> bool:
+        """Whether all that the broker holds, asked now, was yielded and done with; false while it does not answer."""
+        consumer = self._consumer
+        if consumer is None or self._in_hand:
+            return False
+        there = [p for p in consumer.assignment() if p.partition in (consumer.partitions_for_topic(p.topic) or ())]
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                ends = await consumer.end_offsets(there)
+                places = {place: await consumer.position(place) for place in ends}
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        return places == ends and not self._in_hand
 
     async def _connected(self) -> AIOKafkaConsumer:
         while True:
@@ -108,6 +124,7 @@ class SalReader:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_max_wait_ms=_LONG_POLL_MS,
+                request_timeout_ms=int(1000 * _PROBE_S),  # one that hung is read on as soon after
                 metadata_max_age_ms=int(1000 * _PROBE_S),
             )
             try:
@@ -148,6 +165,7 @@ class SalReader:
                 self._take(consumer)
                 batch = await consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=_BATCH)
                 if batch:
+                    self._in_hand = True
                     self._patience.answered()
                     self._reached |= {place: records[-1].offset + 1 for place, records in batch.items()}
                     return [batch[key] for key in sorted(batch, key=self._order)]

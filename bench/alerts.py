@@ -1,41 +1,36 @@
-"""Alerts, from DIASources with stamps to acknowledged by a broker: encoded, archived, stored, sent.
+"""Alerts encoded, archived and sent, each by itself; a visit's from end to end are `bench.alerts_visit`.
 
-    python -m bench.alerts [--many]
+    python -m bench.alerts
 
 Medians of five and their spread (greatest less least), in CPU seconds of this process: other work on the machine
 changes them least. Against Rubin's way on the same records: `lsst.alert.packet` with fastavro for the packet, the
 records given as dicts; astropy for the cutouts, the arrays and the WCS cards given. Sources, objects and history are
-random and full, a fifth of what may be null is null; a stamp has 51 x 51 pixels. `--many`: 40,000 alerts, too.
+random and full, a fifth of what may be null is null; a stamp has 51 x 51 pixels.
 """
 
 import asyncio
 import io
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 from unittest.mock import patch
 
 import numpy as np
 from astropy.io import fits
 from lsst.alert.packet import Schema
 
-from actors.alert_emitter import AlertEmitter
-from actors.lite_emitter import LiteEmitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import Alert, AlertStream
-from backbone.l1 import Ids, VisitDetectorResult, alert_keys
-from backbone.l1_postgres import L1Postgres
+from backbone.l1 import VisitDetectorResult, alert_keys
 from cluster.allocator import keep_freed_memory
-from cluster.services import EmbeddedKafka, EmbeddedPostgres
+from cluster.services import EmbeddedKafka
 from payloads.alert_production import packets
 from payloads.alert_production.alert_schema import alert_schema, frame
 from payloads.alert_production.lite import lite
 from schemas.clock import ManualClock
-from schemas.events import AlertsReady
 from schemas.image import MaskedImage, Observation, Stamp
 from schemas.tables import Table, empty
 from schemas.wcs import Wcs
@@ -44,14 +39,10 @@ from tests.backbone.l1_results import DEC, MJD, RA, filled, result
 VISIT, CCDS, PER_CCD = 2026070500004, 189, 53
 PAIRS, PIXELS, PSF_PIXELS = 20, 51, 25
 REPEATS, FEW = 5, 20
-AT_ONCE = 8
 SEEN = Observation(
     "LSSTCam", "g1", VISIT, VISIT + 1, 1, 2, "", "r_57", "r", RA, DEC, 33.2, 15.0, 0.0, 17.0, "BLOCK-407"
 )
 NO_ROWS = {name: empty(name, 0) for name in ("DiaSource", "DiaForcedSource", "SSSource", "mpc_orbits")}
-
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -191,98 +182,21 @@ async def compressing(one: Ccd, folder: Path) -> None:
         with EmbeddedKafka(folder / "broker.log") as kafka, patch.dict("backbone.alert_stream._SETTINGS", changed):
             sink = await AlertStream.open(kafka.bootstrap, "alerts", ManualClock())
             await sink.send(alerts[:10])
-            start, used = time.perf_counter(), time.process_time()
+            assert kafka.process is not None
+            start, used, before = time.perf_counter(), time.process_time(), cpu_of(kafka.process.pid)
             deliveries = await sink.send(alerts)
             wall, used = time.perf_counter() - start, time.process_time() - used
             assert not any(delivery.error for delivery in deliveries)
             scale = 10_000 / len(alerts)
             print(f"10,000 whole alerts sent with {codec}: {wall * scale:.2f} s wall, {used * scale:.2f} s CPU here,"
-                  f" {cpu_of(kafka) * scale:.2f} s in the broker")  # fmt: skip
+                  f" {(cpu_of(kafka.process.pid) - before) * scale:.2f} s in the broker")  # fmt: skip
 
 
-def cpu_of(server: EmbeddedKafka) -> float:
-    """CPU seconds of the broker since it began."""
-    assert server.process is not None
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100.0
-
-
-class Timed:
-    """CPU seconds by what they were spent on, in whatever thread."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-
-    def __call__(self, name: str, call: Callable[Given, Made], *given: Given.args, **named: Given.kwargs) -> Made:
-        """What `call` returns of what is given."""
-        start = time.thread_time()
-        try:
-            return call(*given, **named)
-        finally:
-            self.spent[name] = self.spent.get(name, 0.0) + time.thread_time() - start
-
-
-class TimedArchive(AlertArchive):
-    """The archive, timed."""
-
-    def __init__(self, folder: Path, timed: Timed) -> None:
-        super().__init__(folder, alert_schema())
-        self._timed = timed
-
-    def write(self, visit: int, detector: int, records: Sequence[bytes], ids: Ids, keys: Ids) -> str:
-        """See `AlertArchive`."""
-        return self._timed("archive", super().write, visit, detector, records, ids, keys)
-
-    def read(self, path: str) -> list[bytes]:
-        """See `AlertArchive`."""
-        return self._timed("read back", super().read, path)
-
-
-async def end_to_end(alerts: int, folder: Path) -> None:
-    """A visit: each detector's packets made, archived, stored with its rows, sent whole and lite; eight at a time.
-
-    A detector's file is removed when it has been acknowledged: 40,000 alerts are 6 GB.
-    """
-    per_ccd = round(alerts / CCDS)
-    first, timed = ccd(0, per_ccd), Timed()
-    ccds = [ccd(detector, per_ccd, first) for detector in range(CCDS)]
-    with EmbeddedKafka(folder / "broker.log") as kafka, EmbeddedPostgres(folder / "postgres") as postgres:
-        l1, archive = await L1Postgres.open(postgres.url), TimedArchive(folder / "alerts", timed)
-        whole, short = [await AlertStream.open(kafka.bootstrap, name, ManualClock()) for name in ("whole", "lite")]
-        emitter = AlertEmitter(l1=l1, archive=archive, sink=whole)
-        lite_emitter = LiteEmitter(l1=l1, archive=archive, sink=short)
-        some = asyncio.Semaphore(AT_ONCE)
-
-        async def one(each: Ccd) -> None:
-            async with some:
-                records = timed("encode", each.encoded)
-                ids, keys = each.stored.alert_ids, alert_keys(each.sources)
-                path = await asyncio.to_thread(archive.write, VISIT, each.stored.detector, records, ids, keys)
-                await l1.store(replace(each.stored, alert_path=path), [], 1.0)
-                await acknowledged(emitter, lite_emitter, each, archive.folder / path)
-
-        start, used, before = time.perf_counter(), time.process_time(), cpu_of(kafka)
-        async with asyncio.TaskGroup() as visit:
-            for each in ccds:
-                visit.create_task(one(each))
-        wall, used = time.perf_counter() - start, time.process_time() - used
-        parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in timed.spent.items())
-        print(f"{CCDS * per_ccd} alerts of {CCDS} detectors, DIASources to acknowledged: {wall:.2f} s wall,")
-        print(f"    {used:.2f} s CPU here ({parts}), {cpu_of(kafka) - before:.2f} s in the broker;")
-        print("    target for 10,000: 2 s on 2 cores")
-        await l1.close()
-
-
-async def acknowledged(emitter: AlertEmitter, lite_emitter: LiteEmitter, one: Ccd, file: Path) -> None:
-    """Raises Transient if a whole alert was not."""
-    ready = AlertsReady(
-        group="g1", instrument="LSSTCam", visit=VISIT, detector=one.stored.detector, readout_ended=0.0,
-        dia_sources=len(one.stored.sources), new_dia_objects=len(one.sources), alerts=len(one.sources), path="",
-        stages={},
-    )  # fmt: skip
-    (sent,) = await emitter.react(ready)
-    await lite_emitter.react(sent)
-    await asyncio.to_thread(file.unlink)
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process and its children, also of those that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(cpu_of(int(child)) for child in children)
 
 
 def main() -> None:
@@ -295,9 +209,6 @@ def main() -> None:
         folder.chmod(0o755)
         archiving(ccd(2, PER_CCD), folder)
         asyncio.run(compressing(many, folder))
-        for alerts in (10_000, 40_000) if "--many" in sys.argv else (10_000,):
-            (folder / str(alerts)).mkdir()
-            asyncio.run(end_to_end(alerts, folder / str(alerts)))
 
 
 if __name__ == "__main__":

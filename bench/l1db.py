@@ -1,13 +1,13 @@
 """The L1 database against `dax_apdb`, Rubin's own, on the same PostgreSQL with the same records.
 
-    uv run --group peers python -m bench.l1db [MONTHS]
+    uv run --group peers python -m bench.l1db [MONTHS] [--alone]
 
 One patch of sky, a CCD's, seen every three days for a year: 500 DIAObjects, of which each visit sees 53, and 2 new
 ones; forced photometry on all. For each month the medians over its ten visits, wall milliseconds: load, what a visit
 has to know, and store (sources, objects, forced sources, one transaction). Loaded are the objects of the field and a
 history of 12 months: by dax_apdb, as its users ask, of all in the field; by ours of the objects seen, which is what
 alerts carry, and in a second column of all as well. All are on one embedded PostgreSQL; dax_apdb keeps its table of
-last objects (`last_object_table`), which is its fastest.
+last objects (`last_object_table`), which is its fastest. `--alone`: without dax_apdb.
 """
 
 import asyncio
@@ -198,13 +198,13 @@ async def measure(databases: dict[str, Database], months: int) -> None:
                 took[name].append((load, store))
         medians = {name: np.median(np.array(times), axis=0) for name, times in took.items()}
         cells = "  ".join(f"{'':>8s} {m[0]:6.1f} {m[1]:6.1f} {m.sum():6.1f}" for m in medians.values())
-        totals = [float(m.sum()) for m in medians.values()]
-        ratios = " ".join(f"{totals[-1] / total:5.1f}" for total in totals[:-1])
+        peer = float(medians["dax_apdb"].sum()) if "dax_apdb" in medians else np.nan
+        ratios = " ".join(f"{peer / m.sum():5.1f}" for name, m in medians.items() if name != "dax_apdb")
         print(f"{month:5d}  {cells}  {ratios}", flush=True)
 
 
-async def compare(url: str, months: int) -> None:
-    """Three databases on one server."""
+async def compare(url: str, months: int, *, alone: bool) -> None:
+    """Three databases on one server; two, if ours are to be alone."""
     server = url.rsplit("/", 1)[0]
     connection = await asyncpg.connect(url)
     for name in ("whole", "apdb"):
@@ -212,17 +212,16 @@ async def compare(url: str, months: int) -> None:
     await connection.close()
     ours = [await L1Postgres.open(url), await L1Postgres.open(f"{server}/whole")]
     databases: dict[str, Database] = {"pachon": Ours(ours[0], whole=False), "of all": Ours(ours[1], whole=True)}
-    try:
+    if not alone:
         databases["dax_apdb"] = Apdb(f"{server}/apdb")
-    except ImportError as error:
-        print(f"not installed: dax_apdb ({error.name})")
     await measure(databases, months)
     for database in ours:
         await database.close()
 
 
 if __name__ == "__main__":
+    given = [word for word in sys.argv[1:] if word != "--alone"]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         with EmbeddedPostgres(Path(folder)) as server:
-            asyncio.run(compare(server.url, int(sys.argv[1]) if len(sys.argv) > 1 else 12))
+            asyncio.run(compare(server.url, int(given[0]) if given else 12, alone="--alone" in sys.argv))

@@ -30,7 +30,8 @@ def told(report: dict[str, Any]) -> list[tuple[str, object]]:
     states = [fault["state"] for fault in report["faults"]]
     return [
         ("faults injected / missed", f"{len(states) - states.count('missed')} / {states.count('missed')}"),
-        ("visits planned / done", f"{balance['visits_planned']} / {balance['visits']}"),
+        ("visits planned / done / not heard of", " / ".join(
+            str(count) for count in (balance["visits_planned"], balance["visits"], len(report["unheard"])))),
         ("raws taken / archived / caught up / missing", " / ".join(
             str(balance[name]) for name in ("raws_taken", "raws_archived", "raws_caught_up", "raws_missing"))),
         ("visit-detectors failed / redone", f"{sum(balance['failed'].values())} / {balance['redone']}"),
@@ -42,6 +43,7 @@ def told(report: dict[str, Any]) -> list[tuple[str, object]]:
         ("alerts matched to the truth, purity", f"{report['truth']['matched']}, {report['truth']['purity']}"),
         ("latency median / p98 / max, s", f"{latency['median_s']} / {latency['p98_s']} / {latency['max_s']}"),
         ("within 60 s", latency["within_60s"]),
+        ("still owed, by pool", report["owed"]),
         ("reconciles", balance["reconciles"]),
     ]  # fmt: skip
 

@@ -7,6 +7,8 @@ from pathlib import Path
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray otherwise nices every worker, the prompt ones too.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray otherwise takes for dead who does not answer for 7 minutes: batch work that stands still for prompt work.
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", str(24 * 3600 * 1000))
 # One thread a worker: the pool's size says how many cores are used.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")

@@ -29,6 +29,9 @@ def submit(
     priority: Annotated[str, typer.Option(help="offline, ocs, access, calibration or release.")] = "release",
     slots: Annotated[int, typer.Option(help="CPUs to use at most; 0: all.")] = 0,
     ray_address: Annotated[str, typer.Option(help="A Ray cluster that runs; default: one of its own.")] = "",
+    night: Annotated[
+        Path | None, typer.Option(help="Folder of a night that is played: beside its prompt work, on its Ray.")
+    ] = None,
     runs: Runs = Path("batch"),
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until it has ended; exit code 1 if anything failed.")
@@ -46,7 +49,7 @@ def submit(
             butler=butler.resolve(), pipeline=pipeline, inputs=tuple(inputs.split(",")), output=output, where=where,
             settings=tuple(settings or ()), needs=_read(needs) if needs else {}, priority=Priority[priority.upper()],
             python_path=tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))),
-            ray_address=ray_address, slots=slots,
+            ray_address=ray_address, night=night and night.resolve(), slots=slots,
         )  # fmt: skip
         console = _console()
         run = commands.submit(runs.resolve(), request, console)

@@ -58,7 +58,7 @@ class Route:
     aside: bool = False
     """Nothing waits for what it does, not even the end of the night."""
     resumes: bool = False
-    """What it gave up is owed again when the bus is started again."""
+    """What it gave up is owed again when the bus is started again; not what it refused as bad data."""
     yields_to: str = ""
     """A pool without whose work it begins nothing: it waits until that owes none."""
     max_bytes: float = math.inf
@@ -117,17 +117,18 @@ class Bus:
 
     async def drained(self) -> None:
         """Return when nothing is owed, but by pools aside."""
-        await self._none_of([pool for pool, route in self._routes.items() if not route.aside])
+        await self.none_of([pool for pool, route in self._routes.items() if not route.aside])
 
     async def idle(self) -> None:
         """Return when nothing at all is owed."""
-        await self._none_of(list(self._routes))
+        await self.none_of(list(self._routes))
 
     def owed(self) -> Counter[str]:
         """Deliveries that have not ended, by pool: those queued and those in a host's hands."""
         return Counter({pool: len(each.keys) for pool, each in self._open.items() if each.keys})
 
-    async def _none_of(self, pools: Sequence[str]) -> None:
+    async def none_of(self, pools: Sequence[str]) -> None:
+        """Return when some pools owe nothing."""
         while owing := [self._open[pool] for pool in pools if self._open[pool].keys]:
             await owing[0].none.wait()
 
@@ -167,7 +168,7 @@ class Bus:
         while True:
             delivery = await queue.get()
             if before := self._routes[pool].yields_to:
-                await self._none_of([before])
+                await self.none_of([before])
             await self._deliver(pool, lane, delivery)
             self._open[pool].end(delivery)
 
@@ -185,11 +186,12 @@ class Bus:
                 return self._hand_out(new)
             if outcome is not None and outcome.verdict == "broken":
                 raise Broken(f"{pool}: {error}")
-            final = outcome is not None and outcome.verdict in {"bad data", "bug"}
+            refused = outcome is not None and outcome.verdict == "bad data"
+            final = refused or (outcome is not None and outcome.verdict == "bug")
             silent += outcome is None
             counted = silent if self._routes[pool].patient else delivery.attempts + 1
             if final or counted >= MAX_ATTEMPTS:
-                return await self._give_up(delivery, error)
+                return await self._give_up(delivery, error, refused=refused)
             delivery = await self._journal.retry(delivery, error, self._clock.now())
             if outcome is not None:
                 self._log.warning("tried again", error=error, attempts=delivery.attempts, **_about(delivery))
@@ -217,10 +219,11 @@ class Bus:
             await self._hosts.replace(pool, lane)
         return outcome, outcome.error
 
-    async def _give_up(self, delivery: Delivery, error: str) -> None:
+    async def _give_up(self, delivery: Delivery, error: str, *, refused: bool) -> None:
         facts = _obituary(delivery, error)
         self._log.error("given up", error=error, attempts=delivery.attempts + 1, **_about(delivery))
-        new = await self._journal.give_up(delivery, error, facts, self._owed(facts), self._clock.now())
+        owed, now = self._owed(facts), self._clock.now()
+        new = await self._journal.give_up(delivery, error, facts, owed, now, refused=refused)
         self._hand_out(new)
 
 

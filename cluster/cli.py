@@ -184,13 +184,29 @@ def status(
     output: Annotated[Path, typer.Option(help="The night's folder.")],
     postgres: Annotated[str, typer.Option(help="Its database; default: the folder's own.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    every_night: Annotated[bool, typer.Option("--all", help="Of every night that its journal holds.")] = False,
 ) -> None:
     """Show what runs, waits, is late and failed in a night, while it runs or later."""
 
     def play() -> int:
         from cluster.status import run  # noqa: PLC0415 - so that --help answers at once
 
-        return run(output, postgres, Console(highlight=False), as_json=as_json)
+        return run(output, postgres, Console(highlight=False), as_json=as_json, every_night=every_night)
+
+    exit_with(play)
+
+
+@app.command()
+def retry_alerts(
+    output: Annotated[Path, typer.Option(help="The night's folder.")],
+    postgres: Annotated[str, typer.Option(help="Its database; default: the folder's own.")] = "",
+) -> None:
+    """Owe brokers again the alerts that could not be sent: `pachon night` sends them when it is next started."""
+
+    def play() -> int:
+        from cluster.retry_alerts import run  # noqa: PLC0415 - so that --help answers at once
+
+        return run(output, postgres, Console(soft_wrap=True, highlight=False, markup=False))
 
     exit_with(play)
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from access.report.collect import Collected
 from cluster import logs, proc
+from cluster.heartbeat import Heartbeat
 from cluster.live import play, ray_cluster
 from cluster.run import told
 from cluster.supervisor import AGAIN, Errand
@@ -23,10 +24,10 @@ TICK_S = 0.5
 _RAY = ("raylet", "gcs_server")
 
 
-def drive(errand: Path, console: Console) -> int:
+def drive(errand: Path, pulse: int, console: Console) -> int:
     """Play the night that a file tells of; the exit code: `AGAIN` if a server does not answer.
 
-    Raises PachonError for what cannot be played.
+    `pulse`: the file descriptor of a pipe that takes signs of life. Raises PachonError for what cannot be played.
     """
     try:
         given = Errand.model_validate_json(errand.read_bytes())
@@ -37,7 +38,8 @@ def drive(errand: Path, console: Console) -> int:
     night: Collected | None = None
     try:
         with ray_cluster(given.options), _no_longer_than(_RAY):
-            night = asyncio.run(play(given.options, plan, given.settings, console, _observatory()))
+            playing = play(given.options, plan, given.settings, console, _observatory(), Heartbeat(pulse))
+            night = asyncio.run(playing)
     except* (Transient, RayError, TimeoutError) as errors:
         structlog.get_logger().error("the night cannot go on", error=str(errors.exceptions[0]))
     return AGAIN if night is None else told(night, given.settings.output, console)

@@ -1,5 +1,6 @@
 """What the report says of a night in which things went wrong on purpose."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +11,20 @@ from access.report.model import FaultRow
 from access.report.witnessed import SEEN_DTYPE, witnessed
 from backbone.l1 import L1Database
 from cluster import witness
-from cluster.fault_injection import read
+from cluster.fault_injection import Injected, read
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
 from schemas.clock import NightClock
 from schemas.events import AlertsReady
 from schemas.tables import Table
-from simulators.faults import Camera, Fault, Observatory, ProcessFault, read_planned
+from simulators.camera.faults import SWARMS, Fault, of_night
+from simulators.faults import Camera, Observatory, Planned, ProcessFault, load, read_planned
+from simulators.ocs.schedule import PlannedVisit
 
 
 async def with_faults(night: Collected, settings: Settings, l1: L1Database) -> Collected:
     """The same with the faults, and with what the witness saw if there was one."""
-    report = night.report.model_copy(update={"faults": _rows(settings)})
+    report = night.report.model_copy(update={"faults": fault_rows(settings)})
     if settings.witness_file.exists():
         clock = StoredClock(settings.clock_file)
         visits = sorted({e.event.visit for e in night.journal if isinstance(e.event, AlertsReady)})
@@ -30,25 +33,33 @@ async def with_faults(night: Collected, settings: Settings, l1: L1Database) -> C
     return replace(night, report=report)
 
 
-def _rows(settings: Settings) -> list[FaultRow]:
-    """Of processes what was done, of simulators what they were told."""
-    done = [
-        FaultRow(name=each.name, what=each.what, state=each.state, at=each.at, reason=each.reason)
-        for each in read(settings.injected_file)
-    ]
-    told = [
-        FaultRow(name=each.name, what=_told(each.fault), state="told")
-        for each in read_planned(settings.fault_file)
-        if not isinstance(each.fault, ProcessFault)
-    ]
-    return [*told, *done]
+def untrue(plan: Sequence[PlannedVisit], settings: Settings) -> frozenset[tuple[int, int]]:
+    """The visit-detectors in which the camera was to make sources appear that the truth has not."""
+    played = of_night(load(settings.fault_file), plan, settings.detectors)
+    return frozenset((f.exposure or 0, f.detector) for f in played if isinstance(f, Fault) and f.fault in SWARMS)
 
 
-def _told(fault: Fault) -> str:
-    """What a simulator was told to play, in a few words."""
-    if isinstance(fault, Observatory | Camera):
-        return f"{fault.do} {fault.what}, visit {fault.visit}"
-    return fault.do
+def fault_rows(settings: Settings) -> list[FaultRow]:
+    """A row a fault, in the order of their visits: of processes what was done, of simulators what they were told."""
+    injected = read(settings.injected_file)
+    faults = enumerate(read_planned(settings.fault_file))
+    rows = [_row(each, [one for one in injected if one.number == number]) for number, each in faults]
+    return sorted(rows, key=lambda row: row.visit or 0)
+
+
+def _row(planned: Planned, injected: Sequence[Injected]) -> FaultRow:
+    fault = planned.fault
+    if not isinstance(fault, ProcessFault):
+        told = f"{fault.do} {fault.what}" if isinstance(fault, Observatory | Camera) else fault.do
+        return FaultRow(name=planned.name, what=told, state="told", visit=getattr(fault, "visit", None))
+    what = f"{fault.do} {fault.process}"
+    if not injected:
+        return FaultRow(name=planned.name, what=what, state="missed", visit=fault.at.visit, reason="nobody tried")
+    first, last = injected[0], injected[-1]
+    return FaultRow(
+        name=planned.name, what=what, state=last.state, visit=fault.at.visit, at=first.at,
+        until=last.at if last.state == "ended" else None, reason=last.reason,
+    )  # fmt: skip
 
 
 def _seen(file: Path, line: NightClock) -> Table:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -16,18 +17,21 @@ from backbone.l1 import L1Database
 from backbone.l1_postgres import L1Postgres
 from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
-from cluster import prepare
-from cluster.fault_report import with_faults
+from cluster import prepare, ray_state
+from cluster.batch.joining import joinable
+from cluster.batch.prompt_first import PromptFirst
+from cluster.fault_report import untrue, with_faults
 from cluster.faults import injected
+from cluster.heartbeat import Heartbeat
 from cluster.inline import InlineHosts
-from cluster.night import DUSK_S, SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
+from cluster.night import SplitHosts, Stage, end_night, feed, night_facts, staged, until_over
 from cluster.options import NightOptions
 from cluster.patient_journal import PATIENCE_S, PatientJournal
 from cluster.pixels import MemoryPixels
 from cluster.ray_hosts import NAMESPACE, RayHosts
 from cluster.settings import Settings
 from cluster.site import ServerSite
-from cluster.stored_clock import StoredClock
+from cluster.stored_clock import DUSK_S, StoredClock
 from schemas.clock import NightClock, day_obs_of
 from schemas.errors import BadData, Transient
 from schemas.events import AlertsReady, Event, NextVisit, NightBegan
@@ -105,14 +109,25 @@ async def live_stage(
     here = await InlineHosts.build(ServerSite(settings, MemoryPixels(), journal), all_pools=False)
     hosts = SplitHosts(here, there)
     told = PatientJournal(journal)
-    async with staged(settings, hosts, here.keeper, told, clock, [v.group for v in plan], console) as stage:
+    async with (
+        asyncio.TaskGroup() as group,
+        staged(settings, hosts, here.keeper, told, clock, [v.group for v in plan], console) as stage,
+    ):
         stage.metrics.processes.pids.update({f"{pool}-{number}": pid for (pool, number), pid in pids.items()})
-        yield stage
+        first = PromptFirst(stage.bus)
+        stage.bus.listen(first.hear)
+        keeping = [group.create_task(there.keep_shelf()), group.create_task(first.keep())]
+        if options.ray_address:
+            keeping.append(group.create_task(ray_state.watch(settings.ray_file, options.workers)))
+        with joinable(settings.join_file):
+            yield stage
+        for each in keeping:
+            each.cancel()
 
 
 async def play(
     options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console,
-    observatory_runs: Callable[[], bool],
+    observatory_runs: Callable[[], bool], heartbeat: Heartbeat,
 ) -> Collected:  # fmt: skip
     """Play a plan from its first event to its last alert, and collect the report. Servers and Ray run already."""
     stop = asyncio.Event()
@@ -120,21 +135,34 @@ async def play(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     console.print(f"Kafka {settings.kafka}, schema registry {settings.registry}, alerts on {settings.alert_topic}")
     async with opened(settings) as (journal, l1):
-        await refuse_played(journal, plan, settings)
-        there = RayHosts(settings)  # their processes start, and rehearse, while the products are made
-        made, wanted = await make_products(options, plan, settings, there)
-        console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
-        await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
-        async with live_stage(options, plan, settings, there, journal, console) as stage:
-            await stage.bus.publish(await _unsent(journal, l1))
-            port = stage.metrics.serve(options.metrics_port)
-            console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
-            async with injected(plan, settings, there, stage, journal):
-                await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
-        facts = night_facts(options, plan, settings)
+        async with heartbeat.kept():
+            await _play(options, plan, settings, console, observatory_runs, stop, journal, l1)
+        known = night_facts(options, plan, settings)
+        facts = replace(known, untrue=untrue(plan, settings), stopped=stop.is_set())
         collected = await collect(facts, journal, l1, StoredClock(settings.clock_file))
-        await _linger(options, stop, console)
+        async with heartbeat.kept():
+            await _linger(options, stop, console)
         return await with_faults(collected, settings, l1)
+
+
+async def _play(
+    options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console,
+    observatory_runs: Callable[[], bool], stop: asyncio.Event, journal: PostgresJournal, l1: L1Postgres,
+) -> None:  # fmt: skip
+    """All of it but the report."""
+    await refuse_played(journal, plan, settings)
+    if options.ray_address:
+        await ray_state.await_cpus(options.workers)
+    there = RayHosts(settings)  # their processes start, and rehearse, while the products are made
+    made, wanted = await make_products(options, plan, settings, there)
+    console.print(f"{wanted} calibrations, templates and catalogues in the Butler, {made} of them made now")
+    await l1.load_orbits(await asyncio.to_thread(prepare.known_orbits, options.seed, plan))
+    async with live_stage(options, plan, settings, there, journal, console) as stage:
+        await stage.bus.publish(await _unsent(journal, l1))
+        port = stage.metrics.serve(options.metrics_port)
+        console.print(f"metrics at http://127.0.0.1:{port}/metrics, log in {settings.log}")
+        async with injected(plan, settings, there, stage, journal):
+            await _observe(options, plan, settings, stage, journal, observatory_runs, stop)
 
 
 async def refuse_played(journal: Journal, plan: Sequence[PlannedVisit], settings: Settings) -> None:
@@ -183,7 +211,7 @@ async def _observe(
         SalReader(settings.kafka, client, positions, since=since, deadline_s=PATIENCE_S) as reader,
     ):
         feeding = asyncio.create_task(feed(reader, stage.bus, PatientJournal(journal), stage.progress.heard))
-        await until_over(stage, observatory_runs, stop, feeding)
+        await until_over(stage, observatory_runs, reader.at_end, stop, feeding)
         feeding.cancel()
         await asyncio.wait([feeding])
         await end_night(stage, day_obs, clock)

@@ -12,11 +12,17 @@ _FIRST = ("utc", "level", "process", "event")
 _AS_GOOD_AS_SAID = {"pid", "part", "group", "visit", "exception"}
 
 
-def lines_of(path: Path) -> Iterator[Line]:
-    """Each line of a log; none if there is no log. A line that is being written is passed over."""
+TAIL_BYTES = 16 * 2**20
+"""What is read of a log to say how things stand: some hours of a bad night."""
+
+
+def lines_of(path: Path, last_bytes: int | None = None) -> Iterator[Line]:
+    """Each line of a log, or of the end of it; none if there is no log. Half a line is passed over."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
+        if last_bytes is not None:
+            file.seek(max(0, path.stat().st_size - last_bytes))
         for text in file:
             try:
                 line = json.loads(text)
@@ -32,9 +38,9 @@ def about(path: Path, group: str, visit: int | None) -> list[Line]:
 
 
 def last_wrong(path: Path, most: int) -> list[Line]:
-    """The last warnings and errors; of those alike the last, and how many `times` it was said."""
+    """The last warnings and errors of the log's end; of those alike the last, and how many `times` it was said."""
     found: dict[tuple[object, object], Line] = {}
-    for line in lines_of(path):
+    for line in lines_of(path, TAIL_BYTES):
         if line.get("level") in _WRONG:
             alike = (line.get("event"), line.get("error"))
             times = found.pop(alike, {}).get("times", 0) + 1

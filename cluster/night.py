@@ -1,7 +1,7 @@
 """A night from dusk to dawn: starts what it needs, plays the schedule, shuts down in order, reports."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,21 +22,21 @@ from cluster.inline import InlineHosts
 from cluster.metrics import Metrics
 from cluster.options import NightOptions
 from cluster.settings import Settings
+from cluster.stored_clock import DUSK_S
 from cluster.topology import POOLS
 from schemas.clock import Clock
 from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, ReadoutEnded, VisitDone, VisitRefused
 from simulators.ocs.schedule import PlannedVisit
 from simulators.ocs.timeline import ANNOUNCED_S
 
-DUSK_S = 5.0
-"""Wall seconds from the start of the simulators to the first announcement."""
 TICK_S = 0.5
 _HOW_SAID = {"announced", "reason"}
 """Of a fact: what may differ when it is told again."""
 DRAIN_DEADLINE_S = 10.0 + max(pool.deadline_s for pool in POOLS.values())
 """How long what is under way may stay silent when the night ends: the longest deadline of a pool, and a little."""
-PATIENT_S = 10.0
-"""And how long notices and lite alerts; what is left of them is owed to brokers until the night is started again."""
+PATIENT_S = 60.0
+"""And how long notices and lite alerts: as long as a host that died may take to be there again. What is left of them is
+owed to brokers until the night is started again."""
 QUIET_S = 5.0
 """After the OCS has ended, this long without a new fact means that nothing more comes."""
 
@@ -44,7 +44,8 @@ QUIET_S = 5.0
 def night_facts(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings) -> NightFacts:
     """What the command knows of its night."""
     began = plan[0].start_tai - ANNOUNCED_S - options.speed * DUSK_S
-    return NightFacts(str(plan[0].day_obs), began, options.seed, options.speed, len(plan), settings.truth)
+    groups = [visit.group for visit in plan]
+    return NightFacts(str(plan[0].day_obs), began, options.seed, options.speed, groups, settings.truth)
 
 
 class Progress:
@@ -190,17 +191,20 @@ async def _unless_contradicted(message: Received, event: Event, journal: Journal
 
 
 async def until_over(
-    stage: Stage, observatory_runs: Callable[[], bool], stop: asyncio.Event, feeding: asyncio.Task[None]
-) -> None:
-    """Return when every visit has ended, or the OCS has and nothing more comes, or the night was stopped.
+    stage: Stage, observatory_runs: Callable[[], bool], all_read: Callable[[], Awaitable[bool]], stop: asyncio.Event,
+    feeding: asyncio.Task[None],
+) -> None:  # fmt: skip
+    """Return when the OCS has ended, and so has every visit, or nothing more comes; or when the night was stopped.
 
-    Raises what ended the feed, if it ended.
+    `all_read`: whether all that the OCS said was heard; it may lie in a broker that is away, or still be said to one: a
+    visit that was given up meanwhile is taken all the same. Raises what ended the feed, if it ended.
     """
-    while not stage.progress.complete and not stop.is_set():
+    progress = stage.progress
+    while not stop.is_set():
         if feeding.done():
             await feeding
-        ended = not observatory_runs() and stage.progress.quiet_for() > QUIET_S and not stage.progress.open_visits
-        if ended:
+        done = progress.complete or (progress.quiet_for() > QUIET_S and not progress.open_visits)
+        if done and not observatory_runs() and await all_read():
             break
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), TICK_S)

@@ -40,10 +40,12 @@ class PatientJournal:
         return await self._written(lambda: self._journal.complete(delivery, facts, owed, at), facts)
 
     async def give_up(
-        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float
+        self, delivery: Delivery, error: str, facts: Sequence[Event], owed: Owed, at: float, *, refused: bool = False
     ) -> list[Event]:
         """See `Journal`."""
-        return await self._written(lambda: self._journal.give_up(delivery, error, facts, owed, at), facts)
+        return await self._written(
+            lambda: self._journal.give_up(delivery, error, facts, owed, at, refused=refused), facts
+        )
 
     async def retry(self, delivery: Delivery, error: str, at: float) -> Delivery:
         """See `Journal`."""

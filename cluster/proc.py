@@ -45,6 +45,15 @@ def descendants(pid: int) -> list[Process]:
     return every
 
 
+def environment(pid: int) -> dict[str, str]:
+    """What a process found when it began to run its program; nothing of one that is gone, or another user's."""
+    try:
+        text = (_ROOT / str(pid) / "environ").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (entry.partition("=") for entry in text.split("\0") if entry)}
+
+
 def resident_mb(pid: int) -> float:
     """Memory of a process that is its own, MB: shared pages, such as Ray's object store, do not count."""
     resident, shared = (_ROOT / str(pid) / "statm").read_text(encoding="ascii").split()[1:3]

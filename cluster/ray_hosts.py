@@ -11,7 +11,7 @@ import structlog
 from actors.ccd_worker import CcdWorker
 from cluster import logs
 from cluster.host import Host, Outcome, unbuilt
-from cluster.pixels import SHELF, RayPixels, Shelf
+from cluster.pixels import KEPT_PRODUCT_BYTES, SHELF, RayPixels, Shelf, keep_answering
 from cluster.rehearsal import rehearse_alerts
 from cluster.settings import Settings
 from cluster.site import ServerSite
@@ -92,7 +92,7 @@ class RayHosts:
         self._rehearsing: asyncio.Task[None] | None = None
         self._building: asyncio.Task[dict[tuple[str, int], int]] | None = None
         shelf = ray.remote(Shelf).options(name=SHELF, num_cpus=0, max_restarts=-1, max_concurrency=100)
-        self._shelf: Any = shelf.remote()
+        self._shelf: Any = shelf.remote(KEPT_PRODUCT_BYTES * len(settings.detectors))
         self._slots = {
             (pool.name, slot): self._start(pool, slot)
             for pool in POOLS.values() if pool.own_process
@@ -121,9 +121,12 @@ class RayHosts:
 
     async def _build(self) -> dict[tuple[str, int], int]:
         keys = [key for key in self._slots if not POOLS[key[0]].nice]
-        calls = [self._slots[key].ready.remote() for key in keys]
-        pids = await asyncio.wait_for(asyncio.gather(*calls), START_DEADLINE_S)
-        return dict(zip(keys, pids, strict=True))
+        calls = [asyncio.ensure_future(self._slots[key].ready.remote()) for key in keys]
+        _, late = await asyncio.wait(calls, timeout=START_DEADLINE_S)
+        if late:
+            names = ", ".join(f"{pool}-{slot}" for (pool, slot), call in zip(keys, calls, strict=True) if call in late)
+            raise Transient(f"{len(late)} of {len(keys)} hosts are not there after {START_DEADLINE_S:g} s: {names}")
+        return {key: call.result() for key, call in zip(keys, calls, strict=True)}
 
     def rehearse_on(self, raws: Sequence[Raw]) -> None:
         """Have the hosts rehearse a visit in the background: its first raws come most of a minute after its call.
@@ -166,6 +169,10 @@ class RayHosts:
     async def shelf_pid(self) -> int:
         """The process id of the pixel store. Raises Transient if it does not say."""
         return await _told(self._shelf.pid.remote())
+
+    async def keep_shelf(self) -> None:
+        """See for ever that the pixel store answers."""
+        await keep_answering(self._shelf)
 
     async def replace(self, pool: str, lane: int) -> None:
         """Kill a host that hangs; Ray starts it anew."""

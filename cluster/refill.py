@@ -1,17 +1,15 @@
-"""Puts back what a broker that keeps all in memory lost when it died: its topics, and the night's alerts."""
+"""Puts back what a broker that keeps all in memory lost when it died: its topics, and what they held of the night."""
 
 import asyncio
-import sys
 import time
 from contextlib import ExitStack
 
 import structlog
 
-from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import create_topic, topics_of
 from cluster.child_process import ChildProcess
+from cluster.put_back import FAILED, command
 from cluster.settings import Settings
-from payloads.alert_production.alert_schema import alert_schema
 from schemas.errors import PachonError
 
 RETRY_S = 5.0
@@ -26,7 +24,7 @@ class Topics:
 
     def note(self) -> None:
         """Remember those that are there. Raises Transient if the broker does not answer."""
-        self._known |= topics_of(self._bootstrap)
+        self._known = self._known | topics_of(self._bootstrap)  # anew: this thread is not the one that restores
 
     def restore(self) -> None:
         """Make those that were. Raises Transient if the broker does not answer."""
@@ -42,40 +40,42 @@ class Refill:
         self.topics = Topics(settings.kafka)
         self.due = False
         self._settings, self._day_obs, self._stack = settings, day_obs, stack
-        self._replay: ChildProcess | None = None
+        self._telling: ChildProcess | None = None
         self._not_before = 0.0
 
     def begin(self) -> None:
         """The broker has died: whatever is put back already is gone, too."""
-        self.due, self._replay = True, None
+        self.due, self._telling = True, None
 
     async def step(self) -> None:
-        """Do what can be done now; what fails is tried again, after a while."""
+        """Do what can be done now; what fails is tried again, after a while, unless it would for ever."""
         if not self.due or time.monotonic() < self._not_before:
             return
-        if self._replay is None:
+        if self._telling is None:
             await self._start()
-        elif (code := self._replay.returncode) is not None:
-            self.due, self._replay = code != 0, None
-            structlog.get_logger().info("alerts sent again", exit_code=code)
-            self._not_before = time.monotonic() + RETRY_S
+        elif (code := self._telling.returncode) is not None:
+            self._ended(self._telling, code)
 
     async def _start(self) -> None:
-        """The topics, and then, in a process of its own, the alerts, which were acknowledged before."""
+        """The topics, and then, in a process of its own, what they held."""
+        self._not_before = time.monotonic() + RETRY_S
         try:
             await asyncio.to_thread(self.topics.restore)
-            archive = AlertArchive(self._settings.alerts, alert_schema())
-            self.due = bool(await asyncio.to_thread(archive.files_of_night, self._day_obs))
         except PachonError as error:
             structlog.get_logger().warning("the broker cannot yet be filled again", error=str(error))
-            self._not_before = time.monotonic() + RETRY_S
             return
+        self._not_before = 0.0
+        self.due = self._settings.clock_file.exists()  # else the night has not begun
         if self.due:
-            self._replay = ChildProcess("replay of alerts", self._command(), self._settings.output / "replay.log")
-            self._stack.enter_context(self._replay)
+            telling = command(self._settings, self._day_obs)
+            self._telling = ChildProcess("refill of the broker", telling, self._settings.output / "refill.log")
+            self._stack.enter_context(self._telling)
 
-    def _command(self) -> list[str]:
-        settings = self._settings
-        given = ("--output", str(settings.output), "--night", str(self._day_obs), "--kafka", settings.kafka)
-        where = ("--topic", settings.alert_topic, "--postgres", settings.postgres)
-        return [sys.executable, "-m", "cluster.cli", "replay-alerts", *given, *where]
+    def _ended(self, telling: ChildProcess, code: int) -> None:
+        self.due, self._telling = code not in {0, FAILED}, None
+        self._not_before = time.monotonic() + RETRY_S
+        log = structlog.get_logger().bind(exit_code=code)
+        if code == 0:
+            log.info("notices and alerts sent again")
+        else:
+            log.error("the broker is not as it was", again=self.due, error=telling.log_tail(1))

@@ -58,6 +58,16 @@ class Settings(BaseSettings):
         return self.output / "processes.json"
 
     @property
+    def join_file(self) -> Path:
+        """Where the night's Ray is, while it may be joined by batch runs."""
+        return self.output / "join.json"
+
+    @property
+    def ray_file(self) -> Path:
+        """What the driver sees of the Ray cluster."""
+        return self.output / "ray.json"
+
+    @property
     def fault_file(self) -> Path:
         """What is to go wrong in the night; mostly nothing."""
         return self.output / "faults.json"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,12 +18,13 @@ from cluster import log_lines
 from cluster.display import STATES, Board
 from cluster.later import database_of, settings_of
 from cluster.log_lines import Line
+from cluster.ray_state import RayState, read_state
 from cluster.services import served
 from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
 from cluster.told_tables import add, log_table, plain_table, say, seconds
 from schemas.clock import TAI_MINUS_UTC
-from schemas.events import RawArchived, RawNotArchived, ReadoutEnded
+from schemas.events import Event, RawArchived, RawNotArchived, ReadoutEnded
 from schemas.identity import DatasetId
 
 _ERRORS = 8
@@ -52,17 +54,22 @@ class Status:
     ages: dict[str, float]
     given_up: dict[str, int]
     owed: dict[str, int]
+    alerts_refused: dict[str, str]
     inputs_refused: int
     raws_missing: list[str]
     errors: list[Line]
+    ray: RayState | None
 
 
-def run(output: Path, postgres: str, console: Console, *, as_json: bool) -> int:
-    """Tell it; 0. Raises BadData for a folder of no night, Transient if its database does not answer."""
+def run(output: Path, postgres: str, console: Console, *, as_json: bool, every_night: bool) -> int:
+    """Tell it; 0. `every_night`: of all that the journal holds.
+
+    Raises BadData for a folder of no night, Transient if its database does not answer.
+    """
     settings = settings_of(output)
     runs = bool(postgres or served(settings.output / "postgres"))
     with database_of(settings, postgres) as dsn:
-        status = asyncio.run(status_of(settings, dsn, runs=runs))
+        status = asyncio.run(status_of(settings, dsn, runs=runs, every_night=every_night))
     if as_json:
         console.print(json.dumps(asdict(status)), markup=False, highlight=False, soft_wrap=True)
     else:
@@ -70,12 +77,13 @@ def run(output: Path, postgres: str, console: Console, *, as_json: bool) -> int:
     return 0
 
 
-async def status_of(settings: Settings, dsn: str, *, runs: bool) -> Status:
-    """Read it from the journal and the log."""
+async def status_of(settings: Settings, dsn: str, *, runs: bool, every_night: bool = False) -> Status:
+    """Read it from the journal and the log. What is owed is of all nights in any case."""
     clock = StoredClock(settings.clock_file)
+    since = -math.inf if every_night else clock.began
     async with JournalView.opened(dsn) as view:
-        now, debts, counts = clock.now(), await view.debts(), await view.counts()
-        groups = await view.open_groups()
+        now, debts, counts = clock.now(), await view.debts(), await view.counts(since)
+        groups = await view.open_groups(since)
         return Status(
             night=str(settings.output),
             database_runs=runs,
@@ -84,11 +92,13 @@ async def status_of(settings: Settings, dsn: str, *, runs: bool) -> Status:
             open_visits=[_open(group, await view.entries(group=group), clock) for group in groups],
             debts=debts,
             ages={debt.pool: clock.wall_seconds(now - debt.since) for debt in debts},
-            given_up=await view.given_up(),
+            given_up=await view.given_up(since),
             owed=await _owed(view, debts),
+            alerts_refused={place_of(event): why for event, why in await view.refused("alert_emitter", since)},
             inputs_refused=counts.get("InputRefused", 0),
-            raws_missing=await _missing(view),
+            raws_missing=await _missing(view, since),
             errors=log_lines.last_wrong(settings.log, _ERRORS),
+            ray=read_state(settings.ray_file),
         )
 
 
@@ -122,12 +132,17 @@ async def _owed(view: JournalView, debts: list[Debt]) -> dict[str, int]:
     }
 
 
-async def _missing(view: JournalView) -> list[str]:
+def place_of(event: Event) -> str:
+    """Of which visit-detector an event is, for messages."""
+    return f"visit {getattr(event, 'visit', None)} detector {getattr(event, 'detector', None)}"
+
+
+async def _missing(view: JournalView, since: float) -> list[str]:
     """Raws that could not be archived, and were not since."""
-    told = [entry.event for entry in await view.entries("RawNotArchived")]
+    told = [entry.event for entry in await view.entries("RawNotArchived", since=since)]
     ids = {_archived(event.raw): str(event.raw) for event in told if isinstance(event, RawNotArchived)}
-    since = await view.has(list(ids))
-    return [raw for event_id, raw in ids.items() if event_id not in since]
+    archived = await view.has(list(ids))
+    return [raw for event_id, raw in ids.items() if event_id not in archived]
 
 
 def _archived(raw: DatasetId) -> str:
@@ -148,7 +163,11 @@ def show(status: Status, console: Console) -> None:
         console.print(_debt_table(status))
     say(console, f"owed: {_counted(status.owed)}")
     say(console, f"given up: {_counted(status.given_up)}; inputs refused: {status.inputs_refused}")
+    for place, why in status.alerts_refused.items():
+        say(console, f"alerts not sent, nor tried again unless `pachon retry-alerts` says so: {place}: {why}")
     say(console, f"raws missing: {', '.join(status.raws_missing) or 'none'}")
+    if status.ray is not None:
+        say(console, f"Ray: {status.ray}")
     if status.errors:
         console.print(log_table("last warnings and errors", status.errors))
 

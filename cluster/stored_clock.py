@@ -8,6 +8,9 @@ from pathlib import Path
 from schemas.clock import NightClock
 from schemas.errors import Broken
 
+DUSK_S = 5.0
+"""Wall seconds from the start of the simulators to the first announcement."""
+
 
 class StoredClock:
     """Shows the time of the night that runs in a folder; runs from `begin` on."""
@@ -42,6 +45,11 @@ class StoredClock:
     def wall_start(self) -> float:
         """POSIX seconds at which the night's time began."""
         return self.line.wall_start
+
+    @property
+    def began(self) -> float:
+        """TAI seconds before which nothing of this night was told."""
+        return self.line.night_start - self.line.speed * DUSK_S
 
     def wall_seconds(self, seconds: float) -> float:
         """How many seconds of the wall's time pass while `seconds` of the night's do."""

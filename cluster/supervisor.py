@@ -1,7 +1,7 @@
 """Plays a night in a process of its own, the driver, and starts again what dies: it, the night's servers, the DAQ.
 
 The driver holds the bus and Ray. Its state is in PostgreSQL and on the disk, so that starting and recovering are one
-path: a new driver goes on where the last one stood.
+path: a new driver goes on where the last one stood. One that hangs is killed.
 """
 
 import asyncio
@@ -20,7 +20,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from cluster import proc
 from cluster.child_process import dying_with
+from cluster.heartbeat import Pulse
 from cluster.options import NightOptions
 from cluster.outside import Servers, Simulators, registry, servers, simulators, witness
 from cluster.refill import Refill
@@ -36,7 +38,7 @@ AGAIN = os.EX_TEMPFAIL
 TICK_S = 0.2
 SOON_S = 60.0
 MAX_DEATHS = 10
-"""As many deaths of the driver, each within `SOON_S` of its start: it will not live."""
+"""As many deaths of the driver, each within `SOON_S` of its start or because it hung: it will not live."""
 MAX_PAUSE_S = 30.0
 
 REFILL_S = 120.0
@@ -76,15 +78,21 @@ async def _supervise(options: NightOptions, day_obs: int, settings: Settings, gi
 
 
 class Driver:
-    """The driver's process, with this one's terminal. Its standard input ends when the observatory is silent."""
+    """The driver's process, with this one's terminal. Its standard input ends when the observatory is silent.
 
-    def __init__(self, errand: Path) -> None:
-        command = [sys.executable, "-m", "cluster.cli", "drive", str(errand)]
+    `command` is given a further argument: the file descriptor at which the driver's beats are heard.
+    """
+
+    def __init__(self, command: Sequence[str], pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.hung = False
         self._process = subprocess.Popen(
-            command,
+            [*command, str(pulse.pipe)],
             stdin=subprocess.PIPE,
+            pass_fds=(pulse.pipe,),
             preexec_fn=dying_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509 - see there
         )
+        pulse.given()
         self._began = time.monotonic()
 
     @property
@@ -111,6 +119,15 @@ class Driver:
         """Ask it to end the night, or make it."""
         self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
+    def kill_hung(self) -> None:
+        """End one that gives no sign of life, with all that it began: that may stand still, too."""
+        self.hung = True
+        began = proc.descendants(self.pid)
+        self.stop(kill=True)
+        for each in began:
+            with suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
+
 
 @dataclass
 class Supervisor:
@@ -128,6 +145,7 @@ class Supervisor:
     early_deaths: int = 0
     refill: Refill = field(init=False)
     _topics_due: float = 0.0
+    _asking: asyncio.Task[bool] | None = None
     _pids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,11 +154,13 @@ class Supervisor:
 
     async def run(self) -> int:
         """Until a driver ends by itself, or the night is stopped; its exit code."""
+        command = [sys.executable, "-m", "cluster.cli", "drive", str(self.errand)]
         while True:
-            driver = Driver(self.errand)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, self._stop, driver)
-            code = await self._watch(driver)
+            with Pulse() as pulse:
+                driver = Driver(command, pulse)
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    asyncio.get_running_loop().add_signal_handler(number, self._stop, driver)
+                code = await self.watch(driver)
             if self.stopped or (code >= 0 and code != AGAIN):
                 await self._refilled()
                 return code
@@ -164,8 +184,12 @@ class Supervisor:
             await self._mend()
             await asyncio.sleep(TICK_S)
 
-    async def _watch(self, driver: Driver) -> int:
+    async def watch(self, driver: Driver) -> int:
+        """See to it that all runs until a driver has ended, or hangs and is killed; its exit code."""
         while (code := driver.code) is None:
+            if not driver.hung and driver.pulse.stopped():
+                structlog.get_logger().error("the driver hangs, and is killed", silent_s=driver.pulse.silent_s)
+                driver.kill_hung()
             self._begin()
             await self._mend()
             self._note(driver)
@@ -176,11 +200,11 @@ class Supervisor:
 
     def _mourn(self, driver: Driver, code: int) -> None:
         """Raises Broken if it was one too many."""
-        how = "gave up" if code == AGAIN else f"died: {signal.Signals(-code).name}"
+        how = "hung" if driver.hung else "gave up" if code == AGAIN else f"died: {signal.Signals(-code).name}"
         structlog.get_logger().error("the driver is started again", how=how, age_s=driver.age_s)
-        self.early_deaths = self.early_deaths + 1 if driver.age_s < SOON_S else 0
+        self.early_deaths = self.early_deaths + 1 if driver.age_s < SOON_S or driver.hung else 0
         if self.early_deaths >= MAX_DEATHS:
-            raise Broken(f"the night's driver {how}, {MAX_DEATHS} times, each within {SOON_S:.0f} s of its start")
+            raise Broken(f"the night's driver {how}, and had {MAX_DEATHS} times hung, or died soon after its start")
         self.console.print(f"\nthe night's driver {how}; it is started again")
         self._wake()
 
@@ -214,9 +238,17 @@ class Supervisor:
         if self.simulators is not None and self.simulators.daq.returncode is not None and not self.stopped:
             await self._tried("start the DAQ again", self.simulators.start_daq)
         await self.refill.step()
+        self._ask_for_topics()
+
+    def _ask_for_topics(self) -> None:
+        """Beside all else: a broker that stands still takes ten seconds over it, in which others may die."""
+        if self._asking is not None:
+            if not self._asking.done():
+                return
+            self._asking.result()
         if "kafka" in self.servers.own and not self.refill.due and time.monotonic() > self._topics_due:
             self._topics_due = time.monotonic() + TOPICS_EVERY_S
-            await self._tried("ask for topics", self.refill.topics.note, in_thread=True)
+            self._asking = asyncio.create_task(self._tried("ask for topics", self.refill.topics.note, in_thread=True))
 
     async def _tried(self, what: str, act: Callable[[], None], *, in_thread: bool = False) -> bool:
         """Whether it could be done; programs are started by the main thread, with which they are to die."""

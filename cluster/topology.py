@@ -38,7 +38,7 @@ class Pool:
     many deliveries a process takes at once (those that wait for others more than they work). `patient`: tries for as
     long as what it needs does not answer: a server or a disk that all visits need alike. `aside`: what it does holds up
     nothing else, not even the end of the night. `yields_to`: it begins nothing while that pool has work. `resumes`:
-    it is asked again at the next start for what it gave up.
+    it is asked again at the next start for what it gave up, but for bad data.
     """
 
     actor: type[Actor]

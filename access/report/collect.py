@@ -30,6 +30,7 @@ from schemas.events import (
     RawArchived,
     RawNotArchived,
     RawReady,
+    ReadoutEnded,
     VisitAssigned,
     VisitDone,
     VisitRefused,
@@ -48,15 +49,21 @@ RawKey = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class NightFacts:
-    """What the command knows of the night. `began`: TAI s; `timed`: whether its clock ran with the wall's."""
+    """What the command knows of the night.
+
+    `began`: TAI s; `planned`: the groups of its visits; `timed`: whether its clock ran with the wall's; `untrue`: the
+    visit-detectors in whose pixels the camera put what the truth has not; `stopped`: whether somebody ended it early.
+    """
 
     night: str
     began: float
     seed: int
     speed: float
-    visits_planned: int
+    planned: Sequence[str]
     truth: Path
     timed: bool = True
+    untrue: frozenset[tuple[int, int]] = frozenset()
+    stopped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +86,20 @@ async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Cl
     facts = [entry.event for entry in entries]
     answers = await l1.acknowledgements(sorted({f.visit for f in facts if isinstance(f, AlertsReady)}))
     seconds = _latencies(answers, clock) if night.timed else np.full(len(answers), np.nan)
-    compared = await _compared(night.truth, facts, l1, answers)
+    compared = await _compared(night, facts, l1, answers)
     stages = _stages(facts)
     differenced = max(1, sum(isinstance(f, DiaSourcesReady) for f in facts))
     report = Report(
         night=night.night, seed=night.seed, speed=night.speed, latency=latency_of(seconds),
         balance=_balance(night, facts, answers), truth=summary(compared), stages=stages,
         stages_per_detector={name: value / differenced for name, value in stages.items()},
-        visits=_visits(facts, answers, seconds),
+        visits=_visits(night.planned, facts, answers, seconds),
         refused={f.group: f.reason for f in facts if isinstance(f, VisitRefused)},
+        unheard=_unheard(night, facts),
         inputs_refused=dict(Counter(f"{f.topic}: {f.reason}" for f in facts if isinstance(f, InputRefused))),
         raws_missing=_missing(facts), catch_up_failed=_catch_up_failed(facts),
         notices_failed={f"{f.about} {f.group}".strip(): f.reason for f in facts if isinstance(f, NoticeFailed)},
+        owed=dict(Counter(delivery.pool for delivery in await journal.owed())),
     )  # fmt: skip
     return Collected(report, entries, seconds, answers["visit"].astype(np.int64), compared)
 
@@ -137,11 +146,11 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
     lost = [f for f in facts if isinstance(f, DetectorFailed) and (f.group, f.detector) not in redone]
     failed = Counter(f"{f.stage}: {f.reason}" for f in lost)
     archived = [f for f in facts if isinstance(f, RawArchived)]
-    settled = _ended_once(facts) and _kept_or_missed(facts) and not _still_to_redo(facts)
+    settled = _ended_once(facts) and _kept_or_missed(facts) and not _still_to_redo(facts) and not _unheard(night, facts)
     whole, lite = [f for f in facts if isinstance(f, AlertsSent)], [f for f in facts if isinstance(f, LiteAlertsSent)]
     lite_sent, lite_failed = sum(f.sent for f in lite), sum((Counter(f.failed) for f in lite), Counter[str]())
     return Balance(
-        visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=night.visits_planned,
+        visits=sum(isinstance(f, VisitDone) for f in facts), visits_planned=len(night.planned),
         raws_taken=len(_taken(facts) | _ended(facts)), raws=sum(isinstance(f, RawReady) for f in facts),
         raws_archived=len(archived), raws_caught_up=sum(f.caught_up for f in archived),
         raws_missing=len(_missing(facts)), dia_sources=sum(f.dia_sources for f in ready),
@@ -151,6 +160,12 @@ def _balance(night: NightFacts, facts: Sequence[Event], answers: Table) -> Balan
         lite_owed=sum(f.acknowledged for f in whole) - lite_sent - lite_failed.total(),
         reconciles=settled and unanswered == 0 and len(answers) == made,
     )  # fmt: skip
+
+
+def _unheard(night: NightFacts, facts: Sequence[Event]) -> list[str]:
+    """The groups of the visits that are lost: planned, and nothing was announced or said to be exposed of them."""
+    heard = {f.group for f in facts if isinstance(f, NextVisit | ReadoutEnded)}
+    return [] if night.stopped else sorted({*night.planned} - heard)
 
 
 def _ended_once(facts: Sequence[Event]) -> bool:
@@ -201,23 +216,27 @@ def _catch_up_failed(facts: Sequence[Event]) -> str:
     return next((f.reason for f in reversed(facts) if isinstance(f, CaughtUp)), "")
 
 
-def _visits(facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:
+def _visits(planned: Sequence[str], facts: Sequence[Event], answers: Table, seconds: Floats) -> list[VisitRow]:
     by_group: dict[str, list[Event]] = defaultdict(list)
     for fact in facts:
         by_group[fact.group].append(fact)
     plans = [f for f in facts if isinstance(f, NextVisit)]
-    return [_visit_row(plan, by_group[plan.group], answers, seconds) for plan in plans]
+    numbers = {group: number for number, group in enumerate(planned, 1)}
+    return [_visit_row(numbers.get(plan.group), plan, by_group[plan.group], answers, seconds) for plan in plans]
 
 
-def _visit_row(plan: NextVisit, facts: Sequence[Event], answers: Table, seconds: Floats) -> VisitRow:
+def _visit_row(
+    number: int | None, plan: NextVisit, facts: Sequence[Event], answers: Table, seconds: Floats
+) -> VisitRow:
     ready = [f for f in facts if isinstance(f, AlertsReady)]
-    visit = next((f.observation.visit for f in facts if isinstance(f, RawReady)), None)
+    raws = {f.raw: f.observation.visit for f in facts if isinstance(f, RawReady | RawArchived)}
+    visit = next(iter(raws.values()), None)
     own = answers["visit"] == visit
     return VisitRow(
-        group=plan.group, visit=visit, filter=plan.filters, state=_state(facts),
+        number=number, group=plan.group, visit=visit, filter=plan.filters, state=_state(facts),
         detectors=sum(isinstance(f, VisitAssigned) for f in facts),
-        detectors_failed=_lost(facts),
-        raws=sum(isinstance(f, RawReady) for f in facts), dia_sources=sum(f.dia_sources for f in ready),
+        detectors_failed=_lost(facts), redone=len(_redone(facts)),
+        raws=len(raws), dia_sources=sum(f.dia_sources for f in ready),
         alerts_made=sum(f.alerts for f in ready),
         alerts_acknowledged=int(np.isfinite(answers["acknowledged_at"][own]).sum()), latency=latency_of(seconds[own]),
     )  # fmt: skip
@@ -244,13 +263,13 @@ def _state(facts: Sequence[Event]) -> str:
     return "not finished"
 
 
-async def _compared(truth: Path, facts: Sequence[Event], l1: L1Database, answers: Table) -> list[Compared]:
+async def _compared(night: NightFacts, facts: Sequence[Event], l1: L1Database, answers: Table) -> list[Compared]:
     """Each committed visit-detector against its truth, where there is one."""
     result = []
     for fact in facts:
-        if not isinstance(fact, AlertsReady):
+        if not isinstance(fact, AlertsReady) or (fact.visit, fact.detector) in night.untrue:
             continue
-        table = read_truth(truth, fact.visit, fact.detector)
+        table = read_truth(night.truth, fact.visit, fact.detector)
         if table is not None:
             sources = await l1.sources_of(fact.visit, fact.detector)
             alerted = np.isin(sources["diaSourceId"], answers["diaSourceId"])

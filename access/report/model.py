@@ -47,14 +47,20 @@ class Balance(_Part):
 
 
 class VisitRow(_Part):
-    """One visit. `detectors_failed`: detector -> why. `latency`: of its alerts."""
+    """One visit, of those planned the `number`-th, counted from 1; None for one that was not.
 
+    `raws`: those that came, promptly or later; `detectors_failed`: detector -> why; `redone`: how many failed, and were
+    redone offline. `latency`: of its alerts.
+    """
+
+    number: int | None
     group: str
     visit: int | None
     filter: str
     state: str
     detectors: int
     detectors_failed: dict[str, str]
+    redone: int
     raws: int
     dia_sources: int
     alerts_made: int
@@ -91,12 +97,17 @@ class Truth(_Part):
 
 
 class FaultRow(_Part):
-    """What was made to go wrong on purpose: `state` begun, ended, missed, or told (to a simulator); `at`: TAI s."""
+    """What was made to go wrong on purpose, in which planned visit, counted from 1, if in one.
+
+    `state`: begun, ended, missed, or told (to a simulator); `at`, `until`: when it began and ended, TAI s.
+    """
 
     name: str
     what: str
     state: str
+    visit: int | None = None
     at: float | None = None
+    until: float | None = None
     reason: str = ""
 
 
@@ -123,7 +134,12 @@ class Witnessed(_Part):
 
 
 class Report(_Part):
-    """A night."""
+    """A night.
+
+    `unheard`: the groups of planned visits that were neither announced nor said to be exposed, unless somebody ended
+    the night early; `owed`: pool -> how many of its deliveries had
+    not ended; they go on when the night is started again.
+    """
 
     @property
     def reconciles(self) -> bool:
@@ -144,5 +160,7 @@ class Report(_Part):
     raws_missing: dict[str, str]
     catch_up_failed: str
     notices_failed: dict[str, str]
+    unheard: list[str] = []
+    owed: dict[str, int] = {}
     faults: list[FaultRow] = []
     witnessed: Witnessed | None = None

@@ -1,5 +1,6 @@
 """The report as one HTML page that needs nothing beside it."""
 
+import time
 from collections.abc import Sequence
 from html import escape
 
@@ -8,7 +9,7 @@ from access.report.collect import Collected
 from access.report.model import Balance, Report, VisitRow, Witnessed
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1180px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1240px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
 .cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
 .card{border:1px solid #d5dae1;border-radius:8px;padding:.6rem 1rem;min-width:8.5rem}
@@ -16,12 +17,18 @@ h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem}
 .plots svg{width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:.88rem}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e7eb}
-th:first-child,td:first-child,td.text{text-align:left}
+th,td{padding:.25rem .45rem;text-align:right;border-bottom:1px solid #e4e7eb}
+th:first-child,td:first-child,.text th,.text td{text-align:left}
+th,td:first-child,.text td{white-space:nowrap}
+.text td{vertical-align:top} .text td:last-child{white-space:normal;overflow-wrap:anywhere}
 """
 
 _RARE = {"alerts_reduced", "lite_failed", "lite_owed"}
 """Of the balance: told among the troubles, where there are any."""
+
+
+UNHEARD = "nothing was told of it"
+OWED = "owed until the night is started again"
 
 
 def page(night: Collected) -> str:
@@ -47,7 +54,7 @@ def _cards(report: Report) -> str:
         ("latency, p98", number(latency.p98_s, " s"), (latency.p98_s or 0.0) <= 60.0),
         ("within 60 s", percent(latency.within_60s), (latency.within_60s or 0.0) >= 0.98),
         ("purity", percent(truth.purity), (truth.purity or 0.0) >= 0.95),
-        ("counts reconcile", "yes" if balance.reconciles else "no", balance.reconciles),
+        ("counts reconcile", "yes" if report.reconciles else "no", report.reconciles),
     ]  # fmt: skip
     body = "".join(
         f"<div class=card>{escape(name)}<b class={'good' if good else 'bad'}>{escape(value)}</b></div>"
@@ -56,23 +63,25 @@ def _cards(report: Report) -> str:
     return f"<div class=cards>{body}</div>"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], kind: str = "figures") -> str:
+    """`kind`: of what, figures or text."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f"<table class={kind}><tr>{top}</tr>{body}</table>"
 
 
 def _visit_table(visits: list[VisitRow]) -> str:
-    head = ("group", "visit", "filter", "state", "detectors", "failed", "raws", "DIASources", "alerts", "acknowledged",
-            "median s", "max s")  # fmt: skip
+    head = ("group", "no.", "visit", "filter", "state", "detectors", "failed", "redone", "raws", "DIASources", "alerts",
+            "acknowledged", "median s", "max s")  # fmt: skip
     return _table(head, [_visit_cells(visit) for visit in visits])
 
 
 def _visit_cells(visit: VisitRow) -> tuple[str, ...]:
     return (
-        visit.group, str(visit.visit or ""), visit.filter, visit.state, str(visit.detectors),
-        str(len(visit.detectors_failed)), str(visit.raws), str(visit.dia_sources), str(visit.alerts_made),
-        str(visit.alerts_acknowledged), number(visit.latency.median_s), number(visit.latency.max_s),
+        visit.group, str(visit.number or ""), str(visit.visit or ""), visit.filter, visit.state, str(visit.detectors),
+        str(len(visit.detectors_failed)), str(visit.redone), str(visit.raws), str(visit.dia_sources),
+        str(visit.alerts_made), str(visit.alerts_acknowledged), number(visit.latency.median_s),
+        number(visit.latency.max_s),
     )  # fmt: skip
 
 
@@ -98,21 +107,27 @@ def _truth(report: Report) -> str:
 
 def _troubles(report: Report) -> str:
     rows = [("visit refused", group, why) for group, why in report.refused.items()]
+    rows += [("visit planned", group, UNHEARD) for group in report.unheard]
     rows += [("raw not archived", name, why) for name, why in report.raws_missing.items()]
     rows += [("catch-up did not end", "what else the camera holds", why) for why in (report.catch_up_failed,) if why]
     rows += [("message refused", f"{n} times", why) for why, n in report.inputs_refused.items()]
     rows += [("detector failed", f"{v.group} {d}", why) for v in report.visits for d, why in v.detectors_failed.items()]
     rows += [("notice failed", name, why) for name, why in report.notices_failed.items()]
+    rows += [("not finished", f"{n} of {pool}", OWED) for pool, n in report.owed.items()]
     rows += [(what, f"{n} alerts", why) for what, n, why in of_alerts(report.balance)]
     if not rows:
         return "<h2>Troubles</h2><p>None.</p>"
-    return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows)
+    return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows, "text")
 
 
 def _faults(report: Report) -> str:
     """What was made to go wrong, and what a consumer saw; nothing for a night in which nothing was."""
-    rows = [(f.name, f.what, f.state, "" if f.at is None else f"{f.at:.3f}", f.reason) for f in report.faults]
-    table = "<h2>Faults</h2>" + _table(("fault", "what", "state", "TAI s", "why"), rows) if rows else ""
+    rows = [
+        (f.name, f.what, "" if f.visit is None else str(f.visit), f.state, tai_text(f.at), tai_text(f.until), f.reason)
+        for f in report.faults
+    ]
+    table = _table(("fault", "what", "in visit", "state", "at, TAI", "until, TAI", "why"), rows, "text")
+    table = f"<h2>Faults</h2>{table}" if rows else ""
     return table + (f"<p>{escape(of_witness(report.witnessed))}.</p>" if report.witnessed is not None else "")
 
 
@@ -130,6 +145,11 @@ def of_alerts(balance: Balance) -> list[tuple[str, int, str]]:
     rows += [("not sent lite", n, why) for why, n in balance.lite_failed.items()]
     rows += [("not sent lite", balance.lite_owed, "still owed when the night ended")]
     return [row for row in rows if row[1]]
+
+
+def tai_text(at: float | None) -> str:
+    """A time (TAI s) as the groups of visits are written; "" for none."""
+    return "" if at is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 10) % 10}"
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -1,6 +1,7 @@
 """Writes the report: `report.json`, `report.html`, `facts.jsonl`, and the table on screen."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from access.report.collect import Collected
 from access.report.model import Report
-from access.report.page import number, of_alerts, of_witness, page, percent
+from access.report.page import OWED, UNHEARD, number, of_alerts, of_witness, page, percent, tai_text
 from backbone.journal import Entry
 
 
@@ -34,29 +35,41 @@ def show(report: Report, console: Console) -> None:
     for name, value in _rows(report):
         table.add_row(name, value)
     console.print(table)
-    for line in _of_faults(report):
+    for line in (*_of_faults(report), *_of_troubles(report)):
         console.print(line, markup=False, highlight=False)
+
+
+def _of_troubles(report: Report) -> Iterator[str]:
+    """What did not go as it should."""
     for group, reason in report.refused.items():
-        console.print(f"visit {group} refused: {reason}", markup=False, highlight=False)
+        yield f"visit {group} refused: {reason}"
+    for group in report.unheard:
+        yield f"visit {group} was planned, {UNHEARD}"
     for visit in report.visits:
         for detector, reason in visit.detectors_failed.items():
-            console.print(f"visit {visit.group} detector {detector} failed: {reason}", markup=False, highlight=False)
+            yield f"visit {visit.group} detector {detector} failed: {reason}"
     for name, reason in report.raws_missing.items():
-        console.print(f"{name} not archived: {reason}", markup=False, highlight=False)
+        yield f"{name} not archived: {reason}"
     if report.catch_up_failed:
-        console.print(f"catch-up did not end: {report.catch_up_failed}", markup=False, highlight=False)
+        yield f"catch-up did not end: {report.catch_up_failed}"
     for name, reason in report.notices_failed.items():
-        console.print(f"notice {name} failed: {reason}", markup=False, highlight=False)
+        yield f"notice {name} failed: {reason}"
+    for pool, count in report.owed.items():
+        yield f"{count} of {pool} not finished: {OWED}"
     for what, count, why in of_alerts(report.balance):
-        console.print(f"{count} alerts {what}: {why}", markup=False, highlight=False)
+        yield f"{count} alerts {what}: {why}"
 
 
 def _of_faults(report: Report) -> list[str]:
     """What was made to go wrong, and what a consumer saw of it."""
     lines = []
     for fault in report.faults:
-        when = "" if fault.at is None else f" at {fault.at:.3f}"
-        lines.append(f"fault {fault.name}: {fault.what}, {fault.state}{when}" + (fault.reason and f": {fault.reason}"))
+        where = "" if fault.visit is None else f" in visit {fault.visit}"
+        when = f" at {tai_text(fault.at)}" if fault.at is not None else ""
+        if fault.until is not None:
+            when = f", from {tai_text(fault.at)} to {tai_text(fault.until)}"
+        told = f"fault {fault.name}: {fault.what}{where}, {fault.state}{when}"
+        lines.append(told + (fault.reason and f": {fault.reason}"))
     return lines if report.witnessed is None else [*lines, of_witness(report.witnessed)]
 
 
@@ -74,7 +87,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("DIASources / new DIAObjects", f"{balance.dia_sources} / {balance.dia_objects}"),
         ("alerts made / acknowledged", f"{balance.alerts_made} / {balance.alerts_acknowledged}"),
         ("detectors failed / redone", f"{sum(balance.failed.values())} / {balance.redone}"),
-        ("counts reconcile", "yes" if balance.reconciles else "NO"),
+        ("counts reconcile", "yes" if report.reconciles else "NO"),
         (
             "latency median / p98 / max",
             " / ".join(number(v, " s") for v in (latency.median_s, latency.p98_s, latency.max_s)),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from lsst.daf.butler import Butler
@@ -15,18 +16,22 @@ from rich.console import Console
 from cluster import logs
 from cluster.batch import graph
 from cluster.batch.executor import Executor
+from cluster.batch.job_work import JobWork
+from cluster.batch.joining import of_night, on_ray
 from cluster.batch.quanta_work import QuantaWork
-from cluster.batch.request import BatchRequest
+from cluster.batch.request import BatchRequest, OnCluster
 from cluster.batch.run_folder import DONE, RUNNING, Progress, RunFolder, run_folders
+from cluster.batch.work import Work
 from schemas.clock import REAL_TIME
-from schemas.errors import BadData, Transient
+from schemas.errors import BadData
 
-NAMESPACE = "pachon"
 _LOOK_S = 0.5
 
 
 def submit(folder: Path, request: BatchRequest, console: Console) -> RunFolder:
     """Build a run's graph and start its coordinator. Raises BadData for what cannot be run, and leaves no run."""
+    if request.night is not None:
+        of_night(request.night)
     name = f"{request.output}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     run = RunFolder.make(folder / name.replace("/", "_"), request)
     try:
@@ -65,34 +70,27 @@ def coordinate(path: Path) -> int:
     """Be the coordinator of a run, until it has ended."""
     run = RunFolder.open(path)
     logs.configure(run.path / "log.jsonl", "batch")
-    request = run.request
-    name = (run.path / "run").read_text(encoding="utf-8")
-    with _on_ray(request), Butler.from_config(str(request.butler), run=name, writeable=True) as butler:
-        progress = Executor(run, QuantaWork(run, butler, name), lambda: _slots(request), REAL_TIME).run()
+    with on_ray(run.on_cluster, str(run.path)) as cpus, _work(run) as work:
+        executor = Executor(run, work, lambda: cpus(executor.wanted), REAL_TIME)
+        progress = executor.run()
     return 0 if progress.state == DONE else 1
 
 
 @contextmanager
-def _on_ray(request: BatchRequest) -> Iterator[None]:
-    """The cluster that was asked for, else one of the run's own on this machine."""
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
-    try:
-        if request.ray_address:
-            ray.init(address=request.ray_address, namespace=NAMESPACE, log_to_driver=False)
-        else:
-            ray.init(address="local", include_dashboard=False, namespace=NAMESPACE, log_to_driver=False)
-    except Exception as error:  # Ray raises many kinds, plain ones among them
-        where = request.ray_address or "this machine"
-        raise Transient(f"Ray on {where} does not start: {(str(error) or repr(error)).splitlines()[0]}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _work(run: RunFolder) -> Iterator[Work[Any]]:
+    if run.of_jobs:
+        yield JobWork(run)
+        return
+    name = (run.path / "run").read_text(encoding="utf-8")
+    with Butler.from_config(str(run.request.butler), run=name, writeable=True) as butler:
+        yield QuantaWork(run, butler, name)
 
 
-def _slots(request: BatchRequest) -> int:
-    every = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-    return min(every, request.slots) if request.slots else every
+def ping(ray_address: str) -> str:
+    """What the cluster there has; default: one of our own. Raises Transient if it cannot be joined, or made."""
+    with on_ray(OnCluster(ray_address=ray_address), "ping"):
+        cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+        return f"Ray {ray.__version__} on {ray_address or 'this machine'}: {cpus:g} CPUs"
 
 
 def status(folder: Path, console: Console) -> None:
@@ -118,7 +116,7 @@ def show(run: RunFolder, console: Console) -> None:
 def _line(progress: Progress) -> str:
     every = progress.steps.values()
     done, total = sum(step.kept + step.done for step in every), sum(step.total for step in every)
-    line = f"{progress.state}, {done} of {total} quanta done, {progress.failed} failed or blocked"
+    line = f"{progress.state}, {done} of {total} done, {progress.failed} failed or blocked"
     if progress.state == RUNNING and progress.ends_at:
         line += f", ends in about {max(progress.ends_at - REAL_TIME.now(), 0.0):.0f} s"
     return f"{line}, {progress.retried} attempts repeated"

@@ -65,6 +65,8 @@ class Executor(Generic[Key]):
         self._queue: list[Waiting[Key]] = []
         self._running: dict[Any, Running[Key]] = {}
         self._told = 0.0
+        self._pace = 1
+        """CPUs of late, while there were any."""
         self._environment = {"env_vars": {"PACHON_BATCH": "1", **work.environment}}
         self._remote = ray.remote(work.execute)
         totals = Counter(work.label(key) for stage in work.stages for key in stage)
@@ -97,6 +99,12 @@ class Executor(Generic[Key]):
             self._settle()
             self._tell()
         return True
+
+    @property
+    def wanted(self) -> int:
+        """CPUs of all that is ready or under way."""
+        running = [each.waiting for each in self._running.values()]
+        return sum(each.needs.cpus for each in [*self._queue, *running])
 
     def _order(self, key: Key) -> tuple[str, str]:
         return self._work.label(key), self._work.name(key)
@@ -171,7 +179,7 @@ class Executor(Generic[Key]):
             self._walker.finish(waiting.id)
             self._work.end(waiting.id, made)
             step.done += 1
-            step.seconds += made.seconds
+            step.seconds += min(made.seconds, running.had + 2.0 * _POLL_S)  # it may have stood still meanwhile
             return
         label, name = self._order(waiting.id)
         _log.warning(
@@ -226,7 +234,8 @@ class Executor(Generic[Key]):
             return 0.0
         guess = median(means.values())
         left = sum(step.left * means.get(label, guess) for label, step in self.progress.steps.items())
-        return now + left / max(self._slots(), 1)
+        self._pace = self._slots() or self._pace
+        return now + left / self._pace
 
     def _end(self, state: str) -> Progress:
         self._kill_all()

@@ -20,6 +20,7 @@ from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
 from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 from sqlalchemy.exc import DBAPIError
 
+from cluster.batch.keeper import take_second_place
 from cluster.batch.request import Needs
 from cluster.batch.work import Made
 from cluster.proc import resident_mb
@@ -27,8 +28,6 @@ from schemas.errors import BadData, Transient
 
 WATCH_S = 0.2
 """How often a process looks at its memory."""
-
-_BATCH_NICENESS = 19
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def execute(job: QuantumJob) -> Made:
 
     What it made is told as `QuantumProvenanceData`, in JSON.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, _BATCH_NICENESS)
+    take_second_place()
     logging.getLogger().setLevel(logging.INFO)  # what a quantum logs is kept as a dataset beside its outputs
     started = time.monotonic()
     with _bounded(job):

@@ -26,13 +26,24 @@ class Needs(BaseModel):
     deadline_s: float = Field(3600.0, gt=0)
 
 
-class BatchRequest(BaseModel):
+class OnCluster(BaseModel):
+    """Where a run is executed. `ray_address`: a cluster that runs; default: one of its own on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    priority: Priority = Priority.RELEASE
+    ray_address: str = ""
+    night: Path | None = None
+    """Folder of a night whose Ray is used while it runs."""
+    slots: int = Field(0, ge=0)
+    """CPUs to use at most; 0: all of them."""
+
+
+class BatchRequest(OnCluster):
     """A pipeline over a Butler repository. `settings`: `label:option=value`, as pipe_base's own commands take them.
 
     `python_path`: where workers find PipelineTasks that are not installed. `needs`: by label.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     butler: Path
     pipeline: str
@@ -40,12 +51,8 @@ class BatchRequest(BaseModel):
     output: str = Field(min_length=1)
     where: str = ""
     settings: tuple[str, ...] = ()
-    priority: Priority = Priority.RELEASE
     needs: dict[str, Needs] = {}
     python_path: tuple[str, ...] = ()
-    ray_address: str = ""
-    slots: int = Field(0, ge=0)
-    """CPUs to use at most; 0: all of them."""
 
     def needs_of(self, label: str) -> Needs:
         """Of a step of the pipeline."""

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cluster.batch.request import BatchRequest
+from cluster.batch.job_states import JobStates
+from cluster.batch.request import BatchRequest, OnCluster
+from cluster.batch.workflow import Workflow
 from cluster.proc import process
 from schemas.errors import BadData
 
@@ -82,14 +84,44 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """One that is there. Raises BadData if it is not."""
-        if not (path / "request.json").is_file():
+        run = cls(path)
+        if not run.exists:
             raise BadData(f"{path}: there is no batch run")
-        return cls(path)
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one, of a request or of a workflow."""
+        return (self.path / "request.json").is_file() or self.of_jobs
+
+    @property
+    def of_jobs(self) -> bool:
+        """Whether it is made of a workflow's jobs, and not of a request's quanta."""
+        return (self.path / "workflow.json").is_file()
+
+    @property
+    def on_cluster(self) -> OnCluster:
+        """Where it is executed."""
+        return self.workflow if self.of_jobs else self.request
 
     @property
     def request(self) -> BatchRequest:
         """What was asked."""
         return BatchRequest.model_validate_json((self.path / "request.json").read_text(encoding="utf-8"))
+
+    @property
+    def workflow(self) -> Workflow:
+        """The jobs of a run that is made of such."""
+        return Workflow.model_validate_json((self.path / "workflow.json").read_text(encoding="utf-8"))
+
+    def write_workflow(self, workflow: Workflow) -> None:
+        """Make it a run of these jobs."""
+        (self.path / "workflow.json").write_text(workflow.model_dump_json(indent=1), encoding="utf-8")
+
+    @property
+    def job_states(self) -> JobStates:
+        """What became of each job."""
+        return JobStates(self.path / "jobs.jsonl")
 
     @property
     def graph(self) -> Path:
@@ -116,7 +148,7 @@ class RunFolder:
         try:
             told = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return Progress(state=CUT_OFF)
+            told = asdict(Progress())
         told["steps"] = {label: Steps(**step) for label, step in told["steps"].items()}
         told["failures"] = [Failure(**failure) for failure in told["failures"]]
         progress = Progress(**told)
@@ -138,6 +170,7 @@ class RunFolder:
             raise BadData(f"{self.path}: this run has a coordinator already")
         (self.path / "canceled").unlink(missing_ok=True)
         self.hand_over(pid)
+        self.tell(Progress(pid=pid))
 
     def hand_over(self, pid: int) -> None:
         """Say that another process coordinates it from now on."""
@@ -154,5 +187,9 @@ class RunFolder:
 
 
 def run_folders(folder: Path) -> Iterable[RunFolder]:
-    """Those in a folder, the oldest first."""
-    return [RunFolder(path.parent) for path in sorted(folder.glob("*/request.json"))]
+    """Those in a folder, however deep, by name."""
+    for path, inner, _ in os.walk(folder):
+        if (run := RunFolder(Path(path))).exists:
+            inner.clear()
+            yield run
+        inner.sort()

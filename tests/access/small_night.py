@@ -139,6 +139,7 @@ class SmallNight:
     """A journal and an L1 database to be filled, and the report of what they hold. `truth`: a folder."""
 
     truth: Path
+    planned: list[str] = field(default_factory=lambda: ["g1"])
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     l1: L1Memory = field(default_factory=L1Memory)
 
@@ -156,7 +157,7 @@ class SmallNight:
     async def collected(self, **changes: Any) -> Collected:
         """With a clock of which a wall second is two of the night."""
         facts = NightFacts(
-            night="20260705", began=BEGAN, seed=3, speed=SPEED, visits_planned=1, truth=self.truth, **changes
+            night="20260705", began=BEGAN, seed=3, speed=SPEED, planned=self.planned, truth=self.truth, **changes
         )
         return await collect(facts, self.journal, self.l1, NightClock(0.0, 0.0, SPEED))
 

@@ -106,6 +106,30 @@ async def test_failures_are_counted_by_stage_and_reason(good: SmallNight) -> Non
     assert report.visits[0].detectors_failed["98"] == "ccd_worker: no WCS"
 
 
+async def test_the_alerts_of_a_visit_that_was_caught_up_and_redone_are_its_own(empty_night: SmallNight) -> None:
+    await empty_night.tell([fact for fact in good_visit() if not isinstance(fact, RawReady)])
+    await empty_night.store()
+    (row,) = (await empty_night.collected()).report.visits
+    assert (row.visit, row.raws, row.alerts_acknowledged) == (VISIT, 4, 8)
+    assert row.latency.max_s == pytest.approx(100.0, abs=1e-5)
+
+
+async def test_a_night_that_lost_a_planned_visit_does_not_reconcile_unless_it_was_stopped(good: SmallNight) -> None:
+    good.planned.append("g2")
+    report = (await good.collected()).report
+    assert report.unheard == ["g2"]
+    assert not report.reconciles
+    stopped = (await good.collected(stopped=True)).report
+    assert (stopped.unheard, stopped.reconciles) == ([], True)
+
+
+async def test_a_visit_has_its_number_in_the_plan_and_counts_what_was_redone(empty_night: SmallNight) -> None:
+    redone = alerts_ready(94).model_copy(update={"redone": 1})
+    await empty_night.tell([redone, failed(94), *good_visit(), plan("g0")])  # a fact told already stays as it was
+    rows = (await empty_night.collected()).report.visits
+    assert [(row.group, row.number, row.redone) for row in rows] == [("g1", 1, 1), ("g0", None, 0)]
+
+
 async def test_latency_is_counted_in_seconds_of_the_wall(good: SmallNight) -> None:
     collected = await good.collected()
     latency = collected.report.latency
@@ -232,6 +256,7 @@ async def test_seconds_of_a_stage_are_summed_and_divided_by_the_detectors_differ
 
 
 async def test_a_night_of_which_nothing_was_told_is_reported(empty_night: SmallNight) -> None:
+    empty_night.planned.clear()
     report = (await empty_night.collected()).report
     assert (report.visits, report.stages, report.latency.alerts) == ([], {}, 0)
     assert report.balance.reconciles

@@ -176,3 +176,4 @@ async def test_the_report_compares_each_visit_detector_that_has_a_truth(good: Sm
     assert truth.position_mas == pytest.approx(0.0, abs=1e-3)
     (bright,) = [b for b in truth.completeness if b.true]
     assert (bright.snr_min, bright.detected, bright.alerted) == (20.0, 4 / 5, 3 / 5)
+    assert (await good.collected(untrue=frozenset({(VISIT, 94)}))).compared == []

@@ -18,6 +18,7 @@ from access.report.page import page
 from access.report.write import show, write
 from schemas.events import NextVisitCanceled, NoticeFailed, VisitRefused, read_event
 from tests.access.small_night import (
+    READOUT_ENDED,
     VISIT,
     SmallNight,
     assigned,
@@ -176,6 +177,27 @@ async def test_what_became_of_alerts_and_notices_stands_there_only_where_it_is_n
     assert "notice visit_ends/g1 g1 failed: too large" in screen.getvalue()
 
 
+async def test_a_planned_visit_of_which_nothing_was_told_is_named(empty_night: SmallNight) -> None:
+    collected, screen = await empty_night.collected(), io.StringIO()
+    show(collected.report, Console(file=screen, width=120))
+    assert "<td>visit planned</td><td>g1</td><td>nothing was told of it</td>" in page(collected)
+    assert "visit g1 was planned, nothing was told of it" in screen.getvalue()
+    await empty_night.tell([plan()])
+    assert (await empty_night.collected()).report.unheard == []
+
+
+async def test_what_was_still_owed_when_the_night_ended_is_told(good: SmallNight) -> None:
+    assert "not finished" not in page(await good.collected())
+    late = sent(96)
+    await good.journal.append([late], {late.event_id: ["lite_emitter"]}, READOUT_ENDED)
+    collected, screen = await good.collected(), io.StringIO()
+    show(collected.report, Console(file=screen, width=120))
+    assert collected.report.owed == {"lite_emitter": 1}
+    why = "owed until the night is started again"
+    assert f"<td>not finished</td><td>1 of lite_emitter</td><td>{why}</td>" in page(collected)
+    assert f"1 of lite_emitter not finished: {why}" in screen.getvalue()
+
+
 async def test_the_screen_shows_the_figures_and_names_what_was_refused_letter_for_letter(good: SmallNight) -> None:
     await good.tell([VisitRefused(group="[red]g2[/nonsense]", reason="no template"), assigned(96), failed(96)])
     screen = io.StringIO()
@@ -192,13 +214,21 @@ async def test_what_was_made_to_go_wrong_and_what_a_consumer_saw_is_told(good: S
     usual = await good.collected()
     assert "Faults" not in page(usual)
     saw = Witnessed(messages=9, alerts=8, differing=0, missing=1, unknown=0, within_60s=0.75, max_s=100.0)
-    faults = [FaultRow(name="a", what="kill gcs", state="missed", at=12.5, reason="RawReady never came")]
+    faults = [
+        FaultRow(name="a", what="kill gcs", state="missed", visit=3, at=12.5, reason="RawReady never came"),
+        FaultRow(name="b", what="freeze broker", state="ended", visit=4, at=20.0, until=80.25),
+    ]
     report = usual.report.model_copy(update={"faults": faults, "witnessed": saw})
     text, screen = page(replace(usual, report=report)), io.StringIO()
     show(report, Console(file=screen, width=160))
-    assert "<td>a</td><td>kill gcs</td><td>missed</td><td>12.500</td><td>RawReady never came</td>" in text
-    assert "fault a: kill gcs, missed at 12.500: RawReady never came" in screen.getvalue()
+    at = "1970-01-01T00:00:12.5"
+    assert f"<td>kill gcs</td><td>3</td><td>missed</td><td>{at}</td><td></td><td>RawReady never came</td>" in text
+    assert f"fault a: kill gcs in visit 3, missed at {at}: RawReady never came" in screen.getvalue()
+    while_it_was = "from 1970-01-01T00:00:20.0 to 1970-01-01T00:01:20.2"
+    assert f"fault b: freeze broker in visit 4, ended, {while_it_was}" in screen.getvalue()
     for told in (text, screen.getvalue()):
         assert "8 alerts in 9 messages, 75.0 % within 60 s; 1 missing, 0 unknown, 0 with other bytes" in told
     assert usual.report.reconciles == usual.report.balance.reconciles
     assert not report.reconciles
+    assert "counts reconcile<b class=bad>no" in text
+    assert re.search(r"counts reconcile\W+NO", screen.getvalue())

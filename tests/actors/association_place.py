@@ -95,6 +95,9 @@ class Watched:
     def read(self, path: str) -> list[bytes]:
         return self.archive.read(path)
 
+    def read_unchecked(self, path: str) -> list[bytes]:
+        return self.archive.read_unchecked(path)
+
     def hashes(self, path: str) -> dict[int, bytes]:
         return self.archive.hashes(path)
 

@@ -198,6 +198,31 @@ async def test_another_that_committed_meanwhile_is_believed(
     assert (await place.kept.l1.counts())[VISIT, 94].dia_sources == 4
 
 
+@pytest.mark.parametrize("other", [False, True])
+async def test_another_whose_objects_it_has_read_is_believed_if_it_measured_the_same(
+    place: Place, due: Callable[..., AssociationDue], monkeypatch: pytest.MonkeyPatch, *, other: bool
+) -> None:
+    """The second began before the first had committed, and read objects and history after that."""
+    event = await ready(place, due())
+    first, contains, asked = await place.react(event), place.kept.l1.contains, [False, True]
+    measured = products()
+    measured.sources["psfFlux"][2] *= 1.0001 if other else 1.0
+    await place.pixels.put(event.sources.products, measured)
+
+    async def later(visit: int, detector: int) -> bool:
+        return asked.pop(0) and await contains(visit, detector)
+
+    monkeypatch.setattr(place.kept.l1, "contains", later)
+    if other:
+        with pytest.raises(BadData, match="stored already, with another psfFlux"):
+            await place.associator().react(event)
+    else:
+        assert await place.react(event) == first
+    assert asked == []
+    assert (await place.kept.l1.counts())[VISIT, 94].dia_sources == 4
+    assert await place.pixels.get(event.sources.products) is None
+
+
 async def test_pixels_that_are_gone_are_bad_data_and_named(place: Place, due: Callable[..., AssociationDue]) -> None:
     with pytest.raises(BadData, match=f"visit {VISIT} detector 94: its pixels are not in the pixel store"):
         await place.associator().react(due())

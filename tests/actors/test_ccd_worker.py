@@ -155,6 +155,21 @@ async def test_only_the_last_snap_is_followed_by_sources(place: Place, ready: Ca
     assert isinstance(await place.pixels.get(name), DiaProducts)
 
 
+async def test_what_was_made_of_a_visit_detector_that_failed_is_freed(
+    place: Place, ready: Callable[..., RawReady]
+) -> None:
+    worker = place.worker()
+    (first,) = await worker.react(ready(1))
+    (other,) = await worker.react(ready(1, 95))
+    assert isinstance(first, DiaSourcesReady)
+    assert isinstance(other, DiaSourcesReady)
+    for visit in (None, VISIT):
+        failed = DetectorFailed(group="g1", visit=visit, detector=94, stage="associator", reason="bad rows")
+        assert await place.worker().react(failed) == []
+    assert await place.pixels.get(first.products) is None
+    assert await place.pixels.get(other.products) is not None
+
+
 async def test_the_snaps_are_reduced_and_handed_over_in_order(place: Place, ready: Callable[..., RawReady]) -> None:
     worker = place.worker()
     for snap in (0, 1):

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,29 @@ def test_a_file_that_lost_its_last_alert_whole_is_refused(
     shorter.replace(tmp_path / path)
     with pytest.raises(BadData, match="are not those that were written"):
         archive.read(path)
+
+
+def test_more_alerts_than_one_call_of_the_kernel_takes_come_back(archive: AlertArchive, packets: list[bytes]) -> None:
+    many = [packet[: 1 + number] for number, packet in enumerate(packets * 100)]
+    assert archive.read(write(archive, many)) == many
+
+
+def test_what_the_kernel_leaves_over_is_written_after_it(
+    archive: AlertArchive, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a signal comes, or the disk takes less than it is given."""
+    monkeypatch.setattr(os, "writev", lambda descriptor, parts: os.write(descriptor, b"".join(parts)[:12_345]))
+    assert archive.read(write(archive, packets)) == packets
+
+
+def test_a_file_read_unchecked_has_the_same_alerts_and_is_refused_if_it_is_cut_short(
+    archive: AlertArchive, packets: list[bytes], tmp_path: Path
+) -> None:
+    path = write(archive, packets)
+    assert archive.read_unchecked(path) == packets
+    (tmp_path / path).write_bytes((tmp_path / path).read_bytes()[:-17])
+    with pytest.raises(BadData, match=path):
+        archive.read_unchecked(path)
 
 
 @pytest.mark.parametrize("place", [0, 5, -10, -5000])

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import socket
 from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Any
@@ -14,7 +15,8 @@ from felis.metadata import MetaDataBuilder
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
-from backbone import l1_schema, pg_copy
+from backbone import journal, l1_postgres, l1_schema, pg_copy
+from backbone.journal import PostgresJournal
 from backbone.l1 import Stored
 from backbone.l1_postgres import L1Postgres
 from backbone.l1_rows import first_since
@@ -42,6 +44,18 @@ def ready(visit: int) -> AlertsReady:
         group=f"group {visit}", instrument="LSSTCam", visit=visit, detector=94, readout_ended=1.0,
         dia_sources=20, new_dia_objects=19, alerts=20, path="x.avro", stages={},
     )  # fmt: skip
+
+
+async def test_no_plan_is_kept_from_when_the_tables_were_empty(l1: L1Postgres) -> None:
+    """One that joins row by row takes minutes for a crowded visit-detector."""
+    for number in range(8):  # the server would keep the plan of the sixth on one connection
+        await l1.store(result(VISIT + number), [], 1.0)
+    async with l1._pool.acquire() as connection:
+        kept, made = await connection.fetchrow(
+            "SELECT sum(generic_plans), max(custom_plans) FROM pg_prepared_statements"
+            " WHERE cardinality(parameter_types) > 0"
+        )
+    assert (kept, made) == (0, 8)
 
 
 async def test_tables_are_those_that_felis_makes_but_for_the_size_of_floats(l1: L1Postgres) -> None:
@@ -200,6 +214,16 @@ async def test_a_server_that_is_not_there_is_named_without_its_password() -> Non
     with pytest.raises(Transient, match=f"the L1 database at {address} does not answer") as raised:
         await L1Postgres.open(f"postgresql://pachon:secret@{address}")
     assert "secret" not in str(raised.value)
+
+
+async def test_of_a_server_that_says_nothing_it_is_told_that_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (l1_postgres, journal):
+        monkeypatch.setattr(module, "DEADLINE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"postgresql://pachon@127.0.0.1:{silent.getsockname()[1]}/postgres"
+        for store in (L1Postgres, PostgresJournal):
+            with pytest.raises(Transient, match=r"does not answer: TimeoutError\(\)"):
+                await store.open(dsn)
 
 
 async def test_a_connection_cut_in_the_middle_changes_nothing_and_the_next_attempt_succeeds(

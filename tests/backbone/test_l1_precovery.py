@@ -50,12 +50,17 @@ class Place:
     def mjd(self, number: int) -> float:
         return MJD + self.night + number * VISIT_DAYS
 
-    async def see(self, number: int, known: Table | None = None, *, told: bool = True) -> VisitDetectorResult:
+    async def see(
+        self, number: int, known: Table | None = None, *, told: bool = True, bare: bool = False
+    ) -> VisitDetectorResult:
         """Store a visit whose sources are of the known objects and of new ones; what was read out in it."""
         made = result(self.visit(number), DETECTOR, n=N, known=known, mjd=self.mjd(number))
         for table in (made.sources, made.forced):
             table["timeWithdrawnMjdTai"] = np.nan
         made = replace(made, readout_ended=tai_from_mjd(self.mjd(number)))
+        if bare:
+            tables = {name: getattr(made, name)[:0] for name in ("sources", "objects", "forced", "ss_sources")}
+            made = replace(made, **tables, alert_ids=made.alert_ids[:0], read_starts=made.read_starts[:0])
         announced = NextVisit(
             group=made.group, instrument="LSSTCam", ra=150.0, dec=2.0, rotation=30.0, filters="r_57",
             start_time=made.readout_ended - 36.0, duration=36.0, n_images=2,
@@ -89,12 +94,12 @@ async def place(dsn: str) -> AsyncIterator[Place]:
     await l1.close()
 
 
-def rows_of(made: VisitDetectorResult, object_ids: list[int]) -> Table:
-    """Forced photometry of some objects in a visit."""
+def rows_of(made: VisitDetectorResult, object_ids: list[int], mjd: float | None = None) -> Table:
+    """Forced photometry of some objects in a visit, of a time that is told where it has no sources."""
     rows = filled("DiaForcedSource", len(object_ids), np.random.default_rng(object_ids), 0.0)
     rows["diaForcedSourceId"], rows["diaObjectId"], rows["timeWithdrawnMjdTai"] = 0, object_ids, np.nan
     rows["visit"], rows["detector"], rows["band"] = made.visit, DETECTOR, "r"
-    rows["midpointMjdTai"] = made.sources["midpointMjdTai"][0]
+    rows["midpointMjdTai"] = made.sources["midpointMjdTai"][0] if mjd is None else mjd
     return rows
 
 
@@ -207,6 +212,17 @@ async def waits(connection: asyncpg.Connection) -> bool:
 
 async def test_a_visit_without_any_row_is_not_withdrawn(place: Place) -> None:
     assert not await l1_precovery.is_withdrawn(place.connection, place.visit(9), DETECTOR)
+
+
+async def test_a_visit_without_any_row_is_withdrawn_when_it_was_and_reinstated_when_it_was(place: Place) -> None:
+    bare, later = await place.see(1, bare=True), await place.see(2)
+    rows = rows_of(bare, [int(later.objects["diaObjectId"][0])], place.mjd(1))
+    clock, what = ManualClock(tai_from_mjd(place.mjd(100))), Selection(visit=bare.visit)
+    for undo in (False, True):
+        await change(place.connection, Change(what, "a bad flat", undo=undo), clock, dia_objects.remake)
+        assert await l1_precovery.is_withdrawn(place.connection, bare.visit, DETECTOR) is not undo
+        assert await place.store(bare, rows) == (1 if undo else 0)
+    assert not await l1_precovery.is_withdrawn(place.connection, bare.visit, DETECTOR)
 
 
 async def test_visits_of_a_time_are_told_with_where_they_looked(place: Place) -> None:

@@ -365,11 +365,14 @@ async def test_a_database_that_is_none_of_ours_is_named_and_left_as_it_is(dsn: s
             pass
 
 
-async def test_a_database_made_before_there_were_withdrawals_gets_their_table_when_a_night_opens_it(dsn: str) -> None:
-    old = await new_database(dsn, "old")
+@pytest.mark.parametrize("table", ["withdrawal", "withdrawn_whole"])
+async def test_a_database_made_before_there_were_withdrawals_gets_their_tables_when_a_night_opens_it(
+    dsn: str, table: str
+) -> None:
+    old = await new_database(dsn, f"{table}_old")
     await (await L1Postgres.open(old)).close()
     connection = await asyncpg.connect(old)
-    await connection.execute("DROP TABLE withdrawal")
+    await connection.execute(f"DROP TABLE {table}")
     with pytest.raises(BadData, match=r"old has no table of withdrawals.* makes the table when it opens the database"):
         async with connected(old):
             pass

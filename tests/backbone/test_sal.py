@@ -271,6 +271,31 @@ async def test_a_broker_that_comes_back_is_read_on_without_loss(
     assert second.next_offset == 2
 
 
+async def test_a_reader_is_at_the_end_when_it_is_asked_for_more_than_there_is_and_not_while_the_broker_is_away(
+    line: tuple[_Line, str, AIOKafkaProducer], registry: RegistryClient
+) -> None:
+    cable, bootstrap, sender = line
+    topics = (CANCELED, "lsst.sal.never.made")
+    async with SalReader(bootstrap, registry, {}, topics=topics, deadline_s=DEADLINE_S) as reader:
+        messages = reader.messages()
+        assert not await reader.at_end()
+        for name in ("a", "b"):
+            await sender.send_and_wait(CANCELED, _framed(name), partition=0)
+        first = await asyncio.wait_for(anext(messages), DEADLINE_S)
+        assert not await reader.at_end()  # the one that was yielded is still in hand
+        second = await asyncio.wait_for(anext(messages), DEADLINE_S)
+        waiting = asyncio.ensure_future(anext(messages))
+        await asyncio.wait({waiting}, timeout=0.1)
+        assert await reader.at_end()
+        await cable.cut()
+        assert not await reader.at_end()
+        await cable.mend()
+        await sender.send_and_wait(CANCELED, _framed("c"), partition=0)
+        third = await asyncio.wait_for(waiting, DEADLINE_S)
+        await messages.aclose()
+    assert _groups([first, second, third]) == ["a", "b", "c"]
+
+
 async def test_a_broker_that_stays_away_is_given_up(registry: RegistryClient, tmp_path: Path) -> None:
     absent = f"127.0.0.1:{free_port()}"
     async with SalReader(absent, registry, {}, deadline_s=0.5) as reader:

@@ -279,6 +279,19 @@ async def test_lite_alerts_that_are_given_up_fail_no_detector() -> None:
     assert await journal.facts() == [sent, lost]
 
 
+@pytest.mark.parametrize(("verdict", "calls"), [("bad data", 1), ("bug", 2)])
+async def test_what_was_refused_is_not_tried_again_at_the_next_start(verdict: str, calls: int) -> None:
+    hosts, journal = ScriptedHosts(lambda *_: outcome(verdict=verdict, error="too large")), MemoryJournal()
+    routes = [Route("ccd_worker", 1, frozenset({"VisitAssigned"}), 1.0, resumes=True)]
+    for _ in range(2):
+        bus = Bus(routes, hosts, journal, ManualClock())
+        async with running(bus):
+            await bus.publish([assigned(3)])
+            await asyncio.sleep(0)
+            await asyncio.wait_for(bus.idle(), 2)
+    assert len(hosts.calls) == calls
+
+
 async def test_a_host_that_hangs_is_replaced_within_its_deadline() -> None:
     async def hang(_pool: str, _lane: int, event: Event) -> Outcome:
         hosts.count[event.event_id] += 1

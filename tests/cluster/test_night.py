@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -118,11 +118,17 @@ async def forever() -> None:
     await asyncio.Future()
 
 
-async def over(stage: Stage, *, runs: bool = True, stop: asyncio.Event | None = None) -> None:
+async def yes() -> bool:
+    return True
+
+
+async def over(
+    stage: Stage, *, runs: bool = True, stop: asyncio.Event | None = None, all_read: Callable[[], Awaitable[bool]] = yes
+) -> None:
     """`until_over` beside a feed that goes on."""
     feeding = asyncio.create_task(forever())
     try:
-        await asyncio.wait_for(until_over(stage, lambda: runs, stop or asyncio.Event(), feeding), SOON_S)
+        await asyncio.wait_for(until_over(stage, lambda: runs, all_read, stop or asyncio.Event(), feeding), SOON_S)
     finally:
         feeding.cancel()
         await asyncio.wait([feeding])
@@ -169,7 +175,19 @@ async def test_progress_is_taken_up_from_the_journal(tmp_path: Path) -> None:
 async def test_the_night_is_over_when_its_visits_have_ended(tmp_path: Path) -> None:
     async with played(tmp_path, ToldHosts()) as stage:
         await stage.bus.publish([plan(), done()])
-        await over(stage)
+        await over(stage, runs=False)
+
+
+async def test_a_night_whose_visits_were_all_given_up_goes_on_while_the_observatory_has_more_to_say(
+    tmp_path: Path,
+) -> None:
+    async with played(tmp_path, ToldHosts()) as stage:
+        await stage.bus.publish([plan(), done()])
+        waiting = asyncio.create_task(over(stage, runs=True))
+        await asyncio.wait([waiting], timeout=5 * night.QUIET_S)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 
 async def test_the_night_is_over_when_it_is_stopped(tmp_path: Path) -> None:
@@ -186,11 +204,28 @@ async def test_the_night_is_over_when_the_observatory_has_ended_and_nothing_more
         assert stage.progress.quiet_for() > night.QUIET_S
 
 
-@pytest.mark.parametrize("runs", [True, False])
-async def test_a_visit_that_is_open_keeps_the_night_going(tmp_path: Path, *, runs: bool) -> None:
+async def test_what_the_observatory_said_to_a_broker_that_is_away_is_heard_before_the_night_ends(
+    tmp_path: Path,
+) -> None:
+    heard: list[str] = []
+
+    async with played(tmp_path, ToldHosts(), ["g1", "g2"]) as stage:
+
+        async def all_read() -> bool:
+            """The broker is back at the third question, with a visit of which nothing was known."""
+            heard.append("asked")
+            if len(heard) == 3:
+                await stage.bus.publish([plan("g2"), done("g2")])
+            return len(heard) >= 3
+
+        await over(stage, runs=False, all_read=all_read)
+        assert "g2" in stage.progress.ended
+
+
+async def test_a_visit_that_is_open_keeps_the_night_going(tmp_path: Path) -> None:
     async with played(tmp_path, ToldHosts()) as stage:
         await stage.bus.publish([plan()])
-        waiting = asyncio.create_task(over(stage, runs=runs))
+        waiting = asyncio.create_task(over(stage, runs=False))
         await asyncio.wait([waiting], timeout=5 * night.QUIET_S)
         assert not waiting.done()
         await stage.bus.publish([done()])
@@ -204,7 +239,7 @@ async def test_what_ends_the_feed_ends_the_night(tmp_path: Path) -> None:
     async with played(tmp_path, ToldHosts()) as stage:
         feeding = asyncio.create_task(broken_off())
         with pytest.raises(Transient, match="localhost:1"):
-            await asyncio.wait_for(until_over(stage, lambda: True, asyncio.Event(), feeding), SOON_S)
+            await asyncio.wait_for(until_over(stage, lambda: True, yes, asyncio.Event(), feeding), SOON_S)
 
 
 async def test_winding_down_cancels_what_is_open_and_leaves_what_has_ended(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from backbone.journal import Delivery, PostgresJournal
+from backbone.journal_view import JournalView
+from cluster import log_lines
 from cluster.cli import app
 from schemas.clock import NightClock
+from schemas.errors import Transient
 from schemas.events import Event, ReadoutEnded, VisitDone
 from tests.access.small_night import (
     BEGAN,
@@ -32,7 +35,7 @@ from tests.access.small_night import (
     refused_input,
 )
 
-OPEN, OPEN_VISIT, EARLY = "g2", VISIT + 2, "g3"
+OPEN, OPEN_VISIT, EARLY, OLD = "g2", VISIT + 2, "g3", "g0"
 
 
 def ended(group: str, visit: int, snap: int) -> ReadoutEnded:
@@ -53,6 +56,7 @@ OPEN_FACTS: Sequence[Event] = (
 async def fill(dsn: str) -> None:
     """A visit that went well, one that is under way, one read out before its announcement."""
     journal = await PostgresJournal.open(dsn)
+    await an_earlier_night(journal)
     good = [*good_visit(), ended("g1", VISIT, 1)]
     await journal.append(good, {good[0].event_id: ["fan_out"]}, READOUT_ENDED + 4.0)
     (owed,) = await journal.owed()
@@ -70,6 +74,14 @@ async def fill(dsn: str) -> None:
     lost = failed(95, OPEN, "8 of 16 amplifiers")
     await journal.give_up(Delivery(gone, "camera_reader"), "8 of 16 amplifiers", [lost], {}, READOUT_ENDED + 44.0)
     await journal.close()
+
+
+async def an_earlier_night(journal: PostgresJournal) -> None:
+    """One that left a visit open, a raw missing, and an alert unsent."""
+    stale = alerts_ready(94, OLD, VISIT - 100_000)
+    facts = [plan(OLD), not_archived(raw_ready(94, 0, OLD, VISIT - 100_000)), stale]
+    await journal.append(facts, {stale.event_id: ["alert_emitter"]}, BEGAN - 86400.0)
+    await journal.give_up(Delivery(stale, "alert_emitter"), "all too large", [], {}, BEGAN - 86000.0, refused=True)
 
 
 LOG = [
@@ -126,6 +138,29 @@ def test_status_is_told_to_machines_too(folder: Path, dsn: str) -> None:
     assert told["open_visits"][0]["detectors"]["committed"] == 1
 
 
+def test_status_is_of_the_present_night_unless_all_are_asked_for(folder: Path, dsn: str) -> None:
+    tonight, every = (
+        json.loads(ask("status", "--json", *more, "--output", folder, "--postgres", dsn).stdout)
+        for more in ((), ("--all",))
+    )
+    old_raw, place = str(raw_ready(94, 0, OLD, VISIT - 100_000).raw), f"visit {VISIT - 100_000} detector 94"
+    assert (tonight["visits"]["announced"], every["visits"]["announced"]) == (2, 3)
+    assert OLD not in [visit["group"] for visit in tonight["open_visits"]]
+    assert OLD in [visit["group"] for visit in every["open_visits"]]
+    assert (old_raw in tonight["raws_missing"], old_raw in every["raws_missing"]) == (False, True)
+    assert (tonight["given_up"], every["given_up"]) == ({"camera_reader": 1}, {"alert_emitter": 1, "camera_reader": 1})
+    assert (tonight["alerts_refused"], every["alerts_refused"]) == ({}, {place: "all too large"})
+    shown = ask("status", "--all", "--output", folder, "--postgres", dsn).stdout
+    assert f"not sent, nor tried again unless `pachon retry-alerts` says so: {place}: all too large" in shown
+
+
+def test_of_a_long_log_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [json.dumps({"level": "error", "event": f"trouble {n:04d}"}) + "\n" for n in range(1000)]
+    (tmp_path / "log.jsonl").write_text("".join(lines), "utf-8")
+    monkeypatch.setattr(log_lines, "TAIL_BYTES", 3 * len(lines[0]) + 10)
+    assert [line["event"][-4:] for line in log_lines.last_wrong(tmp_path / "log.jsonl", 8)] == ["0997", "0998", "0999"]
+
+
 @pytest.mark.parametrize("which", [OPEN, OPEN_VISIT, "last"])
 def test_a_visit_is_found_by_number_by_group_and_as_the_last(folder: Path, dsn: str, which: object) -> None:
     told = ask("visit", which, "--output", folder, "--postgres", dsn)
@@ -172,6 +207,20 @@ def test_a_folder_of_no_night_a_dead_database_and_one_without_a_journal_are_name
     assert (empty.exit_code, "no journal" in empty.stderr) == (2, True)
 
 
+async def test_who_only_looks_cannot_write_and_a_server_that_goes_away_is_transient(dsn: str) -> None:
+    async with JournalView.opened(dsn) as view:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await view._connection.execute("DELETE FROM delivery")
+    with pytest.raises(Transient, match=r"the journal's database at .*connection"):
+        await _counted_by_one_cut_off(dsn)
+
+
+async def _counted_by_one_cut_off(dsn: str) -> None:
+    async with JournalView.opened(dsn) as view:
+        view._connection.terminate()
+        await view.counts()
+
+
 async def _make(dsn: str, name: str) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -183,6 +232,17 @@ def test_nothing_is_written_by_looking(folder: Path, dsn: str) -> None:
     ask("status", "--output", folder, "--postgres", dsn)
     assert asyncio.run(_facts(dsn)) == before
     assert VisitDone(group="g1", visit=VISIT, detectors=()) in before
+
+
+def test_what_could_not_be_sent_is_owed_again_when_that_is_asked_for(folder: Path, dsn: str) -> None:
+    told = ask("retry-alerts", "--output", folder, "--postgres", dsn)
+    assert told.exit_code == 0, told.stderr
+    place = f"visit {VISIT - 100_000} detector 94"
+    owed = "alerts of {} visit-detectors are owed again, and sent when the night is next started\n"
+    assert told.stdout == f"{place}: all too large\n{owed.format(1)}"
+    assert ask("retry-alerts", "--output", folder, "--postgres", dsn).stdout == owed.format(0)
+    status = json.loads(ask("status", "--all", "--json", "--output", folder, "--postgres", dsn).stdout)
+    assert (status["alerts_refused"], status["owed"]["alerts"]) == ({}, 8)
 
 
 async def _facts(dsn: str) -> list[Event]:

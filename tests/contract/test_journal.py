@@ -67,6 +67,13 @@ async def test_what_a_pool_that_resumes_gave_up_is_owed_again_at_the_next_start(
     assert await journal.owed(["alert_emitter"]) == [Delivery(PLAN, "alert_emitter", 0)]
 
 
+async def test_what_was_refused_is_owed_by_nobody_at_the_next_start(journal: Journal) -> None:
+    await journal.append([PLAN], {PLAN.event_id: ["alert_emitter"]}, 5.0)
+    (delivery,) = await journal.owed()
+    await journal.give_up(delivery, "too large", [], {}, 6.0, refused=True)
+    assert await journal.owed(["alert_emitter"]) == []
+
+
 async def test_a_fact_is_found_by_its_id(journal: Journal) -> None:
     await journal.append([PLAN], {}, 5.0)
     assert await journal.told(PLAN.event_id) == PLAN

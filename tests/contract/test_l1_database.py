@@ -1,6 +1,7 @@
 """What any L1 database promises: held by the one in PostgreSQL and by the one in memory."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -281,6 +282,19 @@ class TestL1Database:
         )  # fmt: skip
         assert await l1.store(bare, [], 1.0) is Stored.ADDED
         assert await l1.contains(VISIT, 94)
+
+    async def test_of_two_that_store_the_same_at_once_one_finds_it_there(self, l1: L1Database) -> None:
+        answers = await asyncio.gather(*(l1.store(result(VISIT), [], at) for at in (1.0, 2.0, 3.0)))
+        assert Counter(answers) == {Stored.ADDED: 1, Stored.EXISTS: 2}
+        assert (await l1.counts())[VISIT, 94].dia_sources == 20
+
+    async def test_of_two_that_store_different_things_at_once_one_is_refused(self, l1: L1Database) -> None:
+        one, other = result(VISIT), result(VISIT)
+        other.sources["psfFlux"][3] = 17.0
+        answers = await asyncio.gather(*(l1.store(each, [], 1.0) for each in (one, other)), return_exceptions=True)
+        (refused,) = [answer for answer in answers if isinstance(answer, BadData)]
+        assert str(refused) == f"visit {VISIT} detector 94 is stored already, with another content"
+        assert Stored.ADDED in answers
 
     async def test_acknowledgements_of_other_alerts_than_the_stored_ones_are_refused(self, l1: L1Database) -> None:
         await l1.store(result(VISIT), [], 1.0)

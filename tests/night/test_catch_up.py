@@ -153,7 +153,7 @@ class Night:
         return {fact.raw.exposure: fact for fact in facts if isinstance(fact, RawArchived)}
 
     async def report(self) -> Report:
-        facts = NightFacts("20260705", 0.0, 1, 1.0, 0, self.site.settings.truth, timed=False)
+        facts = NightFacts("20260705", 0.0, 1, 1.0, [], self.site.settings.truth, timed=False)
         return (await collect(facts, self.site.journal, L1Memory(), self.clock)).report
 
 

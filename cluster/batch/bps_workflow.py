@@ -1,0 +1,178 @@
+"""A GenericWorkflow of lsst-ctrl-bps made a Workflow of ours: command lines filled in, orderings made edges."""
+
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import networkx as nx  # type: ignore[import-untyped]
+from lsst.ctrl.bps import (
+    BpsConfig,
+    GenericWorkflow,
+    GenericWorkflowGroup,
+    GenericWorkflowJob,
+    GenericWorkflowNode,
+    GenericWorkflowNoopJob,
+)
+from pydantic import ValidationError
+
+from cluster.batch.request import Needs, Priority
+from cluster.batch.workflow import Job, Workflow
+from schemas.errors import BadData
+
+DEADLINE_S = 3 * 86400.0
+"""Of a job without requestWalltime."""
+
+_MEMORY_MB = 2048
+"""Of a job without requestMemory: what BPS gives a job of its own."""
+
+
+def translated(config: BpsConfig, generic: GenericWorkflow) -> Workflow:
+    """Raises BadData for what Pachon cannot do, naming the job and the setting."""
+    owners: dict[str, GenericWorkflow] = {}
+    graph = _flat(generic, owners)
+    final = generic.get_final()
+    if isinstance(final, GenericWorkflow):
+        raise BadData(f"{generic.name}: a final workflow instead of a final job is not supported")
+    try:
+        return Workflow(
+            name=generic.name,
+            folder=Path.cwd(),
+            jobs=tuple(_job(config, owner, owner.get_job(name)) for name, owner in owners.items()),
+            edges=tuple(graph.edges),
+            final=None if final is None else _job(config, generic, final),
+            about={key: str(value) for key, value in generic.run_attrs.items()},
+            python_path=tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))),
+            priority=_priority(_of_site(config, "rayPriority", "release")),
+            ray_address=_of_site(config, "rayAddress", ""),
+            night=_of_site(config, "rayOfNight", None),
+            slots=_of_site(config, "raySlots", 0),
+        )
+    except ValidationError as error:
+        raise BadData(f"{generic.name}: {error}") from error
+
+
+def _of_site(config: BpsConfig, key: str, default: object) -> Any:  # noqa: ANN401 - BPS's configuration is untyped
+    """A setting of ours: of the site that is computed on, if it has one."""
+    site = config["computeSite"]
+    return config.search(key, opt={"curvals": {"curr_site": site} if site else {}, "default": default})[1]
+
+
+def _priority(name: str) -> Priority:
+    if name.upper() not in Priority.__members__:
+        raise BadData(f"rayPriority {name!r}: it is one of {', '.join(Priority.__members__).lower()}")
+    return Priority[name.upper()]
+
+
+def _flat(generic: GenericWorkflow, owners: dict[str, GenericWorkflow]) -> "nx.DiGraph[str]":
+    """Jobs only: groups and nodes that do nothing become edges. `owners`: filled, by job, in topological order."""
+    graph, between = nx.DiGraph(), []
+    for name in generic:
+        node: GenericWorkflowNode = generic.get_job(name)
+        if isinstance(node, GenericWorkflowGroup):
+            _add_group(graph, node, owners)
+            between += [_begin(name), _end(name)]
+        else:
+            graph.add_node(name)
+            if isinstance(node, GenericWorkflowNoopJob):
+                between.append(name)
+            else:
+                owners[name] = generic
+    for before, after in generic.edges:
+        graph.add_edge(
+            *(_end(before) if _end(before) in graph else before, _begin(after) if _begin(after) in graph else after)
+        )
+    for name in between:
+        graph.add_edges_from((before, after) for before in graph.pred[name] for after in graph.succ[name])
+        graph.remove_node(name)
+    return graph
+
+
+def _begin(group: str) -> str:
+    return f"{group} begins"
+
+
+def _end(group: str) -> str:
+    return f"{group} ends"
+
+
+def _add_group(graph: "nx.DiGraph[str]", group: GenericWorkflowGroup, owners: dict[str, GenericWorkflow]) -> None:
+    if not group.blocking:
+        raise BadData(f"{group.name}: a group that does not block is not supported: set `blocking: True` in `ordering`")
+    inner = _flat(group, owners)
+    graph.add_edges_from(inner.edges)
+    graph.add_edges_from((_begin(group.name), name) for name in inner)
+    graph.add_edges_from((name, _end(group.name)) for name in inner)
+
+
+def _job(config: BpsConfig, owner: GenericWorkflow, job: GenericWorkflowJob) -> Job:
+    if job.abort_on_value is not None:
+        raise BadData(f"{job.name}: abortOnValue is not supported")
+    growth = float(job.memory_multiplier or 1.0)
+    limits = [int(limit) for limit in (job.request_memory_max, config["memoryLimit"]) if limit]
+    return Job(
+        name=job.name,
+        label=job.label,
+        command=_command(owner, job),
+        log=_log(config, job),
+        environment={name: _braced(str(value)) for name, value in job.environment.items()},
+        needs=_needs(job),
+        memory_growth=growth,
+        memory_max_mb=min(limits, default=None),
+        retries=int(job.number_of_retries or 0),
+        final_exits=_exits(job),
+        priority=int(job.priority or 0),
+    )
+
+
+def _needs(job: GenericWorkflowJob) -> Needs:
+    return Needs(
+        cpus=int(job.request_cpus or 1),
+        memory_mb=int(job.request_memory or _MEMORY_MB),
+        deadline_s=float(job.request_walltime or DEADLINE_S),
+    )
+
+
+def _exits(job: GenericWorkflowJob) -> tuple[int, ...]:
+    exits = job.retry_unless_exit
+    if exits is None:
+        return ()
+    return (exits,) if isinstance(exits, int) else tuple(exits)
+
+
+def _command(owner: GenericWorkflow, job: GenericWorkflowJob) -> str:
+    """The command line; environment variables stay, since they may be others where the job runs.
+
+    Values may name files, and files variables of the environment.
+    """
+    if job.executable is None or job.executable.src_uri is None:
+        raise BadData(f"{job.name}: it has no executable")
+    files = {file.name: file.src_uri for file in (*owner.get_job_inputs(job.name), *owner.get_job_outputs(job.name))}
+    values = job.cmdvals
+    arguments = re.sub(r"(?<!\$)\{(\w+)\}", lambda named: str(values.get(named[1], named[0])), job.arguments or "")
+    command = f"{job.executable.src_uri} {arguments}".strip()
+    command = _braced(re.sub(r"<FILE:([^>]+)>", lambda named: _file(files, named[1], job), command))
+    if job.pre_cmdline:
+        command = f"{job.pre_cmdline} && {{ {command}; }}"
+    if job.post_cmdline:
+        command = f"{command}; code=$?; {job.post_cmdline}; exit $code"
+    return command
+
+
+def _file(files: dict[str, Any], name: str, job: GenericWorkflowJob) -> str:
+    if not files.get(name):
+        raise BadData(f"{job.name}: its command names a file {name!r} that the job does not have")
+    return str(files[name])
+
+
+def _braced(text: str) -> str:
+    """Environment variables in BPS's own spelling."""
+    return re.sub(r"\$\{(\w+)\}", r"<ENV:\1>", text)
+
+
+def _log(config: BpsConfig, job: GenericWorkflowJob) -> str:
+    """Within the submit folder, by BPS's own template."""
+    _, template = config.search("subDirTemplate", opt={"replaceVars": False, "default": "{label}"})
+    folder = str(template).format_map(defaultdict(str, {**job.tags, "label": job.label}))
+    return str(Path("jobs") / folder.strip("/") / f"{job.name}.log")
