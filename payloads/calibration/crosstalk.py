@@ -1,7 +1,7 @@
 """Crosstalk: what each amplifier hears of the fifteen that are read at the same moment.
 
 Of exposures of bright spots, lit in one amplifier at a time: each dark amplifier's pixels are a sum of the lit ones'
-pixels, times the coefficients, and a constant. Solved by least squares for each amplifier, after outliers (cosmic
+pixels, times the coefficients, and of stray light, which is smooth. Solved by least squares for each amplifier, after outliers (cosmic
 rays, light of its own) were clipped about a first solution of medians, for each exposure; exposures are then
 averaged by their errors (as Snyder et al. 2021, JATIS 7, 048002, model the spots of the camera's test stand).
 """
@@ -29,6 +29,7 @@ _HALO = 4
 """Pixels from a spot in which it still may shine."""
 _COLUMN, _COLUMN_ADU = 6.0, 1.0
 """Errors of a column's mean, and ADU, that a good column may be off."""
+_STRAY_ORDER, _STRAY_SAMPLED = 3, 3
 _SAMPLED = 4
 _TERMS = AMPLIFIERS + 1
 
@@ -82,6 +83,8 @@ def _of_one(raw: Raw, detector: Detector, calibration: Calibration) -> tuple[Flo
     """Coefficients and errors of one exposure."""
     image = reduced(raw, detector, calibration, "spot").image
     segments = np.stack([part_of(image, amplifier, detector) for amplifier in detector.amplifiers])
+    _, base, sigma = _first_solution(segments, detector, name_of(raw))
+    _flatten(segments, _far_from_light(segments, base + _CLIP * sigma))
     start, base, sigma = _first_solution(segments, detector, name_of(raw))
     normal, right = np.zeros((AMPLIFIERS, _TERMS, _TERMS)), np.zeros((AMPLIFIERS, _TERMS))
     squares, number = np.zeros(AMPLIFIERS), np.zeros(AMPLIFIERS)
@@ -107,6 +110,26 @@ def _far_from_light(segments: Image, shining: Floats) -> NDArray[np.bool_]:
         lit |= segment > least
     spots = ndimage.binary_opening(lit, np.ones((2, 2), bool))
     return np.asarray(~ndimage.maximum_filter(spots, 2 * _HALO + 1))
+
+
+def _flatten(segments: Image, far: NDArray[np.bool_]) -> None:
+    """Take off each amplifier's stray light, in place: a polynomial of third order through pixels far from spots."""
+    height, width = segments.shape[1:]
+    y, x = (np.linspace(-1.0, 1.0, n) for n in (height, width))
+    terms = [(i, j) for i in range(_STRAY_ORDER + 1) for j in range(_STRAY_ORDER + 1 - i)]
+    rows, columns = (places[::_STRAY_SAMPLED] for places in np.nonzero(far))
+    design = np.stack([y[rows] ** i * x[columns] ** j for i, j in terms], axis=1)
+    for segment in segments:
+        values = segment[rows, columns]
+        kept = np.ones((len(values), 1))
+        for _ in range(2):
+            solved = np.linalg.solve(design.T @ (kept * design), design.T @ (kept[:, 0] * values))
+            off = np.abs(values - design @ solved)
+            kept = (off <= _CLIP * 1.4826 * np.median(off)).astype(np.float64)[:, None]
+        rows_by_terms = np.zeros((height, _STRAY_ORDER + 1))
+        for (i, j), value in zip(terms, solved, strict=True):
+            rows_by_terms[:, j] += value * y**i
+        segment -= (rows_by_terms @ x ** np.arange(_STRAY_ORDER + 1)[:, None]).astype(np.float32)
 
 
 def _leave_out_columns(segments: Image, far: NDArray[np.bool_], base: Floats, sigma: Floats) -> None:

@@ -29,7 +29,8 @@ OFF_BIAS = 50.0
 VIGNETTED = 0.7
 """Of the light on the axis."""
 _SIGNIFICANT = 6.0
-_TILE = 64
+_TILE = 16
+"""Pixels: across it even the corner's vignetting is under 5 %."""
 _RUN = 20
 """Bad pixels of an amplifier's column from which on it is a bad column."""
 
@@ -75,7 +76,7 @@ def _above_median(part: Image) -> Image:
 
 
 def local_median(image: Image) -> Image:
-    """(ny, nx): the median of the square of 64 pixels (fewer at the ends) that a pixel lies in."""
+    """(ny, nx): the median of the square of 16 pixels (fewer at the ends) that a pixel lies in."""
     ny, nx = image.shape
     around = np.empty_like(image)
     for y in range(0, ny, _TILE):

@@ -64,7 +64,9 @@ def reduced(raw: Raw, detector: Detector, calibration: Calibration, image_type: 
     if not (np.isfinite(seen.exposure_time) and seen.exposure_time >= 0.0):
         raise BadData(f"{name_of(raw)}: exposure time {seen.exposure_time} s")
     image = remove_signature(raw, calibration, detector)
-    silent = [a.name for a, noise in zip(detector.amplifiers, overscan_noise(raw, detector), strict=True) if noise == 0.0]
+    silent = [
+        a.name for a, noise in zip(detector.amplifiers, overscan_noise(raw, detector), strict=True) if noise == 0.0
+    ]
     if silent:
         raise BadData(f"{name_of(raw)}: no noise in the overscan of {', '.join(silent)}")
     return image

@@ -99,7 +99,10 @@ def measure_photon_transfer(
 
 def _of_pair(pair: tuple[Raw, Raw], detector: Detector, calibration: Calibration) -> PairMoments:
     one, other = pair
-    if one.observation.exposure_time != other.observation.exposure_time or one.observation.band != other.observation.band:
+    if (
+        one.observation.exposure_time != other.observation.exposure_time
+        or one.observation.band != other.observation.band
+    ):
         raise BadData(f"{name_of(one)} and {name_of(other)} are no pair: times or bands differ")
     first, second = (reduced(raw, detector, calibration, "flat").image for raw in pair)
     told = pair_moments(first, second, detector)
@@ -147,7 +150,9 @@ def _solved(
 
 def _too_few(detector: Detector, where: str, left: int, rejected: Iterable[Rejected]) -> str:
     why = "; ".join(each.why for each in rejected) or "no more came"
-    return f"photon transfer of detector {detector.id}: {left} pairs are left {where}, {LEAST_PAIRS} are the least: {why}"
+    return (
+        f"photon transfer of detector {detector.id}: {left} pairs are left {where}, {LEAST_PAIRS} are the least: {why}"
+    )
 
 
 def _full_well(level: Floats, variance: Floats) -> tuple[Floats, NDArray[np.bool_]]:
