@@ -2,10 +2,10 @@
 
     python -m bench.calibration_products [DETECTOR ...]
 
-For each detector an afternoon, 10 biases, 5 darks of 30 s and 10 flats of 2 s, and what is taken each month, 4 exposures
-of spots and a ladder of 10 pairs of flats. Raws are made in a process of their own, one at a time. Core-seconds: of this
-process, one run after one on a small detector to load the kernels. Memory: the highest resident of this process while
-the product is made, less what it was with the modules alone.
+For each detector an afternoon, 10 biases, 5 darks of 30 s and 10 flats of 2 s, and what is taken each month, 4
+exposures of spots and a ladder of 10 pairs of flats. Raws are made in a process of their own, one at a time.
+Core-seconds: of this process, with the kernels loaded. Memory: the most resident of this process while the product is
+made, less what it held before.
 """
 
 import sys

@@ -47,9 +47,10 @@ def _frames(
 ) -> Iterator[Frame | Rejected]:
     for raw in raws:
         exposure, seconds = raw.observation.exposure, raw.observation.exposure_time
+        if seconds <= 0.0:
+            yield Rejected(exposure, f"{name_of(raw)}: a dark of {seconds} s")
+            continue
         try:
-            if seconds <= 0.0:
-                raise BadData(f"{name_of(raw)}: a dark of {seconds} s")
             image = reduced(raw, detector, calibration, "dark").image
         except BadData as error:
             yield Rejected(exposure, str(error))

@@ -65,7 +65,7 @@ def find_defects(detector: Detector, bias: Bias, dark: Dark, flat: Flat, axis_ra
     dead = (flat.pixels.image < DEAD * around) | (flat.pixels.image > BRIGHT * around)
     lost = (bias.pixels.mask | dark.pixels.mask | flat.pixels.mask) != 0
     bad = odd | hot | dead | lost
-    columns = sum(_close_columns(part_of(bad, amplifier, detector), _RUN) for amplifier in detector.amplifiers)
+    columns = sum(int(_close_columns(part_of(bad, amplifier, detector), _RUN)) for amplifier in detector.amplifiers)
     plane = np.where(bad, np.uint16(Mask.BAD), np.uint16(0))
     plane[around * flat.rate < VIGNETTED * axis_rate] |= np.uint16(Mask.VIGNETTED)
     return Defects(detector.id, plane, int(hot.sum()), int(dead.sum()), columns)

@@ -145,7 +145,7 @@ def bad_biases() -> dict[str, tuple[Raw, str]]:
     return {
         "all zeros": (spoilt(taken, ZEROS), "no noise in the overscan of C10, C11"),
         "short": (spoilt(taken, ZEROS[:, :100]), r"segments are int32 \(16, 100, 160\)"),
-        "not a number": (spoilt(taken, np.full(ZEROS.shape, np.nan)), "segments are float64"),  # type: ignore[arg-type]
+        "not a number": (spoilt(taken, np.full(ZEROS.shape, np.nan)), "segments are float64"),
         "another detector": (replace(taken, detector=7), "detector 7: processed as detector 94"),
         "another type": (raw("dark", 3, DARK_SECONDS), "a dark exposure among those of bias"),
         "light": (spoilt(taken, taken.segments + (raw("flat", 1, 0.05).segments - taken.segments)), "first frames"),
