@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.allocator import keep_freed_memory
 from payloads.calibration.assemble import assemble
 from payloads.calibration.bias import Bias, make_bias
 from payloads.calibration.crosstalk import Crosstalk, measure_crosstalk
@@ -185,6 +186,7 @@ def linearity_error(chip: Ccd, linearity: NDArray[np.float64]) -> float:
 
 def main() -> None:
     """Print the tables."""
+    keep_freed_memory()
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         produced(Telescope(SMALL, process), SMALL, told=False)
         for number in [int(text) for text in sys.argv[1:]] or [94, 0]:

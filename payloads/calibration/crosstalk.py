@@ -3,8 +3,8 @@
 Of exposures of bright spots, lit in one amplifier at a time: each dark amplifier's pixels are a sum of the lit ones'
 pixels, times the coefficients, and of stray light, which is smooth. Solved by least squares for each amplifier,
 after outliers (cosmic rays, light of its own) were clipped about a first solution of medians, for each exposure;
-exposures are then averaged by their errors (as Snyder et al. 2021, JATIS 7, 048002, model the spots of the camera's
-test stand).
+exposures are then averaged by their errors. (LSST's pipelines take clipped means of ratios instead, Plazas Malagon
+et al. 2024, arXiv:2404.14516; least squares also holds where two amplifiers are lit at once.)
 """
 
 from collections.abc import Iterable

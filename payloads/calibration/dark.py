@@ -1,7 +1,7 @@
 """The dark: electrons that gather in a pixel each second without light.
 
 The sum of long exposures in the dark over the sum of their times. Cosmic rays, a few thousand pixels of each, are in
-one frame only and clipped (Plazas Malagon et al. 2025, JATIS 11, 011209, section 3.3).
+one frame only and clipped (the product is that of Plazas Malagon et al. 2024, arXiv:2404.14516).
 """
 
 from collections.abc import Iterable, Iterator

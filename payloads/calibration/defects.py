@@ -2,8 +2,8 @@
 
 Hot pixels, which gather charge in the dark; dead and bright ones, which differ from the flat around them; noisy or lost
 ones, of which too little was kept; and columns of which much is bad: the whole run between its worst ends, for
-what hurts a column (a trap, a blocked channel) hurts what is read through it (Plazas Malagon et al. 2025, JATIS 11,
-011209, section 3.6, for the kinds).
+what hurts a column (a trap, a blocked channel) hurts what is read through it (kinds of defects: Plazas Malagon et
+al. 2024, arXiv:2404.14516).
 """
 
 from dataclasses import dataclass

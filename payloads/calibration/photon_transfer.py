@@ -1,8 +1,8 @@
 """Gain, non-linearity and full well of each amplifier, from pairs of flats over a ladder of levels.
 
 The photon transfer curve: the shot noise of q electrons has a variance of q, so that variance against level, in ADU,
-has the slope 1 / gain (Astier et al. 2019, A&A 629, A36, equation 1, whose higher terms, of charge that
-repels charge, are taken as 0: neighbours that are alike in the difference of a pair would show them, and
+has the slope 1 / gain (Astier et al. 2019, A&A 629, A36, whose higher terms, of charge that repels
+charge, are taken as 0: neighbours that are alike in the difference of a pair would show them, and
 `PhotonTransfer.correlation` says how alike they are). An amplifier that compresses its signal compresses the noise
 by the square of the slope of the same curve.
 
