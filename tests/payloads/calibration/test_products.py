@@ -10,6 +10,7 @@ from payloads.calibration.assemble import assemble
 from payloads.calibration.bias import Bias, make_bias
 from payloads.calibration.dark import Dark, make_dark
 from payloads.calibration.defects import _close_columns, find_defects, local_median
+from payloads.calibration.electronics import Electronics
 from payloads.calibration.flat import Flat, make_flat
 from payloads.imaging.isr import remove_signature
 from schemas.errors import BadData
@@ -80,6 +81,7 @@ def test_lamps_that_differ_do_not_matter(flat: Flat, bias: Bias, dark: Dark) -> 
 def test_a_calibration_made_of_them_gives_flat_light(flat: Flat, bias: Bias, dark: Dark) -> None:
     found = find_defects(SMALL, bias, dark, flat, flat.rate)
     calibration = assemble(SMALL, bias, dark, flat, found, ELECTRONICS)
+    assert all(np.array_equal(part, Electronics.of(calibration).parts()[n]) for n, part in ELECTRONICS.parts().items())
     taken = raw("flat", 19, 1.0)
     image = remove_signature(taken, calibration, SMALL)
     level = flat.rate * 1.0
