@@ -2,10 +2,10 @@
 
     python -m bench.calibration_products [DETECTOR ...]
 
-For each detector an afternoon, 10 biases, 5 darks of 30 s and 10 flats of 2 s, and what is taken each month, 4 exposures
-of spots and a ladder of 10 pairs of flats. Raws are made in a process of their own, one at a time. Core-seconds: of this
-process, one run after one on a small detector to load the kernels. Memory: the highest resident of this process while
-the product is made, less what it was with the modules alone.
+For each detector an afternoon, 10 biases, 5 darks of 30 s and 10 flats of 2 s, and what is taken each month, 4
+exposures of spots and a ladder of 10 pairs of flats. Raws are made in a process of their own, one at a time.
+Core-seconds: of this process, with the kernels loaded. Memory: the most resident of this process while the product is
+made, less what it held before.
 """
 
 import sys
@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.allocator import keep_freed_memory
 from payloads.calibration.assemble import assemble
 from payloads.calibration.bias import Bias, make_bias
 from payloads.calibration.crosstalk import Crosstalk, measure_crosstalk
@@ -185,6 +186,7 @@ def linearity_error(chip: Ccd, linearity: NDArray[np.float64]) -> float:
 
 def main() -> None:
     """Print the tables."""
+    keep_freed_memory()
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         produced(Telescope(SMALL, process), SMALL, told=False)
         for number in [int(text) for text in sys.argv[1:]] or [94, 0]:

@@ -18,7 +18,9 @@ def assemble(
     """The calibration of a detector in the flat's band. Raises BadData, naming the part that is of another detector."""
     for part in (bias, dark, flat, defects):
         if part.detector != detector.id:
-            raise BadData(f"calibration of detector {detector.id}: {type(part).__name__} is of detector {part.detector}")
+            raise BadData(
+                f"calibration of detector {detector.id}: {type(part).__name__} is of detector {part.detector}"
+            )
     shape = (detector.format.height, detector.format.width)
     for name, plane in (("bias", bias.pixels.image), ("dark", dark.pixels.image), ("flat", flat.pixels.image)):
         if plane.shape != shape or not np.isfinite(plane).all():

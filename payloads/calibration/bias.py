@@ -1,8 +1,7 @@
 """The bias: what an amplifier adds to every pixel, whatever light fell, above its overscan.
 
-Overscan-subtracted frames of no exposure, averaged pixel by pixel with outliers clipped (Astier et al. 2019, A&A
-629, A36, section 2, for why the overscan of each row is taken off first; Plazas Malagon et al. 2025, JATIS 11,
-011209, for the products of Rubin's own).
+Frames of no exposure, each row less the mean of its overscan, averaged pixel by pixel with outliers clipped (the
+product is that of Plazas Malagon et al. 2024, arXiv:2404.14516).
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,9 +1,10 @@
 """Crosstalk: what each amplifier hears of the fifteen that are read at the same moment.
 
 Of exposures of bright spots, lit in one amplifier at a time: each dark amplifier's pixels are a sum of the lit ones'
-pixels, times the coefficients, and a constant. Solved by least squares for each amplifier, after outliers (cosmic
-rays, light of its own) were clipped about a first solution of medians, for each exposure; exposures are then
-averaged by their errors (as Snyder et al. 2021, JATIS 7, 048002, model the spots of the camera's test stand).
+pixels, times the coefficients, and of stray light, which is smooth. Solved by least squares for each amplifier,
+after outliers (cosmic rays, light of its own) were clipped about a first solution of medians, for each exposure;
+exposures are then averaged by their errors. (LSST's pipelines take clipped means of ratios instead, Plazas Malagon
+et al. 2024, arXiv:2404.14516; least squares also holds where two amplifiers are lit at once.)
 """
 
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ _HALO = 4
 """Pixels from a spot in which it still may shine."""
 _COLUMN, _COLUMN_ADU = 6.0, 1.0
 """Errors of a column's mean, and ADU, that a good column may be off."""
+_STRAY_ORDER, _STRAY_PIXELS, _STRAY_LEAST = 3, 100_000, 20_000
+"""Of the polynomial, pixels that are enough for it, and pixels below which there is a constant only."""
 _SAMPLED = 4
 _TERMS = AMPLIFIERS + 1
 
@@ -82,6 +85,8 @@ def _of_one(raw: Raw, detector: Detector, calibration: Calibration) -> tuple[Flo
     """Coefficients and errors of one exposure."""
     image = reduced(raw, detector, calibration, "spot").image
     segments = np.stack([part_of(image, amplifier, detector) for amplifier in detector.amplifiers])
+    _, base, sigma = _first_solution(segments, detector, name_of(raw))
+    _flatten(segments, _far_from_light(segments, base + _CLIP * sigma))
     start, base, sigma = _first_solution(segments, detector, name_of(raw))
     normal, right = np.zeros((AMPLIFIERS, _TERMS, _TERMS)), np.zeros((AMPLIFIERS, _TERMS))
     squares, number = np.zeros(AMPLIFIERS), np.zeros(AMPLIFIERS)
@@ -107,6 +112,28 @@ def _far_from_light(segments: Image, shining: Floats) -> NDArray[np.bool_]:
         lit |= segment > least
     spots = ndimage.binary_opening(lit, np.ones((2, 2), bool))
     return np.asarray(~ndimage.maximum_filter(spots, 2 * _HALO + 1))
+
+
+def _flatten(segments: Image, far: NDArray[np.bool_]) -> None:
+    """Take off each amplifier's stray light, in place: a polynomial of third order through pixels far from spots."""
+    height, width = segments.shape[1:]
+    y, x = (np.linspace(-1.0, 1.0, n) for n in (height, width))
+    order = _STRAY_ORDER if far.sum() > _STRAY_LEAST else 0
+    terms = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+    step = max(1, int(far.sum()) // _STRAY_PIXELS)
+    rows, columns = (places[::step] for places in np.nonzero(far))
+    design = np.stack([y[rows] ** i * x[columns] ** j for i, j in terms], axis=1)
+    for segment in segments:
+        values = segment[rows, columns]
+        kept = np.ones((len(values), 1))
+        for _ in range(2):
+            solved = np.linalg.solve(design.T @ (kept * design), design.T @ (kept[:, 0] * values))
+            off = np.abs(values - design @ solved)
+            kept = (off <= _CLIP * 1.4826 * np.median(off)).astype(np.float64)[:, None]
+        rows_by_terms = np.zeros((height, order + 1))
+        for (i, j), value in zip(terms, solved, strict=True):
+            rows_by_terms[:, j] += value * y**i
+        segment[:] -= (rows_by_terms @ x ** np.arange(order + 1)[:, None]).astype(np.float32)
 
 
 def _leave_out_columns(segments: Image, far: NDArray[np.bool_], base: Floats, sigma: Floats) -> None:
@@ -135,8 +162,8 @@ def _first_solution(segments: Image, detector: Detector, name: str) -> tuple[Flo
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _gather(
-    segments: Image, bright: float, far: NDArray[np.bool_], start: Floats, base: Floats, reach: Floats, normal: NDArray[np.float64],
+def _gather(  # noqa: C901 - four loops, flat
+    segments: Image, bright: float, far: NDArray[np.bool_], start: Floats, base: Floats, reach: Floats, normal: Floats,
     right: Floats, squares: Floats, number: Floats,
 ) -> None:  # fmt: skip
     """Normal equations (16, 17, 17), (16, 17) of what dark pixels are above the first solution, outliers left out.

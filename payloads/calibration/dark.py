@@ -1,7 +1,7 @@
 """The dark: electrons that gather in a pixel each second without light.
 
 The sum of long exposures in the dark over the sum of their times. Cosmic rays, a few thousand pixels of each, are in
-one frame only and clipped (Plazas Malagon et al. 2025, JATIS 11, 011209, section 3.3).
+one frame only and clipped (the product is that of Plazas Malagon et al. 2024, arXiv:2404.14516).
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,9 +47,10 @@ def _frames(
 ) -> Iterator[Frame | Rejected]:
     for raw in raws:
         exposure, seconds = raw.observation.exposure, raw.observation.exposure_time
+        if seconds <= 0.0:
+            yield Rejected(exposure, f"{name_of(raw)}: a dark of {seconds} s")
+            continue
         try:
-            if seconds <= 0.0:
-                raise BadData(f"{name_of(raw)}: a dark of {seconds} s")
             image = reduced(raw, detector, calibration, "dark").image
         except BadData as error:
             yield Rejected(exposure, str(error))

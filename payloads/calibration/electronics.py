@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from payloads.calibration.frames import AMPLIFIERS
-from schemas.image import LINEARITY_TERMS, Image
+from schemas.image import LINEARITY_TERMS, Calibration, Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,11 @@ class Electronics:
     saturation: Image
     crosstalk: Image
     linearity: Image
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> "Electronics":
+        """Those that a calibration made earlier has: an afternoon's bias, dark and flat need no new ladder."""
+        return cls(**{name: getattr(calibration, name) for name in cls.__dataclass_fields__})
 
     def parts(self) -> dict[str, Image]:
         """By name."""

@@ -61,10 +61,11 @@ def _frames(
     raws: Iterable[Raw], detector: Detector, band: str, calibration: Calibration, seen: dict[int, tuple[float, float]]
 ) -> Iterator[Frame | Rejected]:
     for raw in raws:
-        exposure = raw.observation.exposure
+        exposure, other = raw.observation.exposure, raw.observation.band
+        if other != band:
+            yield Rejected(exposure, f"{name_of(raw)}: a flat in {other!r} among those in {band!r}")
+            continue
         try:
-            if raw.observation.band != band:
-                raise BadData(f"{name_of(raw)}: a flat in {raw.observation.band!r} among those in {band!r}")
             made = reduced(raw, detector, calibration, "flat")
             level = _level(made, calibration.saturation, name_of(raw))
         except BadData as error:

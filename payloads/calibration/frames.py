@@ -1,6 +1,7 @@
 """Calibration frames, one at a time: what is wrong with a raw, and its pixels on the assembled detector."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from schemas.image import Calibration, Image, MaskedImage, Raw
 from schemas.instrument import Amplifier, Detector
 
 Floats = NDArray[np.float64]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 AMPLIFIERS = 16
 _NEVER = np.float32(1e30)
@@ -52,19 +54,24 @@ def blank(detector: Detector) -> Calibration:
 
 
 def blank_with(detector: Detector, **parts: Image) -> Calibration:
-    """A calibration that does as much as these parts say."""
-    return replace(blank(detector), **parts)
+    """A calibration that does as much as these parts, float32, say."""
+    return Calibration(**(vars(blank(detector)) | parts))
 
 
 def reduced(raw: Raw, detector: Detector, calibration: Calibration, image_type: str) -> MaskedImage:
-    """A raw's pixels. Raises BadData, naming it, for another type, detector or shape, or an amplifier that is silent."""
+    """A raw's pixels.
+
+    Raises BadData, naming it, for another type, detector or shape, or an amplifier that is silent.
+    """
     seen = raw.observation
     if seen.image_type != image_type:
         raise BadData(f"{name_of(raw)}: a {seen.image_type} exposure among those of {image_type}")
     if not (np.isfinite(seen.exposure_time) and seen.exposure_time >= 0.0):
         raise BadData(f"{name_of(raw)}: exposure time {seen.exposure_time} s")
     image = remove_signature(raw, calibration, detector)
-    silent = [a.name for a, noise in zip(detector.amplifiers, overscan_noise(raw, detector), strict=True) if noise == 0.0]
+    silent = [
+        a.name for a, noise in zip(detector.amplifiers, overscan_noise(raw, detector), strict=True) if noise == 0.0
+    ]
     if silent:
         raise BadData(f"{name_of(raw)}: no noise in the overscan of {', '.join(silent)}")
     return image
@@ -80,14 +87,14 @@ def overscan_noise(raw: Raw, detector: Detector) -> Floats:
     return spread
 
 
-def part_of(image: Image, amplifier: Amplifier, detector: Detector) -> Image:
+def part_of(image: NDArray[Pixel], amplifier: Amplifier, detector: Detector) -> NDArray[Pixel]:
     """An amplifier's part of an assembled image, in the order of readout; no copy."""
     form = detector.format
     part = image[amplifier.y0 : amplifier.y0 + form.amp_height, amplifier.x0 : amplifier.x0 + form.amp_width]
     return part[:: -1 if amplifier.flip_y else 1, :: -1 if amplifier.flip_x else 1]
 
 
-def on_grid(values: Floats, detector: Detector) -> Floats:
+def on_grid(values: Floats | Image, detector: Detector) -> Floats:
     """(2, 8): amplifiers' values (16,) as they lie on the detector, bottom row first."""
     form, grid = detector.format, np.empty((2, 8))
     for amplifier in detector.amplifiers:
@@ -95,8 +102,8 @@ def on_grid(values: Floats, detector: Detector) -> Floats:
     return grid
 
 
-def spread_out(values: Floats, detector: Detector) -> Image:
+def spread_out(values: Floats | Image, detector: Detector) -> Image:
     """(ny, nx) float32: each pixel its amplifier's value (16,)."""
     form = detector.format
-    rows = on_grid(values, detector).repeat(form.amp_width, 1).astype(np.float32)
+    rows: Image = on_grid(values, detector).repeat(form.amp_width, 1).astype(np.float32)
     return rows.repeat(form.amp_height, 0)

@@ -6,6 +6,7 @@ made linear, is the charge over the gain. The lamp is known to be near its usual
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class _Places:
     def __init__(self, n: int, amplifiers: int, blocks: int) -> None:
         counts = (amplifiers * blocks, amplifiers, amplifiers * LINEARITY_TERMS, n)
         ends = np.cumsum((0, *counts))
-        each = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        each = [np.arange(start, end) for start, end in pairwise(ends)]
         self.light = each[0].reshape(amplifiers, blocks)
         self.gain = each[1]
         self.curves = each[2].reshape(amplifiers, LINEARITY_TERMS)

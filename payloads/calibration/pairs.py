@@ -21,9 +21,9 @@ _SAMPLE_PIXELS = 2000
 class PairMoments:
     """Of each amplifier's blocks, (16, 16), ADU.
 
-    level: mean of both frames. variance: of one frame, half of the variance of the difference, in which whatever differs
-    from pixel to pixel cancels. highest: of the pixels' levels. along, across: correlations of the differences of
-    neighbours in a row and in a column. pixels: how many counted, of `size`.
+    level: mean of both frames. variance: of one frame, half of the variance of the difference, in which whatever
+    differs from pixel to pixel cancels. highest: of the pixels' levels. along, across: correlations of the
+    differences of neighbours in a row and in a column. pixels: how many counted, of `size`.
     """
 
     level: Floats

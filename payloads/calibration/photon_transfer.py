@@ -1,10 +1,10 @@
 """Gain, non-linearity and full well of each amplifier, from pairs of flats over a ladder of levels.
 
 The photon transfer curve: the shot noise of q electrons has a variance of q, so that variance against level, in ADU,
-has the slope 1 / gain (Astier et al. 2019, A&A 629, A36, equation 1, whose higher terms, of charge that
-repels charge, are taken as 0: neighbours that are alike in the difference of a pair would show them, and
-`PhotonTransfer.correlation` says how alike they are). An amplifier that compresses its signal compresses the noise by the
-square of the slope of the same curve.
+has the slope 1 / gain (Astier et al. 2019, A&A 629, A36, whose higher terms, of charge that repels
+charge, are taken as 0: neighbours that are alike in the difference of a pair would show them, and
+`PhotonTransfer.correlation` says how alike they are). An amplifier that compresses its signal compresses the noise
+by the square of the slope of the same curve.
 
 All pairs and amplifiers are solved together for gains, curves, the light that each amplifier gets, and the lamp of
 each pair, of which only the time is known and that it drifts by a percent: what the amplifiers show relative to one
@@ -44,10 +44,12 @@ _SAME_PART = 0.995
 
 @dataclass(frozen=True, eq=False)
 class PhotonTransfer:
-    """float64 (16,) unless said. gain: electrons/ADU. read_noise, full_well: electrons. linearity: (16, terms), as in
-    `Calibration`. gain_error, curve_error: relative, the latter of the charge at the full well.
-    full_well is that of the signal, which is compressed. reached: whether the ladder filled the amplifier.
-    correlation: of neighbours, at the brightest level that is not full. lamp (n,), residuals (n, 16): see `ladder`.
+    """float64 (16,) unless said.
+
+    gain: electrons/ADU. read_noise, full_well: electrons, the latter of the signal, which is compressed. linearity:
+    (16, terms), as in `Calibration`. gain_error, curve_error: relative, the latter of the charge at the highest level
+    below the full well. reached: whether the ladder filled the amplifier. correlation: of neighbours, at that level.
+    lamp (n,), residuals (n, 16): see `ladder`.
     """
 
     detector: int
@@ -99,7 +101,10 @@ def measure_photon_transfer(
 
 def _of_pair(pair: tuple[Raw, Raw], detector: Detector, calibration: Calibration) -> PairMoments:
     one, other = pair
-    if one.observation.exposure_time != other.observation.exposure_time or one.observation.band != other.observation.band:
+    if (
+        one.observation.exposure_time != other.observation.exposure_time
+        or one.observation.band != other.observation.band
+    ):
         raise BadData(f"{name_of(one)} and {name_of(other)} are no pair: times or bands differ")
     first, second = (reduced(raw, detector, calibration, "flat").image for raw in pair)
     told = pair_moments(first, second, detector)
@@ -147,15 +152,17 @@ def _solved(
 
 def _too_few(detector: Detector, where: str, left: int, rejected: Iterable[Rejected]) -> str:
     why = "; ".join(each.why for each in rejected) or "no more came"
-    return f"photon transfer of detector {detector.id}: {left} pairs are left {where}, {LEAST_PAIRS} are the least: {why}"
+    return (
+        f"photon transfer of detector {detector.id}: {left} pairs are left {where}, {LEAST_PAIRS} are the least: {why}"
+    )
 
 
 def _full_well(level: Floats, variance: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """(16,) ADU: the level at which the noise is gone; where none is, the highest, which was not full."""
     usual = np.median((variance / np.maximum(level, 1e-3))[: len(level) // 2 + 1], axis=0)
     full = variance < _FULL_NOISE * usual * level
-    reached = full.any(axis=(0, 2))
-    return np.where(reached, np.where(full, level, 0.0).max(axis=(0, 2)), level.max(axis=(0, 2))), reached
+    reached: NDArray[np.bool_] = np.any(full, axis=(0, 2))
+    return np.where(full | ~reached[:, None], level, 0.0).max(axis=(0, 2)), reached
 
 
 def _correlation(told: list[PairMoments], level: Floats, fits: NDArray[np.bool_]) -> Floats:
@@ -164,4 +171,4 @@ def _correlation(told: list[PairMoments], level: Floats, fits: NDArray[np.bool_]
     amplifiers = np.arange(AMPLIFIERS)
     along, across = (np.array([getattr(each, name) for each in told]) for name in ("along", "across"))
     both = [np.mean(each[top, amplifiers], axis=1, where=fits[top, amplifiers]) for each in (along, across)]
-    return np.where(np.abs(both[0]) > np.abs(both[1]), *both)
+    return np.asarray(np.where(np.abs(both[0]) > np.abs(both[1]), *both))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from payloads.calibration.frames import Floats, Frame, Rejected, on_grid
 from schemas.errors import BadData
@@ -190,8 +189,8 @@ def _residuals(
                 noise = square[half, k] + (max(signal, np.float32(0.0)) if photons else np.float32(0.0))
                 kept = above * above <= reach * noise
                 lost += not kept
-                total += above if kept else np.float32(0.0)
-                expected += signal
+                total += float(above) if kept else 0.0
+                expected += float(signal)
             offset[half, k] += total
             mean[half, k] += expected
             clipped[half, k] += lost
@@ -234,7 +233,8 @@ def _finish(
             kept = weight[y, x]
             if kept < np.float32(0.5) * levels:
                 mask[y, x] |= np.uint16(_BAD)
-                total[y, x], kept = reference[y, x], levels / np.float32(n)
+                total[y, x] = reference[y, x]
+                kept = np.float32(levels / np.float32(n))
             else:
                 total[y, x] /= kept
             reads = np.float32(n) * kept / levels

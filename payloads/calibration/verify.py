@@ -1,8 +1,8 @@
 """Whether a product may be used: figures of it against named limits.
 
-A product of which a check fails is not to be certified. The limits are wide enough for every detector of the
-camera on a usual day (gains and noises: LSST's requirements LCA-48-D, 5 to 9 electrons; gains of 1.0 to 2.5), and narrow
-enough that a lamp that flickered, a warm detector or interference shows.
+A product of which a check fails is not to be certified (the order of things is that of DMTN-222). The limits are wide
+enough for every detector of the camera on a usual day, and narrow enough that a lamp that flickered, a warm detector
+or interference shows.
 """
 
 from dataclasses import dataclass

@@ -97,7 +97,7 @@ def _compression(rng: np.random.Generator) -> Floats:
     """(16, 3): an output transistor's loss of 0.4 to 1 % at full well, and a wave of a tenth of it on the way."""
     loss = rng.uniform(0.004, 0.010, AMPLIFIERS)
     wave = rng.normal(0.0, 0.01, AMPLIFIERS)  # x (1 - x) (1 - 2 x) has its extremes of a tenth
-    return loss[:, None] * np.array([-1.0, 0.0, 0.0]) + wave[:, None] * np.array([1.0, -3.0, 2.0])
+    return np.asarray(loss[:, None] * np.array([-1.0, 0.0, 0.0]) + wave[:, None] * np.array([1.0, -3.0, 2.0]))
 
 
 def _profiles(rng: np.random.Generator, length: int, size: float) -> Image:

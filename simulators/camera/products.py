@@ -12,7 +12,16 @@ from schemas.image import LINEARITY_ELECTRONS, LINEARITY_TERMS, Calibration, Ima
 from schemas.instrument import BANDS, PIXEL_ARCSEC, Camera
 from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Tract
 from schemas.tables import Table
-from simulators.camera.ccd import AMPLIFIERS, SATURATION_PART, Ccd, add_dark_current, bias_pattern, ccd, defects, response
+from simulators.camera.ccd import (
+    AMPLIFIERS,
+    SATURATION_PART,
+    Ccd,
+    add_dark_current,
+    bias_pattern,
+    ccd,
+    defects,
+    response,
+)
 from simulators.camera.exposure import SourceSky, shapes_of
 from simulators.camera.noise import Purpose, add_noise, fill_normal, generator, stream
 from simulators.camera.optics import AB_NANOJANSKY, SKY_MAG, ZERO_POINT

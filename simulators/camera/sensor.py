@@ -2,9 +2,10 @@
 
 Light becomes charge (response, dark current, cosmic rays), charge above the full well bleeds along its
 column, the amplifiers turn it into a signal a little less than in proportion, on top of their bias pattern,
-hear each other (crosstalk), add their noise, and digitise it above their level. Shot noise is drawn as a normal deviate of the charge's variance
-together with the read noise: at the faintest skies (15 electrons) the skewness that this leaves out is 0.05.
-A saturated pixel has read noise only. Left out: charge transfer inefficiency, brighter-fatter effect.
+hear each other (crosstalk), add their noise, and digitise it above their level. Shot noise is drawn as a
+normal deviate of the charge's variance together with the read noise: at the faintest skies (15 electrons)
+the skewness that this leaves out is 0.05. A saturated pixel has read noise only. Left out: charge transfer
+inefficiency, brighter-fatter effect.
 """
 
 import numba
@@ -95,8 +96,8 @@ def row_levels(chip: Ccd, seed: int, exposure: int) -> Image:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _read_out(
     charge: Image, corners: NDArray[np.int64], bias_rows: Image, bias_columns: Image, crosstalk: Image,
-    read_variance: Image, full_well: Image, compression: Image, per_gain: Image, levels: Image, prescan: int, state: State,
-    out: Segments,
+    read_variance: Image, full_well: Image, compression: Image, per_gain: Image, levels: Image, prescan: int,
+    state: State, out: Segments,
 ) -> None:  # fmt: skip
     n_amps, rows, columns = out.shape
     height, width = bias_rows.shape[1], bias_columns.shape[1]

@@ -30,7 +30,8 @@ def exposed(kind: str, number: int, seconds: float, *, visit: int | None = None,
     exposure = first.exposure + FIRST[kind] + number
     return replace(
         first, image_type=kind, exposure_time=seconds, exposure=exposure, snap=number, band=band,
-        visit=exposure if visit is None else first.exposure + visit, image_name=f"MC_O_20260705_{FIRST[kind] + number:06d}",
+        visit=exposure if visit is None else first.exposure + visit,
+        image_name=f"MC_O_20260705_{FIRST[kind] + number:06d}",
     )  # fmt: skip
 
 

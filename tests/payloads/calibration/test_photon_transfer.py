@@ -9,7 +9,6 @@ from payloads.calibration.ladder import Ladder, _equations, _Places, solve
 from payloads.calibration.pairs import _moments
 from payloads.calibration.photon_transfer import PhotonTransfer, measure_photon_transfer
 from schemas.errors import BadData
-from schemas.image import Raw
 from tests.payloads.calibration.small_ccd import (
     SMALL,
     chip,
@@ -65,13 +64,9 @@ def test_a_ladder_that_ends_below_the_full_well_says_so(bias: Bias) -> None:
 
 
 def test_a_lamp_that_changes_between_the_two_does_not_add_noise(bias: Bias, told: PhotonTransfer) -> None:
-    def uneven() -> list[tuple[Raw, Raw]]:
-        made = list(pairs(LADDER))
-        fainter = raw("flat", 60, LADDER[4], 2000)
-        made[4] = made[4][0], replace(fainter, observation=fainter.observation)
-        return made
-
-    other = measure_photon_transfer(uneven(), SMALL, bias, CROSSTALK)
+    made = list(pairs(LADDER))
+    made[4] = made[4][0], raw("flat", 60, LADDER[4], 2000)  # of another visit: the lamp is a percent off
+    other = measure_photon_transfer(made, SMALL, bias, CROSSTALK)
     np.testing.assert_allclose(other.gain, told.gain, rtol=0.01)
     assert np.abs(other.residuals[4] - told.residuals[4]).max() < 1e-3
 
@@ -88,7 +83,7 @@ def test_a_pair_with_a_bad_frame_is_left_out_and_named(bias: Bias, told: PhotonT
     ]  # fmt: skip
     reasons = [left.why for left in other.rejected]
     assert "no noise in the overscan" in reasons[0]
-    assert "ADU of light in C10: the lamp was off" in reasons[1] or "the lamp was off" in reasons[1]
+    assert "the lamp was off" in reasons[1]
     assert "are no pair: times or bands differ" in reasons[2]
     np.testing.assert_allclose(other.gain, told.gain, rtol=0.01)
 

@@ -1,10 +1,12 @@
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from payloads.calibration.frames import Frame, Rejected
 from payloads.calibration.stack import Limits, _add, _finish, _median, _residuals, stacked
@@ -88,12 +90,12 @@ def test_too_few_frames_are_refused_with_what_is_wrong_with_each() -> None:
     _, made = frames(2)
     with pytest.raises(BadData, match=r"bias of detector 94: 2 frames are left, 3 are the least: no more came"):
         stacked(iter(made), SMALL, LIMITS, "bias")
-    with pytest.raises(BadData, match="2 frames are left.*exposure 9: no light"):
+    with pytest.raises(BadData, match=r"2 frames are left.*exposure 9: no light"):
         stacked([*made, Rejected(9, "exposure 9: no light")], SMALL, LIMITS, "bias")
 
 
 def test_a_pixel_hit_in_most_frames_is_bad() -> None:
-    picture, made = frames(6)
+    _, made = frames(6)
     for frame in made[1:5]:
         frame.image[10, 20] = 1e5 * frame.exposure
     told = stacked(iter(made), SMALL, LIMITS, "flat")
@@ -150,8 +152,8 @@ def test_sums_and_residuals_are_those_of_plain_numpy(
     np.testing.assert_allclose(weight, 1.0 + np.where(kept, level, 0.0), rtol=1e-6)
     offset, mean, clipped = _residuals(image, level, reference, square, photons, 2.0)
 
-    def by_amplifier(plane: Image) -> Image:
-        return np.asarray(plane.reshape(2, rows, 8, width).sum(axis=(1, 3)))
+    def by_amplifier(plane: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(plane.reshape(2, rows, 8, width).sum(axis=(1, 3), dtype=np.float64))
 
     number = by_amplifier(np.ones(shape))
     np.testing.assert_allclose(clipped, by_amplifier(~kept) / number)
