@@ -7,7 +7,7 @@ from actors.base import Actor
 from actors.camera_reader import DataAcquisition, PixelStore, raw_of
 from actors.reduction import Products, Reduction
 from actors.stage_times import StageTimes
-from schemas.clock import Clock
+from schemas.clock import Clock, day_obs_of
 from schemas.events import DetectorFailed, DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
 from schemas.identity import DatasetId
 from schemas.image import DiaProducts, Observation, Raw
@@ -39,7 +39,8 @@ class CcdWorker(Actor):
     async def on_visit_assigned(self, event: VisitAssigned) -> Sequence[Event]:
         """Load calibrations, template and reference catalogue before the shutter closes."""
         plan = event.visit_plan
-        self._reduction.load(event.group, event.detector, plan.ra, plan.dec, plan.rotation, plan.filters)
+        night = day_obs_of(plan.start_time)
+        self._reduction.load(event.group, event.detector, plan.ra, plan.dec, plan.rotation, plan.filters, night)
         return []
 
     async def on_next_visit_canceled(self, event: NextVisitCanceled) -> Sequence[Event]:

@@ -8,6 +8,7 @@ from actors.stage_times import StageTimes
 from payloads.alert_production import pipeline
 from payloads.alert_production.pipeline import Context
 from schemas.clock import Clock
+from schemas.identity import day_obs_of_visit
 from schemas.image import DiaProducts, MaskedImage, Observation, Raw
 from schemas.instrument import Camera, Detector
 
@@ -22,8 +23,10 @@ its other snap will never come."""
 class Products(Protocol):
     """Where earlier products lie: calibrations, templates, the reference catalogue."""
 
-    def context_for(self, detector: Detector, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
-        """All that a visit-detector needs. Raises BadData naming what there is none of."""
+    def context_for(
+        self, detector: Detector, ra: float, dec: float, rotation: float, physical_filter: str, day_obs: int
+    ) -> Context:
+        """All that a visit-detector of a night needs. Raises BadData naming what there is none of."""
 
 
 class Raws(Protocol):
@@ -47,13 +50,17 @@ class Reduction:
         self._contexts: dict[tuple[str, int], Context] = {}
         self._snaps: dict[str, dict[tuple[int, int], MaskedImage]] = {}
 
-    def load(self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
+    def load(
+        self, group: str, detector: int, ra: float, dec: float, rotation: float, physical_filter: str, day_obs: int
+    ) -> Context:
         """Calibrations, template and reference catalogue of a visit-detector. Angles deg, ICRS."""
         key = (group, detector)
         if key not in self._contexts:
             while len(self._contexts) >= KEPT_CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
-            self._contexts[key] = self._products.context_for(self._camera[detector], ra, dec, rotation, physical_filter)
+            self._contexts[key] = self._products.context_for(
+                self._camera[detector], ra, dec, rotation, physical_filter, day_obs
+            )
         return self._contexts[key]
 
     async def reduced(self, observation: Observation, detector: int, times: StageTimes) -> MaskedImage:
@@ -91,7 +98,8 @@ class Reduction:
         self._snaps.pop(group, None)
 
     def _context_of(self, seen: Observation, detector: int) -> Context:
-        return self.load(seen.group, detector, seen.ra, seen.dec, seen.rotation, seen.physical_filter)
+        night = day_obs_of_visit(seen.visit)
+        return self.load(seen.group, detector, seen.ra, seen.dec, seen.rotation, seen.physical_filter, night)
 
     def _taken(self, last: Observation, detector: int) -> Context:
         """What a visit-detector needs, held here no more: should it fail, all is read again."""

@@ -136,6 +136,31 @@ class ButlerArchive:
         with told_as_ours(str(dataset)):
             return self._repository.get(ref, {} if box is None else {"box": box})
 
+    def get_certified(self, dataset: DatasetId, time: float) -> Any:  # noqa: ANN401 - by dataset type
+        """The object that holds at a time (TAI s): the one certified for it, else the one that holds unbounded.
+
+        Raises as `get` does.
+        """
+        with told_as_ours(str(dataset)):
+            ref = self._repository.find_certified(dataset, time)
+            if ref is None:
+                raise NotKept(f"{dataset} is not in the archive {self._folder}")
+            return self._repository.get(ref, {})
+
+    def certify(self, run: str, dataset_type: str, begin: float | None, end: float | None) -> int:
+        """Have the datasets of a type in a RUN collection hold from one time to another; how many there are.
+
+        Times TAI s, None: for ever. What held in that time before holds no more in it. Raises BadData for a type that
+        is never certified, and for a collection that is not there or has none of the type.
+        """
+        if dataset_type not in KINDS or not KINDS[dataset_type].certified:
+            raise BadData(f"a {dataset_type} is not certified for a time")
+        with told_as_ours(run):
+            number = self._repository.certify(run, dataset_type, begin, end)
+        if not number:
+            raise BadData(f"{run} has no {dataset_type}")
+        return number
+
     def observation_of(self, raw: DatasetId) -> Observation:
         """The observation of a raw, from its file's header. Raises as `get` does."""
         uri = self.uri(raw)

@@ -20,6 +20,7 @@ from lsst.daf.butler import (  # type: ignore[attr-defined] # CollectionType is 
     FileDataset,
     InvalidQueryError,
     MissingCollectionError,
+    Timespan,
 )
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
@@ -67,7 +68,9 @@ class Repository:
         """Make all of `KINDS` known."""
         universe = self._butler.dimensions
         for kind in KINDS.values():
-            dataset_type = DatasetType(kind.name, kind.dimensions, kind.storage_class, universe=universe)
+            dataset_type = DatasetType(
+                kind.name, kind.dimensions, kind.storage_class, universe=universe, isCalibration=bool(kind.certified)
+            )
             self._butler.registry.registerDatasetType(dataset_type)
 
     def register_camera(self, camera: Camera) -> None:
@@ -76,9 +79,12 @@ class Repository:
         lasting = [kind.run.format(instrument=camera.name) for kind in KINDS.values() if not kind.by_night]
         for run in lasting:
             self._butler.collections.register(run)
+        certified = [kind.certified.format(instrument=camera.name) for kind in KINDS.values() if kind.certified]
+        for collection in certified:
+            self._butler.collections.register(collection, CollectionType.CALIBRATION)
         chain = f"{camera.name}/defaults"
         self._butler.collections.register(chain, CollectionType.CHAINED)
-        self._butler.collections.redefine_chain(chain, lasting)
+        self._butler.collections.redefine_chain(chain, [*certified, *lasting])
 
     def register_exposure(self, camera: Camera, observation: Observation) -> None:
         """Records of an exposure and its visit, in one transaction."""
@@ -92,9 +98,40 @@ class Repository:
 
     def find(self, dataset: DatasetId) -> DatasetRef | None:
         """The Butler's reference to a dataset; None if there is none, or its id refers to nothing known."""
+        return self._find(dataset, [kind_of(dataset).run_of(dataset)])
+
+    def find_certified(self, dataset: DatasetId, time: float) -> DatasetRef | None:
+        """As `find`, of what holds at a time (TAI s): what is certified for it, else what holds unbounded."""
+        kind = kind_of(dataset)
+        collections = [kind.certified.format(instrument=dataset.instrument), kind.run_of(dataset)]
+        return self._find(dataset, collections, Timespan.fromInstant(dimension_records.tai(time)))
+
+    def certify(self, run: str, dataset_type: str, begin: float | None, end: float | None) -> int:
+        """Certify the datasets of a type in a RUN collection from one time to another (TAI s; None: for ever).
+
+        What was certified for that time before holds no more. Returns how many there are.
+        """
+        refs = self._butler.query_datasets(dataset_type, run, limit=None, explain=False)
+        first, last = (None if time is None else dimension_records.tai(time) for time in (begin, end))
+        span = Timespan(first, last)
+        with self._butler.transaction():
+            for collection in {KINDS[dataset_type].certified.format(**_instrument(ref)) for ref in refs}:
+                ours = [ref for ref in refs if KINDS[dataset_type].certified.format(**_instrument(ref)) == collection]
+                self._decertify(collection, ours, span)
+                self._butler.registry.certify(collection, ours, span)
+        return len(refs)
+
+    def _decertify(self, collection: str, refs: Sequence[DatasetRef], span: Timespan) -> None:
+        """Shorten what holds in a time for data ids; the Data Butler asserts that there was something of the type."""
+        name = refs[0].datasetType.name
+        held = self._butler.collections.get_info(collection, include_summary=True).dataset_types
+        if name in (held or ()):
+            self._butler.registry.decertify(collection, name, span, dataIds=[ref.dataId for ref in refs])
+
+    def _find(self, dataset: DatasetId, collections: Sequence[str], span: Timespan | None = None) -> DatasetRef | None:
         kind = kind_of(dataset)
         try:
-            return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=kind.run_of(dataset))
+            return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=collections, timespan=span)
         except (DataIdValueError, MissingCollectionError):
             return None
 
@@ -155,6 +192,10 @@ class Repository:
                 raise LookupError(f"its input {dataset} is not kept")
             provenance.add_input(ref)
         return provenance
+
+
+def _instrument(ref: DatasetRef) -> dict[str, object]:
+    return {"instrument": ref.dataId["instrument"]}
 
 
 def _data_id(kind: Kind, dataset: DatasetId) -> dict[str, int | str]:

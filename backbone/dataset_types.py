@@ -1,7 +1,8 @@
 """What is kept as files: dataset types, what distinguishes their datasets, in which collections they lie.
 
-Names of collections follow Rubin's: `<instrument>/raw/all`, `<instrument>/calib`, `templates`, `refcats`, and
-a run a night for what prompt processing makes, `<instrument>/prompt/<day_obs>`.
+Names of collections follow Rubin's: `<instrument>/raw/all`, `templates`, `refcats`, and a run a night for what prompt
+processing makes, `<instrument>/prompt/<day_obs>`. Calibrations that hold for a time are certified in
+`<instrument>/calib`; those that hold whenever none is certified lie in `<instrument>/calib/unbounded`.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Kind:
     run: str
     pytype: type
     table: str = ""
+    certified: str = ""
+    """CALIBRATION collection, in which its datasets hold for a time; it may hold {instrument}."""
 
     @property
     def on_skymap(self) -> bool:
@@ -87,8 +90,9 @@ KINDS: dict[str, Kind] = {
             "calibration",
             ("instrument", "detector", "physical_filter"),
             "PachonCalibration",
-            "{instrument}/calib",
+            "{instrument}/calib/unbounded",
             Calibration,
+            certified="{instrument}/calib",
         ),
         Kind("template_patch", ("skymap", "tract", "patch", "band"), "PachonTemplate", "templates", Template),
         Kind("reference_catalogue", ("skymap", "tract"), "ArrowNumpy", "refcats", np.ndarray, "REFCAT_DTYPE"),

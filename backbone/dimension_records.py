@@ -13,7 +13,7 @@ from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 from schemas import skymap
 from schemas.clock import mjd_from_tai
 from schemas.identity import day_obs_of_visit, parse_exposure_id
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 from schemas.instrument import Camera, Detector
 from schemas.pointing import nominal_wcs
 from schemas.skymap import Box, Tract
@@ -49,9 +49,10 @@ def insert_camera(butler: Butler, camera: Camera) -> None:
 
 
 def insert_exposure(butler: Butler, camera: Camera, observation: Observation) -> None:
-    """Night, group, exposure and visit, with the regions of sky that the visit and each detector cover.
+    """Night, group and exposure; of one of the sky, its visit, with the regions that it and each detector cover.
 
-    A visit's timespan is that of the exposure which was told first.
+    A visit's timespan is that of the exposure which was told first. Calibration exposures make no visit: their
+    telescope looks at no sky.
     """
     seen = observation
     key: Record = {"instrument": seen.instrument}
@@ -59,6 +60,12 @@ def insert_exposure(butler: Butler, camera: Camera, observation: Observation) ->
     _insert(butler, "day_obs", {**key, "id": day_obs})
     _insert(butler, "group", {**key, "name": seen.group})
     _insert(butler, "exposure", {**key, **_exposure_record(seen)})
+    if seen.image_type == SCIENCE:
+        _insert_visit(butler, camera, seen)
+
+
+def _insert_visit(butler: Butler, camera: Camera, seen: Observation) -> None:
+    key: Record = {"instrument": seen.instrument}
     corners = {d.id: _corners(nominal_wcs(d, seen.ra, seen.dec, seen.rotation), _box(d)) for d in camera.detectors}
     everything = ConvexPolygon.convexHull([corner for four in corners.values() for corner in four])
     _insert(butler, "visit", {**key, **_visit_record(seen), "region": everything})
@@ -117,18 +124,21 @@ def _exposure_record(seen: Observation) -> Record:
         "group": seen.group,
         "day_obs": day_obs,
         "exposure_time": seen.exposure_time,
-        "observation_type": "science",
-        "observation_reason": "science",
+        "observation_type": seen.image_type,
+        "observation_reason": seen.image_type,
         "seq_num": seq_num,
         "seq_start": first,
         "seq_end": first + seen.n_snaps - 1,
         "science_program": seen.survey,
-        "tracking_ra": seen.ra,
-        "tracking_dec": seen.dec,
-        "sky_angle": seen.rotation,
-        "can_see_sky": True,
+        **_pointing(seen),
         "timespan": _timespan(seen),
     }
+
+
+def _pointing(seen: Observation) -> Record:
+    if seen.image_type != SCIENCE:
+        return {"can_see_sky": False}
+    return {"tracking_ra": seen.ra, "tracking_dec": seen.dec, "sky_angle": seen.rotation, "can_see_sky": True}
 
 
 def _visit_record(seen: Observation) -> Record:
@@ -146,13 +156,13 @@ def _visit_record(seen: Observation) -> Record:
     }
 
 
+def tai(time: float) -> Time:
+    """A time (TAI s) as the Data Butler takes it."""
+    return Time(mjd_from_tai(time), format="mjd", scale="tai")
+
+
 def _timespan(seen: Observation) -> Timespan:
-    times = Time(
-        [mjd_from_tai(seen.started), mjd_from_tai(seen.started + seen.exposure_time)],
-        format="mjd",
-        scale="tai",
-    )
-    return Timespan(times[0], times[1])
+    return Timespan(tai(seen.started), tai(seen.started + seen.exposure_time))
 
 
 def _patch_record(tract: Tract, patch: int) -> Record:

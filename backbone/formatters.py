@@ -16,6 +16,7 @@ from lsst.daf.butler.formatters.parquet import ParquetFormatter, arrow_to_numpy,
 from lsst.resources import ResourcePath
 
 from backbone.masked_fits import Cards, read_calibration, read_template, write_calibration, write_template
+from backbone.product_fits import read_product, write_product
 from backbone.raw_fits import read_raw, write_raw
 from schemas.errors import BadData
 from schemas.image import Calibration, Raw, Template
@@ -69,6 +70,18 @@ class CalibrationFormatter(_FitsFormatter):
     def write_local_file(self, in_memory_dataset: Calibration, uri: ResourcePath) -> None:
         """Write it, checksummed."""
         write_calibration(Path(uri.ospath), in_memory_dataset, self._cards())
+
+
+class ProductFormatter(_FitsFormatter):
+    """Any frozen dataclass of arrays, numbers and tuples: the storage class says which."""
+
+    def read_from_local_file(self, path: str, *_: object, **__: object) -> object:
+        """The product, every array checked."""
+        return read_product(Path(path), self.file_descriptor.storageClass.pytype)
+
+    def write_local_file(self, in_memory_dataset: object, uri: ResourcePath) -> None:
+        """Write it, checksummed."""
+        write_product(Path(uri.ospath), in_memory_dataset, self._cards())
 
 
 class TemplateFormatter(_FitsFormatter):

@@ -42,9 +42,10 @@ def write_calibration(path: Path, calibration: Calibration, cards: Cards) -> Non
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The calibration in a file, every plane checked."""
+    """The calibration in a file, every plane checked; one written before linearity was kept is linear."""
     with refused_by_name(path), opened(path, do_not_scale_image_data=True) as hdus:
-        return Calibration(**{name: _plane(hdus, name) for name in _CALIBRATION})
+        planes = {name: plane(hdus, name) for name in _CALIBRATION if name != "linearity" or "LINEARITY" in hdus}
+        return Calibration(**planes)
 
 
 def write_template(path: Path, template: Template, cards: Cards) -> None:
@@ -63,10 +64,10 @@ def read_template(path: Path, box: Box | None = None) -> Template:
     WCS and PSF are those of what is returned. Raises BadData if `box` reaches beyond the image.
     """
     with refused_by_name(path), opened(path, do_not_scale_image_data=True) as hdus:
-        pixels = MaskedImage(*(_plane(hdus, name, box) for name in _MASKED))
+        pixels = MaskedImage(*(plane(hdus, name, box) for name in _MASKED))
         wcs = Wcs.from_header(dict(hdus["IMAGE"].header))
         cards = hdus["PSF"].header
-        psf = Psf(_plane(hdus, "psf"), cards["ORDER"], (cards["NY"], cards["NX"]))
+        psf = Psf(plane(hdus, "psf"), cards["ORDER"], (cards["NY"], cards["NX"]))
         band = str(hdus[0].header["FILTBAND"])
     if box is None:
         return Template(pixels, wcs, psf, band)
@@ -86,13 +87,13 @@ def _check(path: Path, planes: Mapping[str, Plane], *, of_one_shape: tuple[str, 
 
 
 def _write(path: Path, primary: Cards, planes: Mapping[str, Plane], cards: Mapping[str, Cards]) -> None:
-    hdus = [fits.PrimaryHDU(header=_header(primary))]
-    hdus += [fits.ImageHDU(plane, _header(cards.get(name, {})), name=name) for name, plane in planes.items()]
+    hdus = [fits.PrimaryHDU(header=header_of(primary))]
+    hdus += [fits.ImageHDU(plane, header_of(cards.get(name, {})), name=name) for name, plane in planes.items()]
     with written_or_transient(path):
         fits.HDUList(hdus).writeto(path, overwrite=True, checksum=True)
 
 
-def _header(cards: Cards) -> fits.Header:
+def header_of(cards: Cards) -> fits.Header:
     """FITS cards; names longer than 8 get the HIERARCH convention, asked for, or astropy warns of it."""
     header = fits.Header()
     for name, value in cards.items():
@@ -100,7 +101,7 @@ def _header(cards: Cards) -> fits.Header:
     return header
 
 
-def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noqa: ANN401 - by name
+def plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noqa: ANN401 - by name
     """A plane in native byte order, whole and checked, or what `box` cuts out of it."""
     hdu = hdus[name.upper()]
     stored = hdu.data
@@ -112,7 +113,7 @@ def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noq
     native: Plane = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
     if box is None and (_datasum(native) - int(hdu.header["DATASUM"])) % _MODULUS:
         raise BadData(f"the pixels of {name} do not have their checksum")
-    if name not in _BITS:
+    if "BZERO" not in hdu.header:
         return native
     bits = native.view(np.uint16)
     return np.bitwise_xor(bits, 0x8000, out=bits)  # FITS has no unsigned integers: 32768 was taken off (BZERO)
@@ -120,7 +121,7 @@ def _plane(hdus: fits.HDUList, name: str, box: Box | None = None) -> Any:  # noq
 
 def _datasum(plane: Plane) -> int:
     """The sum of a data unit's 32-bit words, to be taken modulo 2**32 - 1 (FITS adds in ones' complement)."""
-    if plane.itemsize == np.dtype(np.uint32).itemsize:
+    if plane.itemsize >= np.dtype(np.uint32).itemsize:
         return int(plane.view(np.uint32).sum(dtype=np.uint64))
     flat = plane.view(np.uint16).reshape(-1)
     return (int(flat[0::2].sum(dtype=np.uint64)) << 16) + int(flat[1::2].sum(dtype=np.uint64))

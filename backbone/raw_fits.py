@@ -21,7 +21,7 @@ from backbone.fits_errors import opened, refused_by_name, written_or_transient
 from schemas.clock import mjd_from_tai
 from schemas.errors import BadData
 from schemas.identity import exposure_id, parse_exposure_id
-from schemas.image import Observation, Raw
+from schemas.image import SCIENCE, Observation, Raw
 from schemas.instrument import Amplifier, Detector, Format, camera
 
 TILE_ROWS = 64
@@ -105,7 +105,7 @@ def _primary_header(raw: Raw, detector: Detector) -> fits.Header:
             ("TELESCOP", telescope, "telescope"),
             ("OBSID", seen.image_name, "image name"),
             ("GROUPID", seen.group, "group of the visit"),
-            ("IMGTYPE", "OBJECT", "type of exposure"),
+            ("IMGTYPE", _image_type(seen), "type of exposure"),
             ("DAYOBS", str(day_obs), "night"),
             ("SEQNUM", seq_num, "number of the exposure in the night"),
             ("CURINDEX", seen.snap + 1, "snap, from 1"),
@@ -139,6 +139,15 @@ def _primary_header(raw: Raw, detector: Detector) -> fits.Header:
             ("PACHSHA", raw.sha256),
         ]
     )
+
+
+def _image_type(seen: Observation) -> str:
+    """LSSTCam's word for an observation type, as the Data Butler's `observation_type` has it in small letters."""
+    return "OBJECT" if seen.image_type == SCIENCE else seen.image_type.upper()
+
+
+def _observation_type(image_type: str) -> str:
+    return SCIENCE if image_type == "OBJECT" else image_type.lower()
 
 
 def _segment_header(amplifier: Amplifier, form: Format) -> fits.Header:
@@ -201,4 +210,5 @@ def _observation(header: fits.Header) -> Observation:
         started=header["TAIBEG"],
         readout_ended=header["TAIEND"],
         survey=header["PROGRAM"],
+        image_type=_observation_type(header["IMGTYPE"]),
     )

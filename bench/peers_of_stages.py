@@ -32,8 +32,8 @@ from bench.camera import DETECTOR, STARTED, observation
 from bench.judge import Bools, Floats
 from cluster.allocator import keep_freed_memory
 from payloads.alert_production.detect import detect
-from payloads.alert_production.isr import remove_signature
 from payloads.imaging import background, cosmic_rays
+from payloads.imaging.isr import remove_signature
 from schemas.image import Calibration, Image, Mask, MaskedImage, Raw
 from schemas.instrument import Detector
 from schemas.tables import Table

@@ -63,7 +63,9 @@ def prepared(seed: int, folder: Path) -> None:
     prepare.make_and_put(prepare.missing(settings, [visit])[0], seed, settings)
     products = ButlerProducts(ButlerArchive.open(settings.butler), settings.instrument)
     plane = FocalPlane(seed, settings.instrument, Sky(seed))
-    context = products.context_for(plane.camera[DETECTOR], visit.ra, visit.dec, visit.rotation, visit.physical_filter)
+    context = products.context_for(
+        plane.camera[DETECTOR], visit.ra, visit.dec, visit.rotation, visit.physical_filter, visit.day_obs
+    )
     things = [context, *prepare.raws_of(plane, visit, DETECTOR)]
     for number, thing in enumerate(things):
         (folder / f"{number}.pickle").write_bytes(pickle.dumps(thing, protocol=5))

@@ -124,6 +124,50 @@ def coordinate(run: Run) -> None:
     exit_with(play)
 
 
+@batch.command()
+def certify(
+    collection: Annotated[str, typer.Argument(help="The RUN collection that has the calibrations.")],
+    butler: Annotated[Path, typer.Option(help="The Data Butler repository.")],
+    begin: Annotated[int, typer.Option("--from", help="The first night, YYYYMMDD.")],
+    end: Annotated[int | None, typer.Option("--until", help="The first night no more; default: for ever.")] = None,
+) -> None:
+    """Have a run's calibrations hold from one night to another: prompt processing takes them."""
+
+    def play() -> int:
+        from backbone.butler import ButlerArchive  # noqa: PLC0415 - so that --help answers at once
+        from schemas.clock import noon_of  # noqa: PLC0415
+
+        last = None if end is None else noon_of(end)
+        number = ButlerArchive.open(butler).certify(collection, "calibration", noon_of(begin), last)
+        _console().print(f"{number} calibrations hold from {begin} {f'until {end}' if end else 'on'}")
+        return 0
+
+    exit_with(play)
+
+
+def calibrate(
+    output: Annotated[Path, typer.Option(help="A night's folder, played or to be played; made if it is not there.")],
+    detectors: Annotated[str, typer.Option(help="Detectors by id, name or raft, or `all`.")] = "R22_S11",
+    filters: Annotated[str, typer.Option(help="Physical filters of flats, with commas between.")] = "r_57",
+    day_obs: Annotated[int, typer.Option(help="The night that the afternoon is before, YYYYMMDD.")] = 20260705,
+    instrument: Annotated[str, typer.Option(help="LSSTCam or LATISS.")] = "LSSTCam",
+    seed: Annotated[int, typer.Option(help="Of the camera.")] = 1,
+    workers: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+) -> None:
+    """Take an afternoon's calibrations with the simulated camera, make, verify and certify the products."""
+
+    def play() -> int:
+        from cluster.calibrate import run  # noqa: PLC0415 - so that --help answers at once
+        from cluster.settings import Settings  # noqa: PLC0415
+        from schemas.instrument import camera  # noqa: PLC0415
+
+        chosen = tuple(detector.id for detector in camera(instrument).select(detectors))
+        settings = Settings(output=output.resolve(), detectors=chosen, instrument=instrument)
+        return run(settings, filters.split(","), day_obs, seed, workers, _console())
+
+    exit_with(play)
+
+
 def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from cluster.batch_cli import batch
+from cluster.batch_cli import batch, calibrate
 from cluster.exits import complain, exit_with
 from schemas.errors import BadData
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 letters = typer.Typer(help="What came from outside and could not be used.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
 app.add_typer(batch, name="batch")
+app.command()(calibrate)
 
 
 @app.callback()

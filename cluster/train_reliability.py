@@ -91,7 +91,9 @@ def night(seed: int) -> Iterator[Labelled]:
 def labelled(plane: FocalPlane, visit: PlannedVisit, detector: int, products: ButlerProducts) -> Labelled:
     """Features and labels of one visit-detector."""
     raws = prepare.raws_of(plane, visit, detector)
-    context = products.context_for(plane.camera[detector], visit.ra, visit.dec, visit.rotation, visit.physical_filter)
+    context = products.context_for(
+        plane.camera[detector], visit.ra, visit.dec, visit.rotation, visit.physical_filter, visit.day_obs
+    )
     snaps = [pipeline.reduce_snap(raw, context) for raw in raws]
     seen = [raw.observation for raw in raws]
     made = pipeline.process_visit(snaps, seen, context, stage=StageTimes(), processed=0.0)

@@ -4,9 +4,12 @@ All times are TAI seconds since 1970-01-01T00:00:00 TAI, as SAL stamps them, unl
 (TAI, days), `wall` (POSIX seconds) or `monotonic`.
 """
 
+import calendar
 import time
 from dataclasses import dataclass
 from typing import Protocol
+
+from schemas.errors import BadData
 
 TAI_MINUS_UTC = 37.0
 """Seconds; constant since 2017-01-01 (IERS Bulletin C; no leap second is announced)."""
@@ -28,6 +31,20 @@ def day_obs_of(tai: float) -> int:
     """The night as YYYYMMDD: the UTC date 12 hours earlier (LSE-400 rolls over at noon UTC)."""
     stamp = time.gmtime(tai - TAI_MINUS_UTC - 43200.0)
     return stamp.tm_year * 10000 + stamp.tm_mon * 100 + stamp.tm_mday
+
+
+def noon_of(day_obs: int) -> float:
+    """TAI seconds of the beginning of a night, YYYYMMDD: 12 h UTC. Raises BadData for what is no date."""
+    try:
+        day = time.strptime(str(day_obs), "%Y%m%d")
+    except ValueError as error:
+        raise BadData(f"{day_obs} is not a night, YYYYMMDD") from error
+    return calendar.timegm(day) + 43200.0 + TAI_MINUS_UTC
+
+
+def midnight_of(day_obs: int) -> float:
+    """TAI seconds of the middle of a night, YYYYMMDD: 0 h UTC of the day after. Raises BadData for what is no date."""
+    return noon_of(day_obs) + 43200.0
 
 
 class Clock(Protocol):

@@ -52,6 +52,11 @@ class MaskedImage:
         return ny, nx
 
 
+SCIENCE = "science"
+IMAGE_TYPES = (SCIENCE, "bias", "dark", "flat", "spot")
+"""Spot: spots of light, one place of the readout lit in one amplifier at a time, for crosstalk."""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What is known of an exposure when it is read out. Times TAI s; angles deg, ICRS."""
@@ -73,6 +78,8 @@ class Observation:
     started: float
     readout_ended: float
     survey: str = ""
+    image_type: str = SCIENCE
+    """What it was taken for: the observation types of LSST, of which `IMAGE_TYPES` are known here."""
 
     @property
     def midpoint(self) -> float:
@@ -116,13 +123,22 @@ class Psf:
         return result
 
 
+LINEARITY_TERMS = 3
+LINEARITY_ELECTRONS = 1e5
+
+
+def _linear() -> Image:
+    return np.zeros((16, LINEARITY_TERMS), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """What `remove_signature` needs of a detector in a filter.
 
     bias, dark, flat: float32 (ny, nx): electrons, electrons/s, unitless with mean 1. defects: uint16 (ny, nx).
     gain (electrons/ADU), read_noise (electrons), saturation (electrons): (16,). crosstalk: (16, 16), the part of
-    amplifier j's signal (electrons) that appears in amplifier i at [i, j], diagonal 0.
+    amplifier j's signal (electrons) that appears in amplifier i at [i, j], diagonal 0. linearity: (16,
+    LINEARITY_TERMS), c: a signal above bias of s = x LINEARITY_ELECTRONS is a charge of s (1 + c0 x + c1 x^2 + ..).
     """
 
     bias: Image
@@ -133,6 +149,7 @@ class Calibration:
     read_noise: Image
     saturation: Image
     crosstalk: Image
+    linearity: Image = field(default_factory=_linear)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,7 @@ class Detector:
         form = self.format
         top = [Amplifier(i, f"C1{i}", i * form.amp_width, form.amp_height, flip_x=True, flip_y=True) for i in range(8)]
         bottom = [
-            Amplifier(8 + i, f"C0{7 - i}", (7 - i) * form.amp_width, 0, flip_x=form is ITL, flip_y=False)
+            Amplifier(8 + i, f"C0{7 - i}", (7 - i) * form.amp_width, 0, flip_x=form == ITL, flip_y=False)
             for i in range(8)
         ]
         return (*top, *bottom)

@@ -11,7 +11,7 @@ from cluster.cli import app
 from simulators.faults import LIBRARY
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "simulators")
+PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "pipelines", "schemas", "simulators")
 NAMES = sorted(
     set(
         re.findall(

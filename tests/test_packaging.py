@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "schemas", "simulators")
+PACKAGES = ("access", "actors", "backbone", "cluster", "payloads", "pipelines", "schemas", "simulators")
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -1,1 +1,1 @@
-"""Batch: quantum graphs of lsst-pipe-base on the Ray cluster."""
+"""Batch: quantum graphs of lsst-pipe-base, and BPS's jobs, on the Ray cluster."""

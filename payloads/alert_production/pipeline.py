@@ -9,12 +9,12 @@ import numpy as np
 from payloads.alert_production.calibrate import calibrate
 from payloads.alert_production.characterize import characterize
 from payloads.alert_production.detect import Detections, detect
-from payloads.alert_production.isr import remove_signature
 from payloads.alert_production.measure import measure
 from payloads.alert_production.score import MIN_RELIABILITY, score
 from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
 from payloads.alert_production.subtract import Subtraction, subtract, warp_template
+from payloads.imaging.isr import remove_signature
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template, VisitImage
 from schemas.instrument import Detector

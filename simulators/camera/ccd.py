@@ -33,7 +33,8 @@ class Ccd:
     gain: electrons/ADU. read_noise, full_well: electrons. level: ADU of no signal. dark: electrons/s/pixel.
     crosstalk: (16, 16), from j into i at [i, j]. bias_rows (16, amp_height), bias_columns (16, amp_width):
     electrons, their sum the bias pattern. step: relative throughput. dust (n, 4): x, y, radius (pixels),
-    depth. columns (n, 4): x, y0, y1, response of bad columns. hot (n, 3): x, y, electrons/s.
+    depth. columns (n, 4): x, y0, y1, response of bad columns. hot (n, 3): x, y, electrons/s. compression
+    (16, 3), c: a charge q of x full wells is read as q (1 + c0 x + c1 x^2 + c2 x^3).
     """
 
     detector: Detector
@@ -49,6 +50,7 @@ class Ccd:
     dust: Floats
     columns: Floats
     hot: Floats
+    compression: Floats
     seeds: tuple[int, int]
 
 
@@ -75,6 +77,7 @@ def ccd(seed: int, instrument: str, detector: Detector) -> Ccd:
         dust=rng.uniform((0, 0, 15, 0.005), (form.width, form.height, 60, 0.03), (8, 4)),
         columns=np.stack([rng.integers(0, form.width, n_columns), start, edge, rng.uniform(0.1, 0.6, n_columns)], 1),
         hot=rng.uniform((0, 0, 5.0), (form.width, form.height, 300.0), (n_hot, 3)),
+        compression=_compression(rng),
         seeds=(seed, names[0]),
     )
 
@@ -88,6 +91,13 @@ def _crosstalk(rng: np.random.Generator) -> Floats:
     matrix = size * np.where(apart == 1, rng.uniform(0.5, 2.0, size.shape), rng.normal(0.0, 1.0, size.shape))
     np.fill_diagonal(matrix, 0.0)
     return np.asarray(matrix)
+
+
+def _compression(rng: np.random.Generator) -> Floats:
+    """(16, 3): an output transistor's loss of 0.4 to 1 % at full well, and a wave of a tenth of it on the way."""
+    loss = rng.uniform(0.004, 0.010, AMPLIFIERS)
+    wave = rng.normal(0.0, 0.01, AMPLIFIERS)  # x (1 - x) (1 - 2 x) has its extremes of a tenth
+    return np.asarray(loss[:, None] * np.array([-1.0, 0.0, 0.0]) + wave[:, None] * np.array([1.0, -3.0, 2.0]))
 
 
 def _profiles(rng: np.random.Generator, length: int, size: float) -> Image:

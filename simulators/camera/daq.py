@@ -37,7 +37,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.clock import Clock, NightClock
 from schemas.errors import BadData
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 from schemas.instrument import camera
 from simulators.camera.buffer import Catalogue, Entry, Raster, Rasters
 from simulators.camera.ccd import AMPLIFIERS
@@ -196,7 +196,8 @@ class DaqServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow is not
         recipe = self._catalogue.find(exposure, detector).recipe
         charge = self._plane.charge(recipe, detector)
         segments = self._plane.segments(recipe, detector, charge)
-        if not (self._truth / f"{exposure}-{detector:03d}.parquet").exists():
+        sky = recipe.observation.image_type == SCIENCE
+        if sky and not (self._truth / f"{exposure}-{detector:03d}.parquet").exists():
             write_truth(self._truth, recipe, self._plane.field(recipe, detector), charge)
         return Raster(segments, hashlib.sha256(segments.data).hexdigest())
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.clock import mjd_from_tai
-from schemas.image import Image, Observation
+from schemas.image import SCIENCE, Image, Observation
 from schemas.instrument import PIXEL_ARCSEC, Detector, camera
 from schemas.wcs import Wcs
-from simulators.camera import hits, sensor
+from simulators.camera import calibrations, hits, sensor
 from simulators.camera.ccd import Ccd, add_dark_current, ccd, response
 from simulators.camera.optics import Conditions, conditions, field_position, psf_field, true_wcs
 from simulators.camera.psf import PsfField
@@ -101,6 +101,7 @@ class FocalPlane:
         self.camera = camera(instrument)
         self._sky = sky
         self._fields: Cache[Field] = Cache(fields)
+        self._responses: Cache[Image] = Cache(1)
 
     def field(self, recipe: Recipe, detector: int) -> Field:
         """What the visit's snaps share on a detector. Raises BadData for a detector the camera has not."""
@@ -110,6 +111,8 @@ class FocalPlane:
 
     def charge(self, recipe: Recipe, detector: int) -> Image:
         """(ny, nx), electrons in each pixel at the end of the exposure, expected: no noise, but bled."""
+        if recipe.observation.image_type != SCIENCE:
+            return self._calibration_charge(recipe.observation, self.camera[detector])
         field = self.field(recipe, detector)
         observation = recipe.observation
         seconds = observation.exposure_time
@@ -128,6 +131,14 @@ class FocalPlane:
         """The raw of a detector's charge: int32 (16, rows, columns) ADU, always the same for a recipe."""
         chip = ccd(self.seed, self.camera.name, self.camera[detector])
         return sensor.read_out(charge, chip, self.seed, recipe.observation.exposure)
+
+    def _calibration_charge(self, observation: Observation, detector: Detector) -> Image:
+        chip, band = ccd(self.seed, self.camera.name, detector), observation.band
+
+        def throughput() -> Image:
+            return self._responses.get((detector.id, band), lambda: response(chip, band))
+
+        return calibrations.charge(self.seed, observation, chip, throughput)
 
     def _new_field(self, recipe: Recipe, detector: Detector) -> Field:
         observation = recipe.observation

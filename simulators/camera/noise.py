@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     CALIBRATION = 9
     TEMPLATE = 10
     DRIFT = 11
+    LAMP = 12
 
 
 def generator(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:

@@ -8,11 +8,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.image import Calibration, Image, Mask, MaskedImage, Psf, Template
+from schemas.image import LINEARITY_ELECTRONS, LINEARITY_TERMS, Calibration, Image, Mask, MaskedImage, Psf, Template
 from schemas.instrument import BANDS, PIXEL_ARCSEC, Camera
 from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Tract
 from schemas.tables import Table
-from simulators.camera.ccd import SATURATION_PART, add_dark_current, bias_pattern, ccd, defects, response
+from simulators.camera.ccd import (
+    AMPLIFIERS,
+    SATURATION_PART,
+    Ccd,
+    add_dark_current,
+    bias_pattern,
+    ccd,
+    defects,
+    response,
+)
 from simulators.camera.exposure import SourceSky, shapes_of
 from simulators.camera.noise import Purpose, add_noise, fill_normal, generator, stream
 from simulators.camera.optics import AB_NANOJANSKY, SKY_MAG, ZERO_POINT
@@ -44,7 +53,8 @@ class ReferenceSky(Protocol):
 def calibration(seed: int, camera: Camera, detector: int, band: str) -> Calibration:
     """Master calibrations of a detector in a band. Raises BadData for a detector the camera has not.
 
-    Their noise: bias of 100 frames, dark of 30 x 300 s, flat 0.07 % a pixel; gains 0.03 %, crosstalk 1 %.
+    Their noise: bias of 100 frames, dark of 30 x 300 s, flat 0.07 % a pixel; gains 0.03 %, crosstalk 1 %,
+    linearity 1 % of the correction.
     """
     chip = ccd(seed, camera.name, camera[detector])
     names = seed, Purpose.CALIBRATION, chip.seeds[1], detector
@@ -68,7 +78,19 @@ def calibration(seed: int, camera: Camera, detector: int, band: str) -> Calibrat
         read_noise=(chip.read_noise * (1.0 + 0.01 * rng.normal(size=16))).astype(np.float32),
         saturation=(chip.full_well * SATURATION_PART).astype(np.float32),
         crosstalk=(chip.crosstalk * (1.0 + 0.01 * rng.normal(size=(16, 16)))).astype(np.float32),
+        linearity=(_linearity(chip) * (1.0 + 0.01 * rng.normal(size=(AMPLIFIERS, 1)))).astype(np.float32),
     )
+
+
+def _linearity(chip: Ccd) -> NDArray[np.float64]:
+    """(16, terms): what turns the amplifiers' signals back into charge, to 6e-5 of it, up to the full well."""
+    made = np.empty((AMPLIFIERS, LINEARITY_TERMS))
+    for amplifier, (well, curve) in enumerate(zip(chip.full_well, chip.compression, strict=True)):
+        x = np.linspace(0.0, 1.0, 200)[1:]
+        shown = 1.0 + x * (curve[0] + x * (curve[1] + x * curve[2]))
+        powers = (well * x * shown / LINEARITY_ELECTRONS)[:, None] ** np.arange(1, LINEARITY_TERMS + 1)
+        made[amplifier] = np.linalg.lstsq(powers, 1.0 / shown - 1.0)[0]
+    return made
 
 
 def electrons_per_njy(band: str) -> float:

@@ -1,11 +1,11 @@
 """From charge to raw numbers, in the order in which nature does it.
 
 Light becomes charge (response, dark current, cosmic rays), charge above the full well bleeds along its
-column, the amplifiers shift it out on top of their bias pattern, hear each other (crosstalk), add their
-noise, and digitise it above their level. Shot noise is drawn as a normal deviate of the charge's variance
-together with the read noise: at the faintest skies (15 electrons) the skewness that this leaves out is 0.05.
-A saturated pixel has read noise only. Left out: charge transfer inefficiency, brighter-fatter effect,
-non-linearity.
+column, the amplifiers turn it into a signal a little less than in proportion, on top of their bias pattern,
+hear each other (crosstalk), add their noise, and digitise it above their level. Shot noise is drawn as a
+normal deviate of the charge's variance together with the read noise: at the faintest skies (15 electrons)
+the skewness that this leaves out is 0.05. A saturated pixel has read noise only. Left out: charge transfer
+inefficiency, brighter-fatter effect.
 """
 
 import numba
@@ -70,10 +70,15 @@ def read_out(charge: Image, chip: Ccd, seed: int, exposure: int) -> Segments:
     segments = np.empty(form.raw_shape, np.int32)
     _read_out(
         charge, corners, chip.bias_rows, chip.bias_columns, chip.crosstalk.astype(np.float32),
-        (chip.read_noise**2).astype(np.float32), chip.full_well.astype(np.float32),
+        (chip.read_noise**2).astype(np.float32), chip.full_well.astype(np.float32), _per_electron(chip),
         (1.0 / chip.gain).astype(np.float32), row_levels(chip, seed, exposure), form.prescan, state, segments,
     )  # fmt: skip
     return segments
+
+
+def _per_electron(chip: Ccd) -> Image:
+    """(16, 3): the compression's coefficients of powers of electrons."""
+    return (chip.compression / chip.full_well[:, None] ** np.arange(1, 4)).astype(np.float32)
 
 
 def row_levels(chip: Ccd, seed: int, exposure: int) -> Image:
@@ -91,8 +96,8 @@ def row_levels(chip: Ccd, seed: int, exposure: int) -> Image:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _read_out(
     charge: Image, corners: NDArray[np.int64], bias_rows: Image, bias_columns: Image, crosstalk: Image,
-    read_variance: Image, full_well: Image, per_gain: Image, levels: Image, prescan: int, state: State,
-    out: Segments,
+    read_variance: Image, full_well: Image, compression: Image, per_gain: Image, levels: Image, prescan: int,
+    state: State, out: Segments,
 ) -> None:  # fmt: skip
     n_amps, rows, columns = out.shape
     height, width = bias_rows.shape[1], bias_columns.shape[1]
@@ -121,6 +126,7 @@ def _read_out(
                 bias_columns[i],
                 read_variance[i],
                 full_well[i],
+                compression[i],
                 signal[i, data],
                 noise[i, data],
             )
@@ -131,17 +137,24 @@ def _read_out(
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _shift_out(
     pixels: Image, flip: bool, bias: float, bias_columns: Image, read_variance: float, full_well: float,
-    signal: Image, noise: Image,
+    compression: Image, signal: Image, noise: Image,
 ) -> None:  # fmt: skip
-    """A row of an amplifier's charge as its signal, and the noise of both scaled to its size."""
+    """A row of an amplifier's charge as its signal, and the noise of both scaled to its size.
+
+    What compresses the charge compresses its shot noise, by the curve's slope.
+    """
     width = signal.size
     for k in range(width):
         signal[k] = pixels[width - 1 - k] if flip else pixels[k]
     brim = np.float32(0.999) * full_well
+    first, second, third = compression[0], compression[1], compression[2]
+    one, two, three, four = np.float32(1.0), np.float32(2.0), np.float32(3.0), np.float32(4.0)
     for k in range(width):
-        shot = signal[k] if signal[k] < brim else np.float32(0.0)
+        q = signal[k]
+        slope = one + q * (two * first + q * (three * second + q * (four * third)))
+        shot = slope * slope * q if q < brim else np.float32(0.0)
         noise[k] *= np.sqrt(shot + read_variance)
-        signal[k] += bias + bias_columns[k]
+        signal[k] = q * (one + q * (first + q * (second + q * third))) + (bias + bias_columns[k])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

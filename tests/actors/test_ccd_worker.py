@@ -22,7 +22,7 @@ from payloads.alert_production.pipeline import Context
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
 from schemas.events import DetectorFailed, DiaSourcesReady, NextVisitCanceled, RawReady, VisitAssigned
-from schemas.identity import DatasetId
+from schemas.identity import DatasetId, exposure_id
 from schemas.image import Calibration, DiaProducts, Difference, MaskedImage, Observation, Psf, Template, VisitImage
 from schemas.instrument import Camera, Detector, Format
 from schemas.tables import REFCAT_DTYPE, empty, nulls
@@ -58,7 +58,10 @@ class Shelves:
     asked: list[tuple[int, str]] = field(default_factory=list)
     bare: bool = False
 
-    def context_for(self, detector: Detector, ra: float, dec: float, rotation: float, physical_filter: str) -> Context:
+    def context_for(
+        self, detector: Detector, ra: float, dec: float, rotation: float, physical_filter: str, day_obs: int
+    ) -> Context:
+        assert exposure_id(day_obs, 1)
         self.asked.append((detector.id, physical_filter))
         if self.bare:
             raise NotKept(f"calibration/LSSTCam/{detector.id}/{physical_filter} at {ra} {dec} {rotation} is not kept")

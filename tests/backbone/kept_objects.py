@@ -64,7 +64,8 @@ def calibration(seed: int = 1, shape: tuple[int, int] = (401, 515)) -> Calibrati
     bias, dark, flat = (rng.standard_normal(shape, np.float32) for _ in range(3))
     defects = rng.integers(0, 1 << 16, shape).astype(np.uint16)
     gain, read_noise, saturation = (rng.random(16, np.float32) for _ in range(3))
-    return Calibration(bias, dark, flat, defects, gain, read_noise, saturation, rng.random((16, 16), np.float32))
+    crosstalk, linearity = (rng.random((16, columns), np.float32) for columns in (16, 3))
+    return Calibration(bias, dark, flat, defects, gain, read_noise, saturation, crosstalk, linearity)
 
 
 def calibration_id(detector: int = E2V_DETECTOR) -> DatasetId:

@@ -97,6 +97,21 @@ def test_importing_the_archive_does_not_import_the_butler() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=True)
 
 
+def test_a_calibration_exposure_makes_no_visit(folder: Path, archive: ButlerArchive) -> None:
+    flat = replace(
+        kept.observation(), exposure=2026070500900, visit=2026070500900, image_name="MC_O_20260705_000900",
+        image_type="flat", group="flats",
+    )  # fmt: skip
+    archive.register_exposure(flat)
+    archive.register_exposure(flat)
+    registry = Butler.from_config(str(folder)).registry
+    (record,) = registry.queryDimensionRecords("exposure", instrument="LSSTCam", exposure=flat.exposure)
+    assert (record.observation_type, record.can_see_sky, record.tracking_ra) == ("flat", False, None)
+    assert not list(registry.queryDimensionRecords("visit", instrument="LSSTCam", visit=flat.visit))
+    (science,) = registry.queryDimensionRecords("exposure", instrument="LSSTCam", exposure=kept.observation().exposure)
+    assert (science.observation_type, science.can_see_sky) == ("science", True)
+
+
 @pytest.mark.parametrize("kind", KEPT)
 def test_what_is_put_is_got_and_the_same_again_changes_nothing(kind: str, archive: ButlerArchive) -> None:
     dataset, make = KEPT[kind]

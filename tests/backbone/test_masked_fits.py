@@ -43,6 +43,17 @@ def test_a_calibration_is_read_back_plane_by_plane_in_native_byte_order(tmp_path
         assert after.flags.writeable, field.name
 
 
+def test_a_calibration_of_before_linearity_was_kept_is_linear(tmp_path: Path) -> None:
+    made = calibration()
+    write_calibration(tmp_path / "c.fits", made, {})
+    with fits.open(tmp_path / "c.fits") as hdus:
+        del hdus["LINEARITY"]
+        hdus.writeto(tmp_path / "old.fits")
+    back = read_calibration(tmp_path / "old.fits")
+    assert np.array_equal(back.linearity, np.zeros((16, 3), np.float32))
+    assert np.array_equal(back.crosstalk, made.crosstalk)
+
+
 def test_astropy_alone_reads_the_same_planes(tmp_path: Path) -> None:
     made = calibration()
     write_calibration(tmp_path / "c.fits", made, {})

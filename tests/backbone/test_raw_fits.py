@@ -9,7 +9,7 @@ import pytest
 import yaml
 from astropy.io import fits
 
-from backbone.raw_fits import read_raw, sha256_of, verify_raw, write_raw
+from backbone.raw_fits import read_observation, read_raw, sha256_of, verify_raw, write_raw
 from schemas.errors import BadData, Transient
 from schemas.image import Raw
 from schemas.instrument import camera
@@ -62,6 +62,14 @@ def test_a_raw_of_latiss_is_read_back(tmp_path: Path) -> None:
     back = read_raw(tmp_path / "latiss.fits")
     assert back.observation == auxiliary.observation
     assert np.array_equal(back.segments, auxiliary.segments)
+
+
+@pytest.mark.parametrize(("image_type", "word"), [("bias", "BIAS"), ("flat", "FLAT"), ("science", "OBJECT")])
+def test_what_a_raw_was_taken_for_is_in_its_header(image_type: str, word: str, taken: Raw, tmp_path: Path) -> None:
+    other = replace(taken, observation=replace(taken.observation, image_type=image_type))
+    write_raw(tmp_path / "raw.fits", other)
+    assert fits.getheader(tmp_path / "raw.fits")["IMGTYPE"] == word
+    assert read_observation(tmp_path / "raw.fits") == other.observation
 
 
 def test_a_raw_takes_a_fourth_of_its_pixels_room(file: Path, taken: Raw) -> None:

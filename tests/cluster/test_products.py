@@ -1,5 +1,8 @@
 """A visit-detector's context from a small real archive: one patch, one catalogue, one calibration of few pixels."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from tests.backbone import kept_objects as kept
 
 DETECTOR = camera("LSSTCam")[94]
 RA, DEC, ROTATION = 150.0, 2.2, 30.0
+NIGHT = 20260705
 WCS = nominal_wcs(DETECTOR, RA, DEC, ROTATION)
 MIDDLE = (DETECTOR.format.width - 1) / 2, (DETECTOR.format.height - 1) / 2
 CENTER = tuple(float(v) for v in WCS.pixel_to_sky(*MIDDLE))
@@ -45,7 +49,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> ButlerArchive:
 
 @pytest.fixture(scope="module")
 def context(archive: ButlerArchive) -> Context:
-    return ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "r_57")
+    return ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "r_57", NIGHT)
 
 
 def test_the_calibration_is_the_one_of_detector_and_filter(context: Context) -> None:
@@ -71,14 +75,21 @@ def test_the_reference_stars_are_those_about_the_detectors_centre(context: Conte
     assert apart.max() <= STARS_WITHIN_DEG * 3600.0
 
 
+def _told(got: list[str], read: Callable[..., object], name: DatasetId, *rest: object) -> object:
+    got.append(name.dataset_type)
+    return read(name, *rest)
+
+
 def test_a_calibration_is_read_once_and_a_template_each_time(
     archive: ButlerArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got: list[str] = []
-    read = archive.get
-    monkeypatch.setattr(archive, "get", lambda name, *box: got.append(name.dataset_type) or read(name, *box))
+    for method in ("get", "get_certified"):
+        read = getattr(archive, method)
+        told = partial(_told, got, read)
+        monkeypatch.setattr(archive, method, told)
     products = ButlerProducts(archive, "LSSTCam")
-    first, second = (products.context_for(DETECTOR, RA, DEC, ROTATION, "r_57") for _ in range(2))
+    first, second = (products.context_for(DETECTOR, RA, DEC, ROTATION, "r_57", NIGHT) for _ in range(2))
     assert first.calibration is second.calibration
     assert got.count("calibration") == 1
     assert got.count("reference_catalogue") >= 2
@@ -86,14 +97,14 @@ def test_a_calibration_is_read_once_and_a_template_each_time(
 
 def test_a_calibration_that_is_not_kept_is_named(archive: ButlerArchive) -> None:
     with pytest.raises(NotKept, match="calibration/LSSTCam/94/g_6"):
-        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "g_6")
+        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "g_6", NIGHT)
 
 
 def test_a_filter_that_the_camera_lacks_is_bad_data_and_named(archive: ButlerArchive) -> None:
     with pytest.raises(BadData, match="H_alpha"):
-        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "H_alpha")
+        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, RA, DEC, ROTATION, "H_alpha", NIGHT)
 
 
 def test_sky_without_a_template_is_named(archive: ButlerArchive) -> None:
     with pytest.raises(NotKept, match="no r template patch of tract"):
-        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, 10.0, -40.0, ROTATION, "r_57")
+        ButlerProducts(archive, "LSSTCam").context_for(DETECTOR, 10.0, -40.0, ROTATION, "r_57", NIGHT)

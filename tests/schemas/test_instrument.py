@@ -1,4 +1,5 @@
 import csv
+import pickle
 from collections import defaultdict
 from pathlib import Path
 
@@ -59,3 +60,9 @@ def test_a_filter_or_camera_that_is_not_there_is_refused_by_name() -> None:
         camera("LSSTCam").band_of("H_alpha")
     with pytest.raises(BadData, match="HSC"):
         camera("HSC")
+
+
+def test_a_detector_that_was_sent_to_another_process_is_read_from_the_same_corners() -> None:
+    for number in (0, 94):
+        sent = pickle.loads(pickle.dumps(camera("LSSTCam")[number]))  # noqa: S301 (made here)
+        assert sent.amplifiers == camera("LSSTCam")[number].amplifiers

@@ -107,7 +107,7 @@ def master() -> Calibration:
 
 
 def remove_signature(raw: Segments, detector: Detector, master: Calibration, seconds: float) -> Image:
-    """A plain ISR: overscan, gain, crosstalk, assembly, bias, dark, flat; electrons."""
+    """A plain ISR: overscan, gain, crosstalk, assembly, bias, linearity, dark, flat; electrons."""
     form = detector.format
     data = slice(form.prescan, form.prescan + form.amp_width)
     level = np.median(raw[:, :, form.prescan + form.amp_width + 4 :], axis=2, keepdims=True)
@@ -118,5 +118,9 @@ def remove_signature(raw: Segments, detector: Detector, master: Calibration, sec
         segment = signal[amp.index, : form.amp_height, data]
         part = segment[:: -1 if amp.flip_y else 1, :: -1 if amp.flip_x else 1]
         image[amp.y0 : amp.y0 + form.amp_height, amp.x0 : amp.x0 + form.amp_width] = part
-    undone = (image - master.bias - master.dark * np.float32(seconds)) / master.flat
+    image -= master.bias
+    for amp in detector.amplifiers:
+        part = image[amp.y0 : amp.y0 + form.amp_height, amp.x0 : amp.x0 + form.amp_width]
+        part *= 1.0 + sum(c * (part / 1e5) ** (k + 1) for k, c in enumerate(master.linearity[amp.index]))
+    undone = (image - master.dark * np.float32(seconds)) / master.flat
     return undone.astype(np.float32)

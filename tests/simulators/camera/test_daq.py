@@ -119,6 +119,15 @@ def test_truth_lies_beside_the_pixels(daq: Daq) -> None:
     assert {"id", "x", "y", "snr", "usable"} <= set(table.column_names)
 
 
+def test_a_flat_is_served_too_and_has_no_truth_of_the_sky(daq: Daq) -> None:
+    flat = replace(exposed(visit=2026070500040), image_type="flat", exposure_time=1.0)
+    daq.expose(flat)
+    table = daq.get(flat.exposure, 94)
+    assert json.loads(table.schema.metadata[b"observation"])["image_type"] == "flat"
+    assert np.median(segments_of(table)[:, :2000, 20:500]) > 30_000
+    assert not list((daq.folder / "truth").glob(f"{flat.exposure}-*"))
+
+
 def test_pixels_come_when_the_readout_has_ended(daq: Daq) -> None:
     observation = replace(
         exposed(visit=2026070500010), started=daq.clock.now(), readout_ended=daq.clock.now() + 2.0 * SPEED

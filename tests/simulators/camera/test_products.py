@@ -53,6 +53,17 @@ def test_calibration_is_the_truth_with_small_errors(master: Calibration) -> None
         assert plane.dtype == np.dtype(dtype)
 
 
+def test_its_linearity_turns_signals_back_into_charge(master: Calibration) -> None:
+    chip = ccd(SEED, "LSSTCam", camera("LSSTCam")[SCIENCE])
+    for amplifier, curve in enumerate(chip.compression):
+        charge = np.linspace(100.0, chip.full_well[amplifier], 50)
+        x = charge / chip.full_well[amplifier]
+        shown = charge * (1.0 + curve[0] * x + curve[1] * x**2 + curve[2] * x**3)
+        assert 0.004 < 1.0 - shown[-1] / charge[-1] < 0.010
+        back = shown * (1.0 + sum(c * (shown / 1e5) ** (k + 1) for k, c in enumerate(master.linearity[amplifier])))
+        np.testing.assert_allclose(back, charge, rtol=4e-4)
+
+
 def test_calibration_is_the_same_again_and_its_flat_is_the_band_s(master: Calibration) -> None:
     again, other = (calibration(SEED, camera("LSSTCam"), SCIENCE, band) for band in "ru")
     np.testing.assert_array_equal(again.flat, master.flat)

@@ -27,22 +27,26 @@ SMALL = replace(CAMERA[SCIENCE], format=Format("E2V", 64, 90, 10, 54, 46))
 def test_a_raw_is_what_the_formulas_say(detector: Detector) -> None:
     chip = ccd(SEED, "LSSTCam", detector)
     form = chip.detector.format
-    charge = np.random.default_rng(1).random((form.height, form.width), np.float32) * np.float32(900.0)
+    charge = np.random.default_rng(1).random((form.height, form.width), np.float32) * np.float32(9e4)
     raw = read_out(charge, chip, SEED, 7)
     data = slice(form.prescan, form.prescan + form.amp_width)
     signal, shot = np.zeros(form.raw_shape), np.zeros(form.raw_shape)
     pattern = bias_pattern(chip)
     for amplifier in chip.detector.amplifiers:
-        part = view(charge, amplifier, (form.amp_height, form.amp_width))
-        shot[amplifier.index, : form.amp_height, data] = part
-        signal[amplifier.index, : form.amp_height, data] = part + view(pattern, amplifier, part.shape)
+        part = view(charge, amplifier, (form.amp_height, form.amp_width)).astype(np.float64)
+        full = part / chip.full_well[amplifier.index]
+        loss = [c * full ** (k + 1) for k, c in enumerate(chip.compression[amplifier.index])]
+        slope = 1.0 + sum((k + 2) * part_lost for k, part_lost in enumerate(loss))
+        shot[amplifier.index, : form.amp_height, data] = slope**2 * part
+        shown = part * (1.0 + sum(loss))
+        signal[amplifier.index, : form.amp_height, data] = shown + view(pattern, amplifier, part.shape)
     drawn = np.empty(raw.size, np.float32)
     fill_normal(stream(SEED, Purpose.READOUT, 7, detector.id), drawn)
     deviates = drawn.reshape(form.raw_shape[1], 16, form.raw_shape[2]).transpose(1, 0, 2)
     noise = deviates * np.sqrt(shot + (chip.read_noise**2)[:, None, None])
     heard = signal + np.einsum("ij,jrc->irc", chip.crosstalk, signal)
     adu = (heard + noise) / chip.gain[:, None, None] + row_levels(chip, SEED, 7)[:, :, None]
-    assert np.abs(raw - adu).max() < 0.51
+    assert np.abs(raw - adu).max() < 0.54  # float32 has steps of 0.008 at a full well
     assert raw.dtype == np.int32
 
 

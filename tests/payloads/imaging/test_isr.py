@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from payloads.alert_production.isr import remove_signature
+from payloads.imaging.isr import remove_signature
 from schemas.errors import BadData
 from schemas.image import Calibration, Image, Mask, MaskedImage, Observation, Raw
 from schemas.instrument import ITL, Detector, Format
@@ -41,6 +41,7 @@ def calibration_of(form: Format, seed: int = 0) -> Calibration:
         read_noise=rng.normal(6, 0.5, 16).astype(np.float32),
         saturation=rng.normal(1.3e5, 1e3, 16).astype(np.float32),
         crosstalk=crosstalk.astype(np.float32),
+        linearity=rng.normal(0.0, 5e-3, (16, 3)).astype(np.float32),
     )
 
 
@@ -67,14 +68,16 @@ def reference(raw: Raw, calibration: Calibration, detector: Detector) -> MaskedI
     electrons = (imaging - level[:, :, None]) * calibration.gain[:, None, None]
     clean = electrons - np.tensordot(calibration.crosstalk.astype(np.float64), electrons, 1)
     image, full = np.empty((form.height, form.width)), np.empty((form.height, form.width), bool)
-    noise = np.empty_like(image)
+    noise, terms = np.empty_like(image), np.empty((3, form.height, form.width))
     for a in detector.amplifiers:
         turn = np.s_[:: -1 if a.flip_y else 1, :: -1 if a.flip_x else 1]
         where = np.s_[a.y0 : a.y0 + form.amp_height, a.x0 : a.x0 + form.amp_width]
         image[where], noise[where] = clean[a.index][turn], calibration.read_noise[a.index] ** 2
+        terms[:, *where] = calibration.linearity[a.index][:, None, None]
         full[where] = electrons[a.index][turn] >= 0.98 * calibration.saturation[a.index]
-    charge = image - calibration.bias
+    shown = image - calibration.bias
     with np.errstate(invalid="ignore"):
+        charge = shown * (1.0 + sum(c * (shown / 1e5) ** (k + 1) for k, c in enumerate(terms)))
         value = charge - calibration.dark * raw.observation.exposure_time
     good = np.isfinite(value) & (calibration.flat > 0) & (calibration.flat < np.inf)
     flat = np.where(good, calibration.flat, 1.0)
@@ -174,7 +177,7 @@ def test_read_only_arrays_are_taken() -> None:
     detector, raw, calibration = ccd(SMALL), raw_of(SMALL), calibration_of(SMALL)
     expected = remove_signature(raw, calibration, detector)
     raw.segments.setflags(write=False)
-    for name in ("bias", "dark", "flat", "defects", "gain", "read_noise", "saturation", "crosstalk"):
+    for name in ("bias", "dark", "flat", "defects", "gain", "read_noise", "saturation", "crosstalk", "linearity"):
         frozen(getattr(calibration, name))
     assert np.array_equal(remove_signature(raw, calibration, detector).image, expected.image)
 
@@ -198,7 +201,7 @@ def test_a_calibration_of_another_format_is_refused_by_name() -> None:
         remove_signature(raw_of(SMALL), calibration_of(ITL), ccd(SMALL))
 
 
-@pytest.mark.parametrize("plane", ["gain", "read_noise", "saturation", "crosstalk"])
+@pytest.mark.parametrize("plane", ["gain", "read_noise", "saturation", "crosstalk", "linearity"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_an_amplifiers_calibration_that_is_no_number_is_refused_by_name(plane: str, value: float) -> None:
     calibration = calibration_of(SMALL)

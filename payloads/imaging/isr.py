@@ -1,7 +1,7 @@
 """Instrument signature removal: from a raw's amplifier segments to electrons on the assembled detector.
 
 The order is that of the detector's chain run backwards: serial overscan, gain, crosstalk (all in readout
-order), then, assembled, bias, dark and flat.
+order), then, assembled, bias, non-linearity, dark and flat.
 """
 
 import numba
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from payloads.imaging import mask_ops
 from schemas.errors import BadData
-from schemas.image import Calibration, Image, Mask, MaskedImage, MaskPlane, Raw
+from schemas.image import LINEARITY_ELECTRONS, LINEARITY_TERMS, Calibration, Image, Mask, MaskedImage, MaskPlane, Raw
 from schemas.instrument import Detector, Format
 
 Ints = NDArray[np.int64]
 
-_TRAILED_COLUMNS = 4
+TRAILED_COLUMNS = 4
 """Overscan columns that follow the imaging area too closely: they hold its deferred charge."""
 
 _SATURATED_FROM = 0.98
@@ -44,12 +44,12 @@ def remove_signature(raw: Raw, calibration: Calibration, detector: Detector) -> 
         np.empty(shape, np.float32),
         np.empty(shape, np.uint16),
     )
-    overscan = _overscan(raw.segments, form.amp_height, form.prescan + form.amp_width + _TRAILED_COLUMNS)
+    overscan = _overscan(raw.segments, form.amp_height, form.prescan + form.amp_width + TRAILED_COLUMNS)
     _assemble(
         raw.segments, overscan, _layout(detector), form.prescan, form.amp_width,
         calibration.gain.astype(np.float32), calibration.read_noise.astype(np.float32),
         (_SATURATED_FROM * calibration.saturation).astype(np.float32),
-        calibration.crosstalk.astype(np.float32), raw.observation.exposure_time,
+        calibration.crosstalk.astype(np.float32), _per_electron(calibration.linearity), raw.observation.exposure_time,
         calibration.bias, calibration.dark, calibration.flat, calibration.defects, image, variance, mask,
     )  # fmt: skip
     mask_ops.grow(mask, Mask.SAT, *_SATURATION_GROWTH)
@@ -68,7 +68,7 @@ def _check(raw: Raw, calibration: Calibration, detector: Detector) -> None:
         shape = getattr(calibration, plane).shape
         if shape != expected:
             raise BadData(f"{name}: calibration {plane} has shape {shape}, expected {expected}")
-    for plane in ("gain", "read_noise", "saturation", "crosstalk"):
+    for plane in ("gain", "read_noise", "saturation", "crosstalk", "linearity"):
         if not np.isfinite(getattr(calibration, plane)).all():
             raise BadData(f"{name}: calibration {plane} has a value that is not finite")
 
@@ -80,7 +80,14 @@ def _expected(form: Format) -> dict[str, tuple[int, ...]]:
         **dict.fromkeys(("bias", "dark", "flat", "defects"), image),
         **dict.fromkeys(("gain", "read_noise", "saturation"), amplifiers),
         "crosstalk": (16, 16),
+        "linearity": (16, LINEARITY_TERMS),
     }
+
+
+def _per_electron(linearity: Image) -> Image:
+    """(16, terms): the coefficients of powers of electrons."""
+    powers = np.arange(1, LINEARITY_TERMS + 1)
+    return (linearity / LINEARITY_ELECTRONS**powers).astype(np.float32)
 
 
 def _layout(detector: Detector) -> Ints:
@@ -122,7 +129,7 @@ def _overscan(segments: NDArray[np.int32], height: int, first: int) -> Image:
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 def _assemble(
     segments: NDArray[np.int32], overscan: Image, layout: Ints, prescan: int, width: int,
-    gain: Image, read_noise: Image, saturation: Image, crosstalk: Image, exposure_time: float,
+    gain: Image, read_noise: Image, saturation: Image, crosstalk: Image, linearity: Image, exposure_time: float,
     bias: Image, dark: Image, flat: Image, defects: MaskPlane, image: Image, variance: Image, mask: MaskPlane,
 ) -> None:  # fmt: skip
     """Fill the planes, a raw row of all amplifiers at a time, so that crosstalk stays in cache."""
@@ -143,7 +150,7 @@ def _assemble(
                 signal = turned
             noise = read_noise[a] * read_noise[a]
             _correct_row(
-                signal, noise, seconds, bias[row, x0 : x0 + width], dark[row, x0 : x0 + width],
+                signal, noise, linearity[a], seconds, bias[row, x0 : x0 + width], dark[row, x0 : x0 + width],
                 flat[row, x0 : x0 + width], defects[row, x0 : x0 + width],
                 image[row, x0 : x0 + width], variance[row, x0 : x0 + width], mask[row, x0 : x0 + width],
             )  # fmt: skip
@@ -195,12 +202,14 @@ def _mark_saturated(electrons: Image, full: float, backwards: bool, mask: MaskPl
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 def _correct_row(
-    signal: Image, noise: np.float32, exposure_time: np.float32,
+    signal: Image, noise: np.float32, linearity: Image, exposure_time: np.float32,
     bias: Image, dark: Image, flat: Image, defects: MaskPlane, image: Image, variance: Image, mask: MaskPlane,
 ) -> None:  # fmt: skip
     zero, one = np.float32(0.0), np.float32(1.0)
+    first, second, third = linearity[0], linearity[1], linearity[2]
     for x in range(signal.size):
-        charge = signal[x] - bias[x]
+        shown = signal[x] - bias[x]
+        charge = shown * (one + shown * (first + shown * (second + shown * third)))
         value = charge - exposure_time * dark[x]
         # False for NaN as well; infinities have no place in a calibration.
         good = flat[x] > zero and flat[x] < np.float32(1e30) and abs(value) < np.float32(1e30)

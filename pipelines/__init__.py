@@ -1,0 +1,1 @@
+"""PipelineTasks of lsst-pipe-base: thin shells round the pure functions of `payloads`, and the pipelines they make."""
