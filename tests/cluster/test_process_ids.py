@@ -41,6 +41,7 @@ def ids(tmp_path: Path) -> ProcessIds:
 @pytest.mark.parametrize(
     ("process", "lane", "pid"),
     [("postgres", 0, 6), ("daq", 0, 7), ("shelf", 0, 999), ("driver", 0, os.getpid()), ("archiver", 0, 1000)],
+    ids=["postgres", "daq", "shelf", "driver", "archiver"],  # the same in every process that collects tests
 )
 async def test_a_process_is_found_where_it_is_known(ids: ProcessIds, process: str, lane: int, pid: int) -> None:
     assert await ids.of(process, lane) == pid
