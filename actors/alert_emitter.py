@@ -63,7 +63,9 @@ class AlertEmitter(Actor):
         outbox = await outbox_of(self._l1, event.visit, event.detector)
         owed = np.flatnonzero(outbox.owed)
         headers = LATE if event.redone else ()
-        alerts, deliveries, smaller = await self._send(await asyncio.to_thread(self._alerts, outbox, owed, headers))
+        alerts, deliveries, smaller = await send(
+            self._sink, await asyncio.to_thread(self._alerts, outbox, owed, headers)
+        )
         times = outbox.acknowledged_at.copy()
         times[owed] = [delivery.acknowledged_at for delivery in deliveries]
         failures = Counter(delivery.error for delivery in deliveries if failed(delivery))
@@ -86,18 +88,23 @@ class AlertEmitter(Actor):
                 raise BadData(f"{outbox.path}: the alert about DIASource {outbox.alert_ids[i]}: {error}") from error
         return [alert_of(outbox, i, packets[i], headers) for i in owed]
 
-    async def _send(self, alerts: list[Alert]) -> tuple[list[Alert], list[Delivery], int]:
-        """Each as it was sent last, the answer about it, and how many arrived with smaller cutouts."""
-        give_up = time.monotonic() + ATTEMPT_S
-        deliveries = list(await self._sink.send(alerts, ATTEMPT_S)) if alerts else []
-        made_smaller: set[int] = set()
-        while shrunk := _shrunk(alerts, deliveries, give_up):
-            alerts = [shrunk.get(place, alert) for place, alert in enumerate(alerts)]
-            answers = await self._sink.send(list(shrunk.values()), give_up - time.monotonic())
-            for place, answer in zip(shrunk, answers, strict=True):
-                deliveries[place] = answer
-            made_smaller |= shrunk.keys()
-        return alerts, deliveries, sum(not failed(deliveries[place]) for place in made_smaller)
+
+async def send(sink: AlertSink, alerts: Sequence[Alert]) -> tuple[list[Alert], list[Delivery], int]:
+    """Within `ATTEMPT_S`, what is refused as too large with smaller cutouts.
+
+    Each as it was sent last, the answer about it, and how many arrived with smaller cutouts.
+    """
+    give_up = time.monotonic() + ATTEMPT_S
+    alerts = list(alerts)
+    deliveries = list(await sink.send(alerts, ATTEMPT_S)) if alerts else []
+    made_smaller: set[int] = set()
+    while shrunk := _shrunk(alerts, deliveries, give_up):
+        alerts = [shrunk.get(place, alert) for place, alert in enumerate(alerts)]
+        answers = await sink.send(list(shrunk.values()), give_up - time.monotonic())
+        for place, answer in zip(shrunk, answers, strict=True):
+            deliveries[place] = answer
+        made_smaller |= shrunk.keys()
+    return alerts, deliveries, sum(not failed(deliveries[place]) for place in made_smaller)
 
 
 async def outbox_of(l1: L1Database, visit: int, detector: int) -> Outbox:

@@ -7,6 +7,7 @@ results and the end of its delivery are one transaction, so that a restart goes 
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -100,6 +101,9 @@ class Journal(Protocol):
 
     async def owed(self, resumed: Sequence[str] = ()) -> list[Delivery]:
         """All that is still owed, oldest first; what the pools `resumed` gave up and did not refuse is owed again."""
+
+    async def debts(self, since: float = -math.inf) -> dict[str, int]:
+        """Pool -> how much it still owes of what was told since then (TAI s)."""
 
     async def told(self, event_id: str) -> Event | None:
         """The fact of this id, None if it was not told yet."""
@@ -215,11 +219,24 @@ class PostgresJournal:
         )
         return [Delivery(read_event(r["kind"], r["payload"]), r["pool"], r["attempts"]) for r in rows]
 
-    async def owe_again(self, pool: str) -> int:
-        """Whatever a pool refused is owed again; how much that is."""
+    async def debts(self, since: float = -math.inf) -> dict[str, int]:
+        """See `Journal`."""
+        rows = await self._fetch(
+            "SELECT pool, count(*) AS n FROM delivery JOIN journal USING (event_id)"
+            " WHERE state = 'owed' AND at >= $1 GROUP BY pool ORDER BY pool",
+            since,
+        )
+        return {row["pool"]: row["n"] for row in rows}
+
+    async def owe_again(self, pool: str, since: float) -> int:
+        """What a pool refused of what was told since then (TAI s) is owed again; how much that is."""
         async with self._transaction() as connection:
-            query = "UPDATE delivery SET state = 'owed', attempts = 0 WHERE state = 'refused' AND pool = $1 RETURNING 1"
-            return len(await connection.fetch(query, pool))
+            rows = await connection.fetch(
+                "UPDATE delivery SET state = 'owed', attempts = 0 FROM journal WHERE state = 'refused' AND pool = $1"
+                " AND journal.event_id = delivery.event_id AND at >= $2 RETURNING 1",
+                pool, since,
+            )  # fmt: skip
+            return len(rows)
 
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
@@ -343,6 +360,10 @@ class MemoryJournal:
         for key in [key for key in self._given_up if key[1] in resumed]:
             self._owed[key] = self._given_up.pop(key)
         return list(self._owed.values())
+
+    async def debts(self, since: float = -math.inf) -> dict[str, int]:
+        """See `Journal`."""
+        return dict(Counter(pool for event_id, pool in self._owed if self._entries[event_id].at >= since))
 
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""

@@ -111,6 +111,7 @@ class SalReader:
         there = [p for p in consumer.assignment() if p.partition in (consumer.partitions_for_topic(p.topic) or ())]
         try:
             async with asyncio.timeout(_PROBE_S):
+                await consumer.topics()  # a broker is asked, also where none of the topics is there yet
                 ends = await consumer.end_offsets(there)
                 places = {place: await consumer.position(place) for place in ends}
         except (KafkaError, OSError, TimeoutError):

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.terminal import Terminal
 from schemas.clock import Clock
 from schemas.events import (
     AlertsSent,
@@ -126,8 +127,9 @@ class Display:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:
-        """Draw the board anew."""
-        if self._live:
+        """Draw the board anew, unless the terminal has not yet taken the last picture."""
+        behind = isinstance(self._console.file, Terminal) and self._console.file.behind
+        if self._live and not behind:
             self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> Group:

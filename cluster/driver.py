@@ -17,6 +17,7 @@ from cluster.heartbeat import Heartbeat
 from cluster.live import play, ray_cluster
 from cluster.run import told
 from cluster.supervisor import AGAIN, Errand
+from cluster.terminal import unhurried
 from schemas.errors import BadData, Transient
 from simulators.ocs.schedule import load_plan
 
@@ -34,6 +35,11 @@ def drive(errand: Path, pulse: int, console: Console) -> int:
     except (OSError, ValueError) as error:
         raise BadData(f"{errand} does not tell a driver what to do: {error}") from error
     logs.configure(given.settings.log, "night")
+    with unhurried(console):
+        return _played(given, pulse, console)
+
+
+def _played(given: Errand, pulse: int, console: Console) -> int:
     plan = load_plan(given.settings.plan_file)
     night: Collected | None = None
     try:
@@ -41,7 +47,9 @@ def drive(errand: Path, pulse: int, console: Console) -> int:
             playing = play(given.options, plan, given.settings, console, _observatory(), Heartbeat(pulse))
             night = asyncio.run(playing)
     except* (Transient, RayError, TimeoutError) as errors:
-        structlog.get_logger().error("the night cannot go on", error=str(errors.exceptions[0]))
+        why = str(errors.exceptions[0])
+        structlog.get_logger().error("the night cannot go on", error=why)
+        console.print(f"the night cannot go on: {why}", markup=False)
     return AGAIN if night is None else told(night, given.settings.output, console)
 
 

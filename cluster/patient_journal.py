@@ -56,6 +56,10 @@ class PatientJournal:
         """See `Journal`."""
         return (await self._patiently(lambda: self._journal.owed(resumed)))[0]
 
+    async def debts(self, since: float = -math.inf) -> dict[str, int]:
+        """See `Journal`."""
+        return (await self._patiently(lambda: self._journal.debts(since)))[0]
+
     async def told(self, event_id: str) -> Event | None:
         """See `Journal`."""
         return (await self._patiently(lambda: self._journal.told(event_id)))[0]

@@ -38,10 +38,12 @@ class Shelf:
         self._bytes: dict[DatasetId, int] = {}
 
     async def collect(self, name: DatasetId, maker: Any) -> bool:  # noqa: ANN401 - Ray's handles are untyped
-        """Have `maker` hand a value over; false if it did not within the deadline."""
-        ref = maker.hand_over.remote(name)
-        ready, _ = await asyncio.to_thread(ray.wait, [ref], timeout=DEADLINE_S, fetch_local=False)
-        if not ready:
+        """Have `maker` hand a value over; false if it did not within the deadline: then what is held stays."""
+        ref, there = maker.hand_over.options(num_returns=2).remote(name)
+        try:
+            if not await asyncio.wait_for(there, DEADLINE_S):
+                return False
+        except (ray.exceptions.RayError, TimeoutError):
             return False
         self._forget(name)
         self._held[name] = ref

@@ -1,5 +1,6 @@
 """Processes of this machine, as Linux tells of them: proc(5)."""
 
+import os
 import resource
 from collections import defaultdict
 from pathlib import Path
@@ -43,6 +44,16 @@ def descendants(pid: int) -> list[Process]:
     for each in every:
         every += children[each.pid]
     return every
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, that a process has used; 0 of one that is gone."""
+    try:
+        text = (_ROOT / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def environment(pid: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Tells a broker that lost its memory what it had been told of the night: notices, alerts, lite alerts.
 
-The same bytes as the first time. What was told and not yet noted as told is among it, and may come twice.
+The same bytes as the first time. What was told and not yet noted as told is among it, and may come twice. What the
+broker has acknowledged is noted in a file, and not sent again until it dies again.
 """
 
 import argparse
@@ -9,11 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from actors import alert_emitter
 from backbone.alert_archive import AlertArchive
-from backbone.alert_stream import AlertStream
+from backbone.alert_stream import TWO_ROUNDS_S, Alert, AlertSink, AlertStream, Delivery
 from backbone.journal_view import JournalView
 from backbone.l1_postgres import L1Postgres
 from backbone.notices import Notice
@@ -31,9 +35,46 @@ FAILED = 2
 """Exit code: some of it cannot be told, and all the rest was."""
 
 
-async def put_back(settings: Settings, day_obs: int, console: Console) -> None:
+class Lost(BaseModel):
+    """What is to be put back, as a file tells it: the settings name the database with its password."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: Settings
+    day_obs: int
+
+
+class Acknowledged:
+    """What the broker has of it since it came back: a line of a file for each part."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._known
+
+    def note(self, part: str) -> None:
+        """That it is acknowledged."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(f"\n{part}\n")  # apart from one of which a death let half a line stand
+
+
+class SmallerSink:
+    """Sends as the emitter does: what is too large with smaller cutouts."""
+
+    def __init__(self, sink: AlertSink) -> None:
+        self._sink = sink
+
+    async def send(self, alerts: Sequence[Alert], within_s: float = TWO_ROUNDS_S) -> list[Delivery]:  # noqa: ARG002
+        """See `AlertSink`; an attempt has `alert_emitter.ATTEMPT_S`."""
+        _, deliveries, _ = await alert_emitter.send(self._sink, alerts)
+        return deliveries
+
+
+async def put_back(lost: Lost, known: Acknowledged, console: Console) -> None:
     """Do it. Raises Transient if the broker does not acknowledge it all, BadData for what cannot be told at all."""
-    wanted, archive = Wanted(night=day_obs), AlertArchive(settings.alerts, alert_schema())
+    settings, wanted = lost.settings, Wanted(night=lost.day_obs)
     l1 = await L1Postgres.open(settings.postgres, create=False)
     try:
         async with JournalView.opened(settings.postgres) as journal:
@@ -45,50 +86,63 @@ async def put_back(settings: Settings, day_obs: int, console: Console) -> None:
     acknowledged = [outbox.path for outbox in outboxes if not outbox.owed.any()]  # lite ones follow when all are
     lite = replace(whole, paths=acknowledged, lite=True)
     errors = [
-        *await _notices(settings, notices, console),
-        *await _alerts(settings, settings.alert_topic, archive, whole, console),
-        *await _alerts(settings, settings.lite_topic, archive, lite, console),
+        *await _notices(settings, notices, known, console),
+        *await _alerts(settings, settings.alert_topic, whole, known, console),
+        *await _alerts(settings, settings.lite_topic, lite, known, console),
     ]
     for error in sorted(errors, key=lambda each: isinstance(each, BadData)):  # what may be right next time comes first
         raise error
 
 
-async def _notices(settings: Settings, told: Sequence[tuple[str, str]], console: Console) -> list[PachonError]:
+async def _notices(
+    settings: Settings, told: Sequence[tuple[str, str]], known: Acknowledged, console: Console
+) -> list[PachonError]:
     """Send them in their order; what went wrong."""
+    if settings.visit_topic in known:
+        return []
     key, sink = SigningKey.in_folder(settings.output), VisitStream(settings.kafka, settings.visit_topic)
     answers = await sink.send([Notice.signed(*notice, key) for notice in told])
     errors: list[PachonError] = [answer for answer in answers if answer is not None]
     console.print(f"{len(told) - len(errors)} of {len(told)} notices acknowledged on {settings.visit_topic}")
+    if not errors:
+        known.note(settings.visit_topic)
     return errors
 
 
 async def _alerts(
-    settings: Settings, topic: str, archive: AlertArchive, chosen: Chosen, console: Console
+    settings: Settings, topic: str, chosen: Chosen, known: Acknowledged, console: Console
 ) -> list[PachonError]:
     """Send them; what went wrong."""
-    sink = await AlertStream.open(settings.kafka, topic, StoredClock(settings.clock_file))
-    tally = await replay(archive, chosen, sink, console)
-    console.print(f"{tally.acknowledged} of {tally.alerts} alerts acknowledged on {topic}")
+    archive = AlertArchive(settings.alerts, alert_schema())
+    owed = replace(chosen, paths=[path for path in chosen.paths if f"{topic} {path}" not in known])
     try:
+        sink = SmallerSink(await AlertStream.open(settings.kafka, topic, StoredClock(settings.clock_file)))
+        tally = await replay(archive, owed, sink, console, lambda path: known.note(f"{topic} {path}"))
+        console.print(f"{tally.acknowledged} of {tally.alerts} alerts acknowledged on {topic}")
         tally.check(settings.kafka)
     except (BadData, Transient) as error:
         return [error]
     return []
 
 
-def command(settings: Settings, day_obs: int) -> Sequence[str]:
-    """What runs this in a process of its own."""
-    return [sys.executable, "-m", "cluster.put_back", settings.model_dump_json(), str(day_obs)]
+def command(lost: Path) -> Sequence[str]:
+    """What runs this in a process of its own. `lost`: a file of `Lost`; beside it what is acknowledged is noted."""
+    return [sys.executable, "-m", "cluster.put_back", str(lost)]
+
+
+def noted(lost: Path) -> Path:
+    """Where it is noted what the broker has again."""
+    return lost.with_suffix(".acknowledged")
 
 
 def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="cluster.put_back", description="Tell a broker what it has forgotten.")
-    parser.add_argument("settings", type=Settings.model_validate_json)
-    parser.add_argument("day_obs", type=int)
-    options = parser.parse_args()
+    parser.add_argument("lost", type=Path)
+    file: Path = parser.parse_args().lost
     try:
-        asyncio.run(put_back(options.settings, options.day_obs, Console(soft_wrap=True)))
+        lost = Lost.model_validate_json(file.read_bytes())
+        asyncio.run(put_back(lost, Acknowledged(noted(file)), Console(soft_wrap=True)))
     except PachonError as error:
         sys.stderr.write(f"{error}\n")
         return AGAIN if isinstance(error, Transient) else FAILED

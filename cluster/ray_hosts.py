@@ -71,9 +71,12 @@ class RayHost:
             return unbuilt(error)
         return await host.handle(event)
 
-    async def hand_over(self, name: DatasetId) -> object:
-        """Give the shelf a value that `RayPixels.put` left for it."""
-        return self._pixels.leaving[name]
+    async def hand_over(self, name: DatasetId) -> tuple[object, bool]:
+        """Give the shelf a value that `RayPixels.put` left for it, as two results: the value, and whether it is there.
+
+        It is not if the shelf asks when `put` has given up.
+        """
+        return self._pixels.leaving.get(name), name in self._pixels.leaving
 
     async def _built(self) -> Host:
         async with self._building:
@@ -122,7 +125,11 @@ class RayHosts:
     async def _build(self) -> dict[tuple[str, int], int]:
         keys = [key for key in self._slots if not POOLS[key[0]].nice]
         calls = [asyncio.ensure_future(self._slots[key].ready.remote()) for key in keys]
-        _, late = await asyncio.wait(calls, timeout=START_DEADLINE_S)
+        done, late = await asyncio.wait(calls, timeout=START_DEADLINE_S, return_when=asyncio.FIRST_EXCEPTION)
+        for call in late:
+            call.cancel()
+        if failures := [error for call in done if (error := call.exception())]:
+            raise failures[0]
         if late:
             names = ", ".join(f"{pool}-{slot}" for (pool, slot), call in zip(keys, calls, strict=True) if call in late)
             raise Transient(f"{len(late)} of {len(keys)} hosts are not there after {START_DEADLINE_S:g} s: {names}")

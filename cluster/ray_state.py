@@ -44,9 +44,10 @@ class RayState(BaseModel):
 class Watched:
     """How many nodes have lived at once, but for those of batch work, which come and go."""
 
-    def __init__(self, cpus_wanted: int) -> None:
+    def __init__(self, cpus_wanted: int, before: RayState | None = None) -> None:
+        """`before`: as it was seen last, by a driver that died since."""
         self._cpus_wanted = cpus_wanted
-        self._most = 0
+        self._most = before.nodes + before.nodes_lost if before else 0
 
     def state(self, nodes: Sequence[Mapping[str, Any]]) -> RayState:
         """What `ray.nodes` says now."""
@@ -70,7 +71,7 @@ async def await_cpus(cpus_wanted: int, nodes: Nodes = ray.nodes) -> None:
 
 async def watch(file: Path, cpus_wanted: int, nodes: Nodes = ray.nodes) -> None:
     """Tell for ever, whenever it changes, how the cluster is."""
-    before, watched = None, Watched(cpus_wanted)
+    before, watched = None, Watched(cpus_wanted, read_state(file))
     while True:
         try:
             state = watched.state(await asyncio.to_thread(nodes))

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -89,10 +89,15 @@ class Tally:
     too_large: int = 0
     unreadable: list[str] = field(default_factory=list)
 
+    @property
+    def unanswered(self) -> int:
+        """How many of the failures may be none at the next try."""
+        return self.failures.total() - self.too_large
+
     def check(self, broker: str) -> None:
         """Raises BadData or Transient, naming files and broker, unless everything was read and acknowledged.
 
-        Transient if all that is wrong may be right at the next try.
+        Transient if some of what is wrong may be right at the next try.
         """
         said = []
         if self.unreadable:
@@ -101,8 +106,7 @@ class Tally:
             ((why, _),) = self.failures.most_common(1)
             said.append(f"{self.failures.total()} of {self.alerts} alerts not acknowledged by {broker}: {why}")
         if said:
-            hopeless = self.failures.total() == self.too_large
-            raise (BadData if self.unreadable or hopeless else Transient)("; ".join(said))
+            raise (Transient if self.unanswered else BadData)("; ".join(said))
 
 
 def run(output: Path, wanted: Wanted, kafka: str, topic: str, postgres: str) -> int:
@@ -129,15 +133,18 @@ async def _run(archive: AlertArchive, wanted: Wanted, kafka: str, topic: str, po
     tally.check(kafka)
 
 
-async def replay(archive: AlertArchive, chosen: Chosen, sink: AlertSink, console: Console) -> Tally:
+async def replay(
+    archive: AlertArchive, chosen: Chosen, sink: AlertSink, console: Console, done: Callable[[str], None] | None = None
+) -> Tally:
     """Send the alerts of files in their order, each with the key that it had, and count what is acknowledged.
 
-    A file that cannot be read is told and passed over; where nothing of a batch is acknowledged it ends.
+    A file that cannot be read is told and passed over; where nothing of a batch is acknowledged it ends, unless all of
+    it was too large. `done` is told each file of which all is acknowledged.
     """
     tally = Tally()
     for batch in _batches(archive, chosen, tally, console):
         deliveries = iter(await sink.send([alert for _, alerts in batch for alert in alerts]))
-        before = tally.acknowledged
+        before, unanswered = tally.acknowledged, tally.unanswered
         for path, alerts in batch:
             answers = [next(deliveries) for _ in alerts]
             failed = [answer for answer in answers if math.isnan(answer.acknowledged_at)]
@@ -147,7 +154,9 @@ async def replay(archive: AlertArchive, chosen: Chosen, sink: AlertSink, console
             tally.failures.update(answer.error for answer in failed)
             tally.too_large += sum(answer.too_large for answer in failed)
             console.print(f"{path}: {len(alerts) - len(failed)} of {len(alerts)} acknowledged")
-        if tally.failures and tally.acknowledged == before:
+            if done and not failed:
+                done(path)
+        if tally.unanswered > unanswered and tally.acknowledged == before:
             break
     return tally
 

@@ -11,6 +11,7 @@ from access.report.write import show, write
 from cluster import logs
 from cluster.options import NightOptions, make_output
 from cluster.settings import Settings
+from cluster.terminal import unhurried
 from schemas.errors import BadData
 from simulators.faults import Planned, dump, planned
 from simulators.ocs.disturbance import hurried
@@ -68,4 +69,5 @@ def _inline(options: NightOptions, plan: Sequence[PlannedVisit], settings: Setti
 def _live(options: NightOptions, plan: Sequence[PlannedVisit], settings: Settings, console: Console) -> int:
     from cluster.supervisor import supervise  # noqa: PLC0415 - the inline night has no use for it
 
-    return supervise(options, plan, settings, console)
+    with unhurried(console):
+        return supervise(options, plan, settings, console)

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,8 @@ AGAIN = os.EX_TEMPFAIL
 TICK_S = 0.2
 SOON_S = 60.0
 MAX_DEATHS = 10
-"""As many deaths of the driver, each within `SOON_S` of its start or because it hung: it will not live."""
+"""As many deaths of the driver, each before the night began, within `SOON_S` of its start, or because it hung: it will
+not live."""
 MAX_PAUSE_S = 30.0
 
 REFILL_S = 120.0
@@ -72,9 +73,20 @@ async def _supervise(options: NightOptions, day_obs: int, settings: Settings, gi
         errand = settings.output / "driver.json"
         errand.write_text(Errand(options=options, settings=named).model_dump_json(), encoding="utf-8")
         with ExitStack() as stack:
+            stack.enter_context(_forgotten(settings.ray_file))
             if options.fault:
                 stack.enter_context(witness(named)).wait_for("ready")
             return await Supervisor(options, day_obs, named, given, console, errand, stack).run()
+
+
+@contextmanager
+def _forgotten(file: Path) -> Iterator[None]:
+    """Have no file of an earlier night, and leave none: it is for the drivers of this one."""
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 class Driver:
@@ -150,7 +162,7 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         """The broker is the night's."""
-        self.refill = Refill(self.settings, self.day_obs, self.stack)
+        self.refill = Refill(self.settings, self.day_obs, self.stack, self.console)
 
     async def run(self) -> int:
         """Until a driver ends by itself, or the night is stopped; its exit code."""
@@ -202,9 +214,11 @@ class Supervisor:
         """Raises Broken if it was one too many."""
         how = "hung" if driver.hung else "gave up" if code == AGAIN else f"died: {signal.Signals(-code).name}"
         structlog.get_logger().error("the driver is started again", how=how, age_s=driver.age_s)
-        self.early_deaths = self.early_deaths + 1 if driver.age_s < SOON_S or driver.hung else 0
+        began = self.settings.clock_file.exists()
+        self.early_deaths = self.early_deaths + 1 if not began or driver.age_s < SOON_S or driver.hung else 0
         if self.early_deaths >= MAX_DEATHS:
-            raise Broken(f"the night's driver {how}, and had {MAX_DEATHS} times hung, or died soon after its start")
+            before = "soon after its start" if began else "before the night began"
+            raise Broken(f"the night's driver {how}, and had {MAX_DEATHS} times hung, or died {before}")
         self.console.print(f"\nthe night's driver {how}; it is started again")
         self._wake()
 

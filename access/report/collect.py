@@ -99,7 +99,7 @@ async def collect(night: NightFacts, journal: Journal, l1: L1Database, clock: Cl
         inputs_refused=dict(Counter(f"{f.topic}: {f.reason}" for f in facts if isinstance(f, InputRefused))),
         raws_missing=_missing(facts), catch_up_failed=_catch_up_failed(facts),
         notices_failed={f"{f.about} {f.group}".strip(): f.reason for f in facts if isinstance(f, NoticeFailed)},
-        owed=dict(Counter(delivery.pool for delivery in await journal.owed())),
+        owed=await journal.debts(night.began),
     )  # fmt: skip
     return Collected(report, entries, seconds, answers["visit"].astype(np.int64), compared)
 

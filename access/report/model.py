@@ -137,8 +137,8 @@ class Report(_Part):
     """A night.
 
     `unheard`: the groups of planned visits that were neither announced nor said to be exposed, unless somebody ended
-    the night early; `owed`: pool -> how many of its deliveries had
-    not ended; they go on when the night is started again.
+    the night early; `owed`: pool -> how many of its deliveries had not ended; they go on when the night is started
+    again.
     """
 
     @property

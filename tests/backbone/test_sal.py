@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from fastavro import parse_schema, schemaless_writer
 
 from backbone.alert_stream import create_topic
@@ -294,6 +294,22 @@ async def test_a_reader_is_at_the_end_when_it_is_asked_for_more_than_there_is_an
         third = await asyncio.wait_for(waiting, DEADLINE_S)
         await messages.aclose()
     assert _groups([first, second, third]) == ["a", "b", "c"]
+
+
+async def test_a_broker_that_is_away_is_no_end_where_it_never_had_the_topics(
+    line: tuple[_Line, str, AIOKafkaProducer], registry: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cable, bootstrap, _ = line
+    monkeypatch.setattr(AIOKafkaConsumer, "partitions_for_topic", lambda *_: None)  # this broker would make it
+    async with SalReader(bootstrap, registry, {}, topics=("lsst.sal.never.made",), deadline_s=DEADLINE_S) as reader:
+        waiting = asyncio.ensure_future(anext(reader.messages()))
+        over = asyncio.get_running_loop().time() + DEADLINE_S
+        while not await reader.at_end():
+            assert asyncio.get_running_loop().time() < over
+            await asyncio.sleep(0.05)
+        await cable.cut()
+        assert not await reader.at_end()
+        waiting.cancel()
 
 
 async def test_a_broker_that_stays_away_is_given_up(registry: RegistryClient, tmp_path: Path) -> None:

@@ -113,27 +113,49 @@ async def test_a_store_that_hangs_is_killed_and_given_time_to_start(
 async def test_a_store_that_has_died_is_left_to_ray(shelf: SimpleNamespace) -> None:
     shelf.pid.answers = [7, ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnavailableError("starts", None), 8]
     keeping = asyncio.create_task(keep_answering(shelf))
-    while shelf.pid.answers:
-        assert shelf.killed == []
-        await asyncio.sleep(0)
+    async with asyncio.timeout(20.0):
+        while shelf.pid.answers:
+            assert shelf.killed == []
+            await asyncio.sleep(0)
     keeping.cancel()
 
 
 class Maker:
-    """An actor's handle; its references are the visits of what it hands over."""
+    """An actor's handle; its references are the visits of what it hands over. `there`: whether it has it, or dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, there: object = True) -> None:
         self.hand_over = self
+        self._there = there
 
-    def remote(self, name: DatasetId) -> str:
-        return str(name.visit)
+    def options(self, *, num_returns: int) -> "Maker":
+        assert num_returns == 2
+        return self
+
+    def remote(self, name: DatasetId) -> tuple[str, Awaitable[object]]:
+        return str(name.visit), Method(self._there).remote()
+
+
+@pytest.mark.parametrize("answer", [False, ray.exceptions.ActorDiedError(), KeyError("left")])
+async def test_a_value_that_its_maker_has_no_more_is_not_held_and_replaces_none(
+    answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ray.experimental, "get_object_locations", lambda refs: {ref: {"object_size": 1} for ref in refs}
+    )
+    shelf = Shelf(100)
+    if isinstance(answer, KeyError):
+        answer = ray.exceptions.RayTaskError("hand_over", "KeyError", answer)
+    assert not await shelf.collect(PRODUCTS, Maker(answer))
+    assert await shelf.find(PRODUCTS) == []
+    assert await shelf.collect(PRODUCTS, Maker())
+    assert not await shelf.collect(PRODUCTS, Maker(answer))
+    assert await shelf.find(PRODUCTS) == ["1"]
 
 
 async def test_products_that_nobody_takes_make_room_for_newer_ones_by_their_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = {"1": 60, "2": 30, "3": 10, "4": 5, "5": 200}
-    monkeypatch.setattr(ray, "wait", lambda refs, **_: (refs, []))
     told = {visit: {"object_size": size} for visit, size in sizes.items()}
     monkeypatch.setattr(ray.experimental, "get_object_locations", lambda refs: {ref: told[ref] for ref in refs})
     shelf, maker = Shelf(100), Maker()

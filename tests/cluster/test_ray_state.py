@@ -10,7 +10,7 @@ import ray
 from structlog.testing import capture_logs
 
 from cluster import ray_state
-from cluster.ray_state import Watched, await_cpus, read_state, watch
+from cluster.ray_state import RayState, Watched, await_cpus, read_state, watch
 from schemas.errors import Transient
 
 
@@ -27,6 +27,28 @@ def test_a_node_that_was_there_is_lost_and_not_one_of_before_nor_of_batch_work()
     assert not after.ready
     assert str(after) == "1 nodes, 4 CPUs; 1 nodes lost; 6 CPUs are wanted"
     assert watched.state([node("a"), node("d")]).nodes_lost == 0  # another came in its stead
+
+
+async def test_a_driver_that_is_started_again_knows_the_nodes_that_were_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_state, "LOOK_S", 0.0)
+    file = tmp_path / "ray.json"
+    file.write_text(RayState(nodes=2, nodes_lost=1, cpus=8, cpus_wanted=4).model_dump_json(), "utf-8")
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    looks = iter(range(3))
+
+    def nodes() -> list[dict[str, Any]]:
+        if next(looks) == 2:
+            loop.call_soon_threadsafe(done.set)
+        return [node("a")]
+
+    watching = asyncio.create_task(watch(file, 4, nodes))
+    await asyncio.wait_for(done.wait(), 20.0)
+    watching.cancel()
+    state = read_state(file)
+    assert state is not None
+    assert (state.nodes, state.nodes_lost) == (1, 2)
 
 
 async def test_a_cluster_with_too_few_cpus_is_waited_for_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:

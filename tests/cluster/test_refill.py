@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,23 +14,29 @@ import asyncpg
 import numpy as np
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from rich.console import Console
+from structlog.testing import capture_logs
 
+from actors import alert_emitter
 from actors.alert_emitter import AlertEmitter
 from actors.herald import Herald
 from actors.lite_emitter import LiteEmitter
 from backbone.alert_archive import AlertArchive
-from backbone.alert_stream import PARTITIONS, AlertStream
+from backbone.alert_stream import PARTITIONS, Alert, AlertStream
 from backbone.journal import PostgresJournal
 from backbone.l1_postgres import L1Postgres
 from backbone.notices import Notice
 from backbone.signing_key import SigningKey
 from backbone.visit_stream import VisitStream
+from cluster import refill as refill_of
+from cluster.put_back import Acknowledged, Lost, SmallerSink, command, put_back
 from cluster.refill import Refill
 from cluster.services import EmbeddedKafka
 from cluster.settings import Settings
-from payloads.alert_production.alert_schema import alert_schema
+from payloads.alert_production.alert_schema import alert_schema, frame
 from schemas.clock import ManualClock, NightClock, mjd_from_tai
 from schemas.events import AlertsReady, DetectorManifest, Event, NightBegan, NoticeDue, VisitDone
+from tests.actors.fakes import FakeBroker
 from tests.actors.packets_of import packets_of
 from tests.backbone.l1_results import result
 
@@ -127,7 +135,7 @@ async def all_of(place: Place, *counts: int) -> list[Told]:
 
 async def refilled(place: Place, stack: ExitStack) -> None:
     """Let the broker die, start it again, and put back what it held."""
-    refill = Refill(place.settings, NIGHT, stack)
+    refill = Refill(place.settings, NIGHT, stack, Console(quiet=True))
     refill.topics.note()
     place.kafka.process.kill()  # type: ignore[attr-defined]
     place.kafka.start()  # type: ignore[attr-defined]
@@ -172,3 +180,89 @@ async def test_a_file_that_cannot_be_read_holds_up_nothing_else_and_is_not_tried
     whole, _, notices = await all_of(place, N, N, 1)
     assert (len(whole), notices) == (N, before[2])
     assert "95_" in (place.settings.output / "refill.log").read_text("utf-8")
+
+
+async def test_what_is_acknowledged_is_not_sent_again(place: Place, tmp_path: Path) -> None:
+    lost, file = Lost(settings=place.settings, day_obs=NIGHT), tmp_path / "known"
+    await place.note(NoticeDue(notice="n", key="1", value="{}"))
+    await place.tell_alerts(94)
+    for _ in range(2):
+        await put_back(lost, Acknowledged(file), Console(quiet=True))
+    assert [len(told) for told in await all_of(place, 2 * N, 2 * N, 1)] == [2 * N, 2 * N, 1]
+    with file.open("a", encoding="utf-8") as half:
+        half.write("lsst-alerts-v11 20")
+    Acknowledged(file).note("another")
+    assert "another" in Acknowledged(file)
+
+
+async def test_what_was_sent_with_smaller_cutouts_is_put_back_with_the_same_ones() -> None:
+    made = result(VISIT, 94, n=N)
+    packets = packets_of(made, side=102)
+    alerts = [Alert(b"1", frame(packet), number) for number, packet in enumerate(packets)]
+    first, again = FakeBroker(5.0, most=85_000), FakeBroker(5.0, most=85_000)
+    _, _, smaller = await alert_emitter.send(first, alerts)
+    assert smaller == len(alerts)
+    answers = await SmallerSink(again).send(alerts)
+    assert [answer.acknowledged_at for answer in answers] == [5.0] * len(alerts)
+    assert again.taken == first.taken
+
+
+class Program:
+    """What is run in the place of `cluster.put_back`, and how often it was."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.runs = text, 0
+
+    def __call__(self, lost: Path) -> list[str]:
+        self.runs += 1
+        return [sys.executable, "-c", self.text, str(lost)]
+
+
+@pytest.fixture
+def refill(tmp_path: Path) -> Iterator[Refill]:
+    """Of a night that runs, with a broker that had no topics."""
+    settings = Settings(output=tmp_path, postgres="postgresql://me:secret@h/x")
+    settings.clock_file.touch()
+    with ExitStack() as stack:
+        yield Refill(settings, NIGHT, stack, Console(quiet=True))
+
+
+async def test_a_broker_that_dies_again_ends_the_refill_of_its_last_life(
+    refill: Refill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(refill_of, "command", Program("import time; time.sleep(600)"))
+    refill.begin()
+    await refill.step()
+    assert (first := refill._telling) is not None
+    (tmp_path / "refill.acknowledged").write_text("lsst-alerts-v11-visits\n", "utf-8")
+    refill.begin()
+    assert first.returncode == -signal.SIGKILL
+    assert not (tmp_path / "refill.acknowledged").exists()
+    assert refill.due
+
+
+async def test_a_refill_that_fails_is_tried_again_more_and_more_seldom_and_then_given_up(
+    refill: Refill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program("import sys; sys.exit(75)")
+    monkeypatch.setattr(refill_of, "command", program)
+    monkeypatch.setattr(refill_of, "RETRY_S", 0.01)
+    refill.begin()
+    pauses, over = [], time.monotonic() + DEADLINE_S
+    with capture_logs() as logs:
+        while refill.due:
+            assert time.monotonic() < over
+            before = refill._tries
+            await refill.step()
+            if refill._tries > before:
+                pauses.append(refill._not_before - time.monotonic())
+            await asyncio.sleep(0.001)
+    assert program.runs == refill_of.MAX_TRIES
+    assert pauses[3] > 0.01 * 2**2
+    assert [line["again"] for line in logs if line["event"] == "the broker is not as it was"] == [*[True] * 4, False]
+
+
+def test_the_password_of_the_database_is_not_on_the_command_line(tmp_path: Path) -> None:
+    settings = Settings(output=tmp_path, postgres="postgresql://me:secret@h/x")
+    (tmp_path / "refill.json").write_text(Lost(settings=settings, day_obs=NIGHT).model_dump_json(), "utf-8")
+    assert "secret" not in " ".join(command(tmp_path / "refill.json"))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,13 @@ from backbone.l1_memory import L1Memory
 from backbone.l1_postgres import L1Postgres
 from cluster import replay_alerts
 from cluster.cli import app
-from cluster.replay_alerts import Chosen, Wanted, replay
+from cluster.replay_alerts import Chosen, Tally, Wanted, replay
 from cluster.services import EmbeddedKafka, free_port
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.clock import ManualClock
 from schemas.errors import BadData, Transient
 from schemas.events import AlertsReady
+from tests.actors.fakes import FakeBroker
 from tests.actors.packets_of import packets_of
 from tests.backbone.kept_alerts import DETECTOR, SCHEMA, VISIT, ids_of, keys_of, records
 from tests.backbone.l1_results import result
@@ -276,6 +278,32 @@ async def test_a_broker_that_dies_is_named_and_no_further_batch_is_tried(
     assert (tally.files, tally.alerts, tally.acknowledged, tally.failures.total()) == (1, 5, 0, 5)
     with pytest.raises(Transient, match=f"5 of 5 alerts not acknowledged by {kafka.bootstrap}: .*timed out"):
         tally.check(kafka.bootstrap)
+
+
+@pytest.mark.parametrize(
+    ("tally", "kind"),
+    [
+        (Tally(alerts=9, failures=Counter({"timed out": 5})), Transient),
+        (Tally(alerts=9, failures=Counter({"timed out": 5}), unreadable=["x.avro: corrupt"]), Transient),
+        (Tally(alerts=9, failures=Counter({"timed out": 1, "too large": 4}), too_large=4), Transient),
+        (Tally(alerts=9, failures=Counter({"too large": 4}), too_large=4), BadData),
+        (Tally(unreadable=["x.avro: corrupt"]), BadData),
+    ],
+)
+def test_what_may_be_right_next_time_is_tried_again_whatever_else_is_wrong(tally: Tally, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        tally.check("b")
+
+
+async def test_files_that_are_all_too_large_hold_up_no_other(
+    archive: AlertArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_alerts, "BATCH_BYTES", 1)
+    large = write(archive, VISIT, 92, cutout=bytes(50_000))
+    paths = [large, write(archive, VISIT, 93), write(archive, VISIT, 94)]
+    done: list[str] = []
+    tally = await replay(archive, Chosen(paths), FakeBroker(5.0, most=50_000), Console(quiet=True), done.append)
+    assert (tally.files, tally.acknowledged, tally.too_large, done) == (3, 10, 5, paths[1:])
 
 
 def test_a_choice_of_nothing_is_refused() -> None:

@@ -234,15 +234,24 @@ def test_nothing_is_written_by_looking(folder: Path, dsn: str) -> None:
     assert VisitDone(group="g1", visit=VISIT, detectors=()) in before
 
 
-def test_what_could_not_be_sent_is_owed_again_when_that_is_asked_for(folder: Path, dsn: str) -> None:
-    told = ask("retry-alerts", "--output", folder, "--postgres", dsn)
-    assert told.exit_code == 0, told.stderr
-    place = f"visit {VISIT - 100_000} detector 94"
+def test_what_could_not_be_sent_of_this_night_is_owed_again_when_that_is_asked_for(folder: Path, dsn: str) -> None:
     owed = "alerts of {} visit-detectors are owed again, and sent when the night is next started\n"
-    assert told.stdout == f"{place}: all too large\n{owed.format(1)}"
+    told = ask("retry-alerts", "--output", folder, "--postgres", dsn)
+    assert (told.exit_code, told.stdout) == (0, owed.format(0)), told.stderr  # what there is, is of an earlier night
+    asyncio.run(_refuse(dsn, alerts_ready(96, OPEN, OPEN_VISIT)))
+    told = ask("retry-alerts", "--output", folder, "--postgres", dsn)
+    assert told.stdout == f"visit {OPEN_VISIT} detector 96: all too large\n{owed.format(1)}"
     assert ask("retry-alerts", "--output", folder, "--postgres", dsn).stdout == owed.format(0)
     status = json.loads(ask("status", "--all", "--json", "--output", folder, "--postgres", dsn).stdout)
-    assert (status["alerts_refused"], status["owed"]["alerts"]) == ({}, 8)
+    assert list(status["alerts_refused"]) == [f"visit {VISIT - 100_000} detector 94"]
+    assert status["owed"]["alerts"] == 8
+
+
+async def _refuse(dsn: str, fact: Event) -> None:
+    journal = await PostgresJournal.open(dsn)
+    await journal.append([fact], {fact.event_id: ["alert_emitter"]}, BEGAN + 1.0)
+    await journal.give_up(Delivery(fact, "alert_emitter"), "all too large", [], {}, BEGAN + 2.0, refused=True)
+    await journal.close()
 
 
 async def _facts(dsn: str) -> list[Event]:

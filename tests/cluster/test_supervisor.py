@@ -17,7 +17,7 @@ from cluster.options import NightOptions
 from cluster.outside import Servers
 from cluster.services import EmbeddedKafka
 from cluster.settings import Settings
-from cluster.supervisor import MAX_DEATHS, Driver, Supervisor
+from cluster.supervisor import AGAIN, MAX_DEATHS, Driver, Supervisor
 from schemas.errors import Broken
 
 BEGINS_A_CHILD_BEATS_ONCE_AND_HANGS = """
@@ -83,11 +83,34 @@ async def test_a_broker_that_hangs_holds_up_no_look_at_the_driver(supervisor: Su
         answers.set()
 
 
-async def test_a_driver_that_hangs_again_and_again_ends_the_night(supervisor: Supervisor) -> None:
-    class Old:
-        hung, age_s = True, 4000.0
+class Old:
+    """A driver that has been there for long."""
 
+    age_s = 4000.0
+
+    def __init__(self, *, hung: bool) -> None:
+        self.hung = hung
+
+
+async def test_a_driver_that_hangs_again_and_again_ends_the_night(supervisor: Supervisor) -> None:
+    supervisor.settings.clock_file.touch()
+    driver = Old(hung=True)
     for _ in range(MAX_DEATHS - 1):
-        supervisor._mourn(Old(), -9)  # type: ignore[arg-type]
+        supervisor._mourn(driver, -9)  # type: ignore[arg-type]
     with pytest.raises(Broken, match="hung, and had 10 times hung, or died soon after its start"):
-        supervisor._mourn(Old(), -9)  # type: ignore[arg-type]
+        supervisor._mourn(driver, -9)  # type: ignore[arg-type]
+
+
+async def test_a_night_that_never_begins_is_given_up_however_long_its_drivers_try(supervisor: Supervisor) -> None:
+    driver = Old(hung=False)
+    for _ in range(MAX_DEATHS - 1):
+        supervisor._mourn(driver, AGAIN)  # type: ignore[arg-type]
+    with pytest.raises(Broken, match="gave up, and had 10 times hung, or died before the night began"):
+        supervisor._mourn(driver, AGAIN)  # type: ignore[arg-type]
+
+
+async def test_a_driver_that_ran_for_long_in_its_night_may_die(supervisor: Supervisor) -> None:
+    supervisor.settings.clock_file.touch()
+    for _ in range(3 * MAX_DEATHS):
+        supervisor._mourn(Old(hung=False), -9)  # type: ignore[arg-type]
+    assert supervisor.early_deaths == 0

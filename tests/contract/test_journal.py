@@ -50,6 +50,15 @@ async def test_a_failed_attempt_is_counted_and_still_owed(journal: Journal) -> N
     assert await journal.owed() == [Delivery(PLAN, "fan_out", 1)]
 
 
+async def test_debts_are_counted_by_pool_of_what_was_told_since(journal: Journal) -> None:
+    await journal.append([PLAN], OWED, 5.0)
+    await journal.append([CANCELED], {CANCELED.event_id: ["other"]}, 7.0)
+    assert await journal.debts() == {"fan_out": 1, "other": 2}
+    assert await journal.debts(6.0) == {"other": 1}
+    await journal.complete(Delivery(CANCELED, "other"), [], {}, 8.0)
+    assert await journal.debts(6.0) == {}
+
+
 async def test_a_delivery_given_up_is_owed_no_more(journal: Journal) -> None:
     await journal.append([PLAN], {PLAN.event_id: ["fan_out"]}, 5.0)
     (delivery,) = await journal.owed()
