@@ -17,12 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 from lsst.daf.butler import Butler
 from lsst.pipe.base.mp_graph_executor import MPGraphExecutor
 from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
@@ -30,11 +29,13 @@ from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
 from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 
 from backbone.butler import ButlerArchive
+from cluster import proc
 from cluster.batch import graph
 from cluster.batch.executor import Executor
+from cluster.batch.joining import on_ray
 from cluster.batch.keeper import batch_processes
 from cluster.batch.quanta_work import QuantaWork
-from cluster.batch.request import BatchRequest
+from cluster.batch.request import BatchRequest, OnCluster
 from cluster.batch.run_folder import RunFolder
 from schemas.clock import REAL_TIME
 from schemas.instrument import camera
@@ -42,8 +43,30 @@ from schemas.instrument import camera
 FOREIGN = Path(__file__).parent.parent / "tests" / "cluster" / "batch" / "foreign"
 """Where `burning`, a PipelineTask that uses CPU, is."""
 
-WORKERS, DETECTORS, FEW = 2, 150, 8
+WORKERS, DETECTORS, FEW = 2, 150, 4
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds. `cpu`: of this process, those that it started and waited for, and batch processes."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def so_far(cls) -> "Spent":
+        """Since some time."""
+        used = sum(proc.cpu_s(each.pid) for each in batch_processes(os.getpid()))
+        return cls(time.perf_counter(), used + sum(os.times()[:4]))
+
+    def __sub__(self, earlier: "Spent") -> "Spent":
+        return Spent(self.wall - earlier.wall, self.cpu - earlier.cpu)
+
+    def told(self, workers: int, quanta: int) -> str:
+        """Of each quantum: the time of a worker, and of a CPU."""
+        worker, cpu = 1e3 * self.wall * workers / quanta, 1e3 * self.cpu / quanta
+        return f"{quanta} in {self.wall:.2f} s, each {worker:.1f} ms of a worker, {cpu:.1f} ms of a CPU"
 
 
 @dataclass(frozen=True)
@@ -83,27 +106,27 @@ class Bench:
         graph.build(folder, f"u/bench/{name}")
         return folder
 
-    def ours(self, name: str, request: BatchRequest, slots: int) -> float:
-        """Wall s of a run on Ray, from a built graph to the last row of the registry."""
+    def ours(self, name: str, request: BatchRequest, slots: int) -> "Spent":
+        """A run on Ray, from a built graph to the last row of the registry."""
         folder, run = self.built(name, request), f"u/bench/{name}"
         butler = Butler.from_config(str(self.butler), run=run, writeable=True)
-        began = time.perf_counter()
+        began = Spent.so_far()
         progress = Executor(folder, QuantaWork(folder, butler, run), lambda: slots, REAL_TIME).run()
         if progress.failed:
             sys.exit(f"{progress.failed} quanta failed: {progress.failures[:1]}")
-        return time.perf_counter() - began
+        return Spent.so_far() - began
 
-    def theirs(self, name: str, request: BatchRequest, processes: int) -> float:
-        """Wall s of pipe_base's executor on such a graph."""
+    def theirs(self, name: str, request: BatchRequest, processes: int) -> "Spent":
+        """Pipe_base's executor on such a graph."""
         folder, run = self.built(name, request), f"u/bench/{name}"
         butler = Butler.from_config(str(self.butler), collections=["LSSTCam/defaults"], run=run, writeable=True)
         quanta = PredictedQuantumGraph.read_execution_quanta(str(folder.graph))
         single = SingleQuantumExecutor(butler=butler)
         many = MPGraphExecutor(num_proc=processes, timeout=3600.0, quantum_executor=single)
         butler.registry.resetConnectionPool()
-        began = time.perf_counter()
+        began = Spent.so_far()
         SeparablePipelineExecutor(butler).run_pipeline(quanta, graph_executor=many)
-        return time.perf_counter() - began
+        return Spent.so_far() - began
 
 
 @contextmanager
@@ -113,11 +136,8 @@ def _bench() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="pachon-bench-") as folder:
         bench = Bench(Path(folder))
         bench.make()
-        ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
-        try:
+        with on_ray(OnCluster(), "bench"):
             yield bench
-        finally:
-            ray.shutdown()
 
 
 def overhead(quanta: int) -> None:
@@ -129,11 +149,10 @@ def overhead(quanta: int) -> None:
         print(f"load {os.getloadavg()[0]:.1f}; {count} trivial quanta, {WORKERS} workers", flush=True)
         for number in range(3):
             took = bench.ours(f"ours{number}", request, WORKERS)
-            print(f"pachon: {took:.2f} s, {1e3 * took * WORKERS / count:.1f} ms of a worker each", flush=True)
+            print(f"pachon: {took.told(WORKERS, count)}", flush=True)
         for processes, part in ((1, count), (WORKERS, min(count, FEW))):  # it starts a process for each quantum
             took = bench.theirs(f"theirs{processes}", bench.request(part, 0.0), processes)
-            each = 1e3 * took * processes / part
-            print(f"MPGraphExecutor, {processes} processes: {part} in {took:.2f} s, {each:.1f} ms each", flush=True)
+            print(f"MPGraphExecutor, {processes} processes: {took.told(processes, part)}", flush=True)
 
 
 def scaling(quanta: int) -> None:
@@ -144,7 +163,7 @@ def scaling(quanta: int) -> None:
         alone = 0.0
         for slots in (1, WORKERS):
             load = os.getloadavg()[0]
-            took = bench.ours(f"on{slots}", request, slots)
+            took = bench.ours(f"on{slots}", request, slots).wall
             alone = alone or took
             print(f"load {load:.1f}: {slots} workers: {took:.2f} s, {alone / took:.2f} times as fast", flush=True)
 
@@ -164,13 +183,6 @@ def _machine() -> tuple[float, float]:
     return numbers[3] + numbers[4], sum(numbers) - numbers[3] - numbers[4]
 
 
-def _used(pid: int) -> float:
-    with suppress(OSError):
-        told = (Path("/proc") / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        return (int(told[11]) + int(told[12])) / _TICK
-    return 0.0
-
-
 class _Watch(threading.Thread):
     """Of the time from the first visit's announcement until the night winds down: while it may be joined."""
 
@@ -186,7 +198,7 @@ class _Watch(threading.Thread):
         idle, busy = _machine()
         while self._file.exists() and not self.over.wait(1.0):
             for each in batch_processes(self._pid):
-                self.seen.batch[each.pid] = max(self.seen.batch.get(each.pid, 0.0), _used(each.pid))
+                self.seen.batch[each.pid] = max(self.seen.batch.get(each.pid, 0.0), proc.cpu_s(each.pid))
         now = _machine()
         self.seen.idle, self.seen.busy = now[0] - idle, now[1] - busy
 

@@ -107,7 +107,7 @@ class PachonService(BaseWmsService):  # type: ignore[misc] # BPS ships no types
         self,
         wms_workflow_id: str | None = None,
         user: str | None = None,
-        hist: float = 0,
+        hist: float | None = None,
         pass_thru: str | None = None,
         is_global: bool = False,
         return_exit_codes: bool = False,
@@ -118,7 +118,7 @@ class PachonService(BaseWmsService):  # type: ignore[misc] # BPS ships no types
                 return [run_report(_run(wms_workflow_id))], ""
             except BadData as error:
                 return [], str(error)
-        since = REAL_TIME.now() - hist * _DAY_S
+        since = REAL_TIME.now() - (hist or 0.0) * _DAY_S
         runs = [run for run in _runs(pass_thru) if run.coordinated() or run.progress().updated > since]
         return [run_report(run) for run in runs if not user or _operator(run) == user], ""
 

@@ -1,7 +1,8 @@
 """How a run of jobs stands, in the words of lsst-ctrl-bps."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from lsst.ctrl.bps import WmsJobReport, WmsRunReport, WmsSpecificInfo, WmsStates
 
@@ -16,6 +17,8 @@ RUN_STATES = {
     run_folder.CANCELED: WmsStates.DELETED,
     run_folder.CUT_OFF: WmsStates.FAILED,
 }
+
+_ENDED = {WmsStates.SUCCEEDED, WmsStates.FAILED, WmsStates.PRUNED}
 
 _FAILURES = 10
 """So many are told at length."""
@@ -51,33 +54,36 @@ def run_report(run: RunFolder) -> WmsRunReport:
 def job_reports(run: RunFolder, workflow: Workflow, progress: Progress) -> Iterable[WmsJobReport]:
     """Every job's, in the order of the workflow."""
     told = run.job_states.read()
-    before: dict[str, list[str]] = {job.name: [] for job in workflow.every}
-    for first, second in workflow.edges:
-        before[second].append(first)
     states: dict[str, WmsStates] = {}
-    for job in workflow.jobs:
-        states[job.name] = _state(told.get(job.name), progress, [states[name] for name in before[job.name]])
+    before, loosely_before = _before(workflow.edges), _before(workflow.loose)
     if workflow.final is not None:
-        ended = all(state in _ENDED for state in states.values())
-        ready = [WmsStates.SUCCEEDED if ended else WmsStates.UNREADY]
-        states[workflow.final.name] = _state(told.get(workflow.final.name), progress, ready)
+        loosely_before[workflow.final.name] = [job.name for job in workflow.jobs]
     for job in workflow.every:
+        firm, loose = ({states[name] for name in names[job.name]} for names in (before, loosely_before))
+        states[job.name] = _state(told.get(job.name), progress, firm, loose)
         yield WmsJobReport(wms_id=job.name, name=job.name, label=job.label, state=states[job.name])
 
 
-_ENDED = {WmsStates.SUCCEEDED, WmsStates.FAILED, WmsStates.PRUNED}
+def _before(edges: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    before: dict[str, list[str]] = defaultdict(list)
+    for first, second in edges:
+        before[second].append(first)
+    return before
 
 
-def _state(told: job_states.JobState | None, progress: Progress, before: list[WmsStates]) -> WmsStates:
+def _state(
+    told: job_states.JobState | None, progress: Progress, firm: AbstractSet[WmsStates], loose: AbstractSet[WmsStates]
+) -> WmsStates:
+    """`firm`, `loose`: of the jobs before it."""
     if told is not None and told.state != job_states.RUNNING:
         return WmsStates.SUCCEEDED if told.state == job_states.SUCCEEDED else WmsStates.FAILED
-    if any(state in {WmsStates.FAILED, WmsStates.PRUNED} for state in before):
+    if firm & {WmsStates.FAILED, WmsStates.PRUNED}:
         return WmsStates.PRUNED
     if progress.state == run_folder.CANCELED:
         return WmsStates.DELETED
     if told is not None and progress.state == run_folder.RUNNING:
         return WmsStates.RUNNING
-    return WmsStates.READY if all(state == WmsStates.SUCCEEDED for state in before) else WmsStates.UNREADY
+    return WmsStates.READY if firm <= {WmsStates.SUCCEEDED} and loose <= _ENDED else WmsStates.UNREADY
 
 
 def _counts(jobs: Iterable[WmsJobReport]) -> dict[WmsStates, int]:

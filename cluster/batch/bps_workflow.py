@@ -1,5 +1,6 @@
 """A GenericWorkflow of lsst-ctrl-bps made a Workflow of ours: command lines filled in, orderings made edges."""
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -18,6 +19,7 @@ from lsst.ctrl.bps import (
 from pydantic import ValidationError
 
 from cluster.batch.request import Needs, Priority
+from cluster.batch.walker import LOOSE
 from cluster.batch.workflow import Job, Workflow
 from schemas.errors import BadData
 
@@ -32,6 +34,7 @@ def translated(config: BpsConfig, generic: GenericWorkflow) -> Workflow:
     """Raises BadData for what Pachon cannot do, naming the job and the setting."""
     owners: dict[str, GenericWorkflow] = {}
     graph = _flat(generic, owners)
+    loose = {(before, after) for before, after, data in graph.edges(data=LOOSE) if data}
     final = generic.get_final()
     if isinstance(final, GenericWorkflow):
         raise BadData(f"{generic.name}: a final workflow instead of a final job is not supported")
@@ -40,7 +43,8 @@ def translated(config: BpsConfig, generic: GenericWorkflow) -> Workflow:
             name=generic.name,
             folder=Path.cwd(),
             jobs=tuple(_job(config, owner, owner.get_job(name)) for name, owner in owners.items()),
-            edges=tuple(graph.edges),
+            edges=tuple(edge for edge in graph.edges if edge not in loose),
+            loose=tuple(edge for edge in graph.edges if edge in loose),
             final=None if final is None else _job(config, generic, final),
             about={key: str(value) for key, value in generic.run_attrs.items()},
             python_path=tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))),
@@ -67,26 +71,33 @@ def _priority(name: str) -> Priority:
 
 def _flat(generic: GenericWorkflow, owners: dict[str, GenericWorkflow]) -> "nx.DiGraph[str]":
     """Jobs only: groups and nodes that do nothing become edges. `owners`: filled, by job, in topological order."""
-    graph, between = nx.DiGraph(), []
+    graph, between, loose_after = nx.DiGraph(), [], set()
     for name in generic:
         node: GenericWorkflowNode = generic.get_job(name)
         if isinstance(node, GenericWorkflowGroup):
             _add_group(graph, node, owners)
             between += [_begin(name), _end(name)]
+            loose_after |= set() if node.blocking else {_end(name)}
         else:
             graph.add_node(name)
             if isinstance(node, GenericWorkflowNoopJob):
                 between.append(name)
             else:
                 owners[name] = generic
-    for before, after in generic.edges:
-        graph.add_edge(
-            *(_end(before) if _end(before) in graph else before, _begin(after) if _begin(after) in graph else after)
-        )
+    for edge in generic.edges:
+        before, after = _of_groups(graph, *edge)
+        graph.add_edge(before, after, **{LOOSE: before in loose_after and after != edge[1]})
     for name in between:
-        graph.add_edges_from((before, after) for before in graph.pred[name] for after in graph.succ[name])
-        graph.remove_node(name)
+        _bridge(graph, name)
     return graph
+
+
+def _of_groups(graph: "nx.DiGraph[str]", before: str, after: str) -> tuple[str, str]:
+    """An edge between nodes that may be groups."""
+    return (
+        _end(before) if _end(before) in graph else before,
+        _begin(after) if _begin(after) in graph else after,
+    )
 
 
 def _begin(group: str) -> str:
@@ -98,39 +109,48 @@ def _end(group: str) -> str:
 
 
 def _add_group(graph: "nx.DiGraph[str]", group: GenericWorkflowGroup, owners: dict[str, GenericWorkflow]) -> None:
-    if not group.blocking:
-        raise BadData(f"{group.name}: a group that does not block is not supported: set `blocking: True` in `ordering`")
     inner = _flat(group, owners)
-    graph.add_edges_from(inner.edges)
+    graph.add_edges_from(inner.edges(data=True))
     graph.add_edges_from((_begin(group.name), name) for name in inner)
     graph.add_edges_from((name, _end(group.name)) for name in inner)
+
+
+def _bridge(graph: "nx.DiGraph[str]", name: str) -> None:
+    """Remove a node between jobs: what was before it is before all that was after it, loosely if either edge was."""
+    pairs = itertools.product(graph.in_edges(name, data=LOOSE), graph.out_edges(name, data=LOOSE))
+    for (before, _, one), (_, after, other) in list(pairs):
+        firm = graph.has_edge(before, after) and not graph.edges[before, after].get(LOOSE)
+        graph.add_edge(before, after, **{LOOSE: bool(one or other) and not firm})
+    graph.remove_node(name)
 
 
 def _job(config: BpsConfig, owner: GenericWorkflow, job: GenericWorkflowJob) -> Job:
     if job.abort_on_value is not None:
         raise BadData(f"{job.name}: abortOnValue is not supported")
-    growth = float(job.memory_multiplier or 1.0)
-    limits = [int(limit) for limit in (job.request_memory_max, config["memoryLimit"]) if limit]
-    return Job(
-        name=job.name,
-        label=job.label,
-        command=_command(owner, job),
-        log=_log(config, job),
-        environment={name: _braced(str(value)) for name, value in job.environment.items()},
-        needs=_needs(job),
-        memory_growth=growth,
-        memory_max_mb=min(limits, default=None),
-        retries=int(job.number_of_retries or 0),
-        final_exits=_exits(job),
-        priority=int(job.priority or 0),
-    )
+    limits = [limit for limit in (job.request_memory_max, config["memoryLimit"]) if limit]
+    try:
+        return Job(
+            name=job.name,
+            label=job.label,
+            command=_command(owner, job),
+            log=_log(config, job),
+            environment={name: _braced(str(value)) for name, value in job.environment.items()},
+            needs=_needs(job),
+            memory_growth=job.memory_multiplier or 1.0,
+            memory_max_mb=min(limits, default=None),
+            retries=job.number_of_retries or 0,
+            final_exits=_exits(job),
+            priority=job.priority or 0,
+        )
+    except ValidationError as error:
+        raise BadData(f"{job.name}: {error}") from error
 
 
 def _needs(job: GenericWorkflowJob) -> Needs:
     return Needs(
-        cpus=int(job.request_cpus or 1),
-        memory_mb=int(job.request_memory or _MEMORY_MB),
-        deadline_s=float(job.request_walltime or DEADLINE_S),
+        cpus=job.request_cpus or 1,
+        memory_mb=job.request_memory or _MEMORY_MB,
+        deadline_s=job.request_walltime or DEADLINE_S,
     )
 
 

@@ -27,6 +27,9 @@ from schemas.errors import BadData
 
 _LOOK_S = 0.5
 
+_PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+"""What Ray's start may take, niced and beside whatever else there is to do: Ray itself gives up after 30 s."""
+
 
 def submit(folder: Path, request: BatchRequest, console: Console) -> RunFolder:
     """Build a run's graph and start its coordinator. Raises BadData for what cannot be run, and leaves no run."""
@@ -53,7 +56,8 @@ def start(run: RunFolder) -> None:
     with run.log.open("ab") as log:
         coordinator = subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", "batch", "coordinate", str(run.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=_PATIENCE | os.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
     run.hand_over(coordinator.pid)
 
@@ -97,7 +101,7 @@ def status(folder: Path, console: Console) -> None:
     """A line for each run in a folder."""
     for run in run_folders(folder):
         progress = run.progress()
-        console.print(f"{run.path.name}: {_line(progress)}")
+        console.print(f"{run.path.relative_to(folder)}: {_line(progress)}")
 
 
 def show(run: RunFolder, console: Console) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Generic
 import networkx as nx  # type: ignore[import-untyped]
 import ray
 import structlog
-from lsst.pipe.base.graph_walker import GraphWalker
 
 from cluster.batch.request import Needs
 from cluster.batch.run_folder import CANCELED, DONE, FAILED, Failure, Progress, RunFolder, Steps
+from cluster.batch.walker import Walker
 from cluster.batch.work import Key, Made, Work
 from schemas.clock import Clock
 
@@ -61,7 +61,7 @@ class Executor(Generic[Key]):
         self._work = work
         self._slots = slots
         self._clock = clock
-        self._walker: GraphWalker[Key] = GraphWalker(nx.DiGraph())
+        self._walker: Walker[Key] = Walker(nx.DiGraph())
         self._queue: list[Waiting[Key]] = []
         self._running: dict[Any, Running[Key]] = {}
         self._told = 0.0
@@ -86,7 +86,7 @@ class Executor(Generic[Key]):
 
     def _walk(self, stage: "nx.DiGraph[Key]") -> bool:
         """Whether it was walked to its end, and not canceled."""
-        self._walker = GraphWalker(stage.copy())
+        self._walker = Walker(stage.copy())
         for key in self._work.done() & set(stage):
             self._walker.finish(key)
             self._step(key).kept += 1
@@ -100,7 +100,6 @@ class Executor(Generic[Key]):
             self._tell()
         return True
 
-    @property
     def wanted(self) -> int:
         """CPUs of all that is ready or under way."""
         running = [each.waiting for each in self._running.values()]

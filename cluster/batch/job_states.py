@@ -32,10 +32,10 @@ class JobStates:
             lines.write(json.dumps(asdict(state)) + "\n")
 
     def read(self) -> dict[str, JobState]:
-        """By name."""
+        """By name. Half a line at the end, of a full disk, is none."""
         if not self._path.exists():
             return {}
-        states = (JobState(**json.loads(line)) for line in self._path.read_text(encoding="utf-8").splitlines())
+        states = (JobState(**json.loads(line)) for line in self._path.read_text(encoding="utf-8").split("\n")[:-1])
         return {state.name: state for state in states}
 
     def forget_all_but_done(self) -> None:

@@ -1,6 +1,7 @@
 """The jobs of a workflow, as the work of an Executor."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -11,6 +12,7 @@ from cluster.batch.job_states import FAILED, RUNNING, SUCCEEDED, JobState
 from cluster.batch.jobs import EXIT, Attempt, execute
 from cluster.batch.request import Needs
 from cluster.batch.run_folder import RunFolder
+from cluster.batch.walker import LOOSE
 from cluster.batch.work import Made
 
 _HANGS = 2
@@ -42,6 +44,7 @@ class JobWork:
         main, final = nx.DiGraph(), nx.DiGraph()
         main.add_nodes_from(job.name for job in self._workflow.jobs)
         main.add_edges_from(self._workflow.edges)
+        main.add_edges_from(self._workflow.loose, **{LOOSE: True})
         final.add_nodes_from(self._jobs.keys() - set(main))
         return [main, final]
 
@@ -99,7 +102,7 @@ class JobWork:
     def end(self, key: str, made: Made) -> None:
         """Written down at once."""
         state = FAILED if made.error else SUCCEEDED
-        code = int(made.told or 128 + 9)  # its process was killed before it could tell
+        code = int(made.told or 128 + signal.SIGKILL)  # its process was killed before it could tell
         self._states.add(JobState(key, state, self._attempts[key], code, made.seconds, made.memory_mb, made.message))
 
     def keep(self) -> None:

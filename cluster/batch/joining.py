@@ -76,17 +76,18 @@ def of_night(folder: Path) -> Joined:
 
 
 @contextmanager
-def on_ray(asked: OnCluster, run: str) -> Iterator[Callable[[int], int]]:
+def on_ray(asked: OnCluster, run: str) -> Iterator[Callable[[Callable[[], int]], int]]:
     """The cluster that was asked for, else one of the run's own; a night that has ended meanwhile has none.
 
-    Gives the CPUs that the run may use now, of those that it has work for. Raises Transient if there is no cluster.
+    What it gives tells the CPUs that the run may use now, and is told how many it has work for. Raises Transient if
+    there is no cluster.
     """
     joined = _asked_for(asked)
     _take_second_place()
     _start(joined)
     try:
         if joined is None:
-            yield lambda wanted: min(wanted, _own(asked))
+            yield lambda _wanted: _own(asked)
         else:
             with ending_with(joined):
                 yield Share(run, asked.priority, asked.slots).cpus

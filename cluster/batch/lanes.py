@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -104,7 +105,7 @@ def lanes() -> Any:  # noqa: ANN401 - Ray's handles are untyped
 
 
 class Share:
-    """What a run may use of a cluster that it shares. `wanted` is set by the run.
+    """What a run may use of a cluster that it shares.
 
     Lanes that do not answer give nothing: prompt work may be under way.
     """
@@ -116,12 +117,12 @@ class Share:
         self._run, self._priority, self._limit = run, priority, limit
         self._cpus, self._asked, self._answered = 0, -self.ASK_S, True
 
-    def cpus(self, wanted: int) -> int:
-        """CPUs to use now, asked anew every `ASK_S`. `wanted`: those that there is work for."""
+    def cpus(self, wanted: Callable[[], int]) -> int:
+        """CPUs to use now, asked anew every `ASK_S`. `wanted` tells how many there is work for."""
         if (now := time.monotonic()) - self._asked < self.ASK_S:
             return self._cpus
         try:
-            asked = self._lanes.share.remote(self._run, self._priority, wanted, self._limit)
+            asked = self._lanes.share.remote(self._run, self._priority, wanted(), self._limit)
             self._cpus, self._answered = ray.get(asked, timeout=self.ANSWER_S), True
         except (ray.exceptions.RayError, TimeoutError) as error:
             if self._answered:

@@ -10,6 +10,7 @@ from cluster.batch.job_states import JobStates
 from cluster.batch.request import BatchRequest, OnCluster
 from cluster.batch.workflow import Workflow
 from cluster.proc import process
+from schemas.clock import REAL_TIME
 from schemas.errors import BadData
 
 RUNNING, DONE, FAILED, CANCELED, CUT_OFF = "running", "done", "failed", "canceled", "cut off"
@@ -170,7 +171,7 @@ class RunFolder:
             raise BadData(f"{self.path}: this run has a coordinator already")
         (self.path / "canceled").unlink(missing_ok=True)
         self.hand_over(pid)
-        self.tell(Progress(pid=pid))
+        self.tell(Progress(pid=pid, updated=REAL_TIME.now()))
 
     def hand_over(self, pid: int) -> None:
         """Say that another process coordinates it from now on."""

@@ -32,7 +32,7 @@ class Work(Protocol[Key]):
 
     @property
     def stages(self) -> "Sequence[nx.DiGraph[Key]]":
-        """Graphs of keys: a stage begins when the one before has ended, whatever failed in it."""
+        """Graphs of keys, for `Walker`: a stage begins when the one before has ended, whatever failed in it."""
 
     @property
     def labels(self) -> Sequence[str]:

@@ -32,6 +32,7 @@ class Job(BaseModel):
 class Workflow(OnCluster):
     """Jobs, each after those that it needs; `edges`: pairs of names, the first before the second.
 
+    `loose`: pairs of which the first must have ended before the second, whatever became of it.
     `final`: a job after all others, whatever became of them. `folder`: where commands are started.
     `about`: what the submitter says of the run.
     """
@@ -40,6 +41,7 @@ class Workflow(OnCluster):
     folder: Path
     jobs: tuple[Job, ...]
     edges: tuple[tuple[str, str], ...]
+    loose: tuple[tuple[str, str], ...] = ()
     final: Job | None = None
     about: dict[str, str] = Field(default_factory=dict)
     python_path: tuple[str, ...] = ()

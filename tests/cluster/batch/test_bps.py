@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from lsst.ctrl.bps import (
     BPS_DEFAULTS,
@@ -31,6 +32,7 @@ from cluster import proc
 from cluster.batch.bps import PachonService
 from cluster.batch.bps_workflow import translated
 from cluster.batch.run_folder import RunFolder
+from cluster.batch.walker import Walker
 from schemas.errors import BadData
 from schemas.instrument import camera
 
@@ -79,6 +81,7 @@ def test_the_submit_file_of_the_documentation_runs_and_what_failed_is_restarted(
     ButlerArchive.create(tmp_path / "repo").register_camera(camera("LSSTCam"))
     (tmp_path / "submit.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)[1])
     environment = os.environ | {
+        "PWD": str(tmp_path),
         "REPO": str(tmp_path / "repo"),
         "PIPELINES": str(FOREIGN),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(FOREIGN)]),
@@ -101,7 +104,8 @@ def test_the_submit_file_of_the_documentation_runs_and_what_failed_is_restarted(
     first = ended(run)
     assert first.state == WmsStates.FAILED, log(run)
     assert {label: codes for label, codes in first.exit_code_summary.items() if codes} == {"number": [1]}
-    assert "seven is unlucky" in str(first.specific_info)
+    log_file = re.search(r"number_7: exit code 1: .*\((.*)\)", str(first.specific_info))[1]
+    assert "ZeroDivisionError: seven is unlucky" in Path(log_file).read_text()
     assert {label: counts[WmsStates.SUCCEEDED] for label, counts in first.job_summary.items()} == {
         "pipetaskInit": 1, "number": 1, "sum": 0, "finalJob": 1,
     }  # fmt: skip
@@ -221,6 +225,14 @@ def cancel(run: str) -> None:
     cancel_driver(SERVICE, run, user=None, require_bps=True, pass_thru="")
 
 
+@pytest.mark.ray
+def test_ping_tells_whether_ray_can_be_had() -> None:
+    asked = "from cluster.batch.bps import PachonService; print(PachonService({}).ping(''))"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "(0, " in told, told
+    assert "on this machine" in told
+
+
 # --- what BPS asks for, in our words
 
 
@@ -288,10 +300,28 @@ def test_what_cannot_be_done_is_refused_by_name(
         translated(jobs.config(**settings), jobs.generic)
 
 
-def test_a_group_that_does_not_block_is_refused_by_name(jobs: Jobs) -> None:
-    jobs.generic.add_job(GenericWorkflowGroup("visits", "visits"))
-    with pytest.raises(BadData, match="visits: a group that does not block"):
-        translated(jobs.config(), jobs.generic)
+def test_a_group_that_does_not_block_holds_up_the_next_group_only_until_it_has_ended(jobs: Jobs) -> None:
+    for name, members in {"visit_1": "ab", "visit_2": "c"}.items():
+        group = GenericWorkflowGroup(name, "visits")
+        for member in members:
+            group.add_job(jobs.made(member, "true"))
+        jobs.generic.add_job(group)
+    jobs.add("after", "true", "visit_1")
+    jobs.generic.add_edge("visit_1", "visit_2")
+    made = translated(jobs.config(), jobs.generic)
+    assert set(made.edges) == {("a", "after"), ("b", "after")}
+    assert set(made.loose) == {("a", "c"), ("b", "c")}
+
+
+def test_what_fails_blocks_nothing_by_a_loose_edge() -> None:
+    graph = nx.DiGraph([("a", "b"), ("b", "c")])
+    graph.add_edges_from([("b", "x"), ("c", "x"), ("o", "x")], loose=True)
+    walker = Walker(graph)
+    assert next(walker) == {"a", "o"}
+    assert set(walker.fail("a")) == {"b", "c"}
+    assert next(walker) == set()
+    walker.finish("o")
+    assert next(walker) == {"x"}
 
 
 def test_a_folder_without_a_run_is_told_by_its_name(tmp_path: Path) -> None:
