@@ -104,6 +104,15 @@ def observatory(broker: str, registry: str, butler: Path, ray_address: str, tmp_
     made.kill()
 
 
+@pytest.fixture
+def idle(broker: str, registry: str, butler: Path, tmp_path: Path) -> Iterator[Observatory]:
+    """One whose runs have no Ray."""
+    made = Observatory(broker, registry, butler, "127.0.0.1:9", tmp_path / "jobs")
+    made.start()
+    yield made
+    made.kill()
+
+
 def codes(acks: list[Told]) -> list[object]:
     """Without renewals."""
     told = [ack["ack"] for ack in acks]
@@ -220,8 +229,7 @@ async def _short(remote: OcpsRemote) -> int:
     return number
 
 
-@pytest.mark.ray
-async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(observatory: Observatory) -> None:
+async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(idle: Observatory) -> None:
     bad = {
         "execute": [
             ({"pipeline": "nombres"}, "burning, numbers"),
@@ -236,7 +244,7 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(ob
         ],
         "abort_job": [({"job_id": "yesterday"}, "no job 'yesterday'")],
     }
-    async with observatory.remote() as remote:
+    async with idle.remote() as remote:
         await remote.send("execute", b"no command at all")
         sent = [
             (await remote.command(name, **values), why) for name, commands in bad.items() for values, why in commands
@@ -246,9 +254,9 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(ob
             acks = await remote.acknowledgements(number, WITHIN_S)
             assert (codes(acks)[0], codes(acks)[-1], acks[-1]["error"]) == (ACK, FAILED, 1)
             assert why in last(acks)["error"]
-    assert observatory.process is not None
-    assert observatory.process.poll() is None
-    letters = DeadLetterTopic(observatory.broker).read()
+    assert idle.process is not None
+    assert idle.process.poll() is None
+    letters = DeadLetterTopic(idle.broker).read()
     assert [letter.reason for letter in letters if letter.value == b"no command at all"] == [
         "the magic byte is 110, not 0"
     ]
@@ -272,8 +280,16 @@ def test_each_command_has_a_job_of_its_own() -> None:
     job = Command.of(EXECUTE, RECORD).job_id
     assert job == Command.of(EXECUTE, dict(RECORD)).job_id
     assert job.startswith("20270115T080000Z-7-")
-    others = [{"private_seqNum": 8}, {"private_origin": 13}, {"private_identity": "x"}, {"private_sndStamp": 1.8e9}]
-    ids = {Command.of(EXECUTE, {**RECORD, **other}).job_id for other in others} | {Command.of(ABORT_JOB, RECORD).job_id, job}
+    others: list[dict[str, object]] = [
+        {"private_seqNum": 8},
+        {"private_origin": 13},
+        {"private_identity": "x"},
+        {"private_sndStamp": 1.8e9},
+    ]
+    ids = {Command.of(EXECUTE, {**RECORD, **other}).job_id for other in others} | {
+        Command.of(ABORT_JOB, RECORD).job_id,
+        job,
+    }
     assert len(ids) == 6
 
 
