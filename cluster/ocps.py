@@ -31,7 +31,10 @@ _POLL_S, _RENEW_S, _NEXT_S, _WAIT_S, _HUNG_S = 0.5, 60.0, 600.0, 86400.0, 600.0
 _REFUSED, _FAILED, _BROKEN = 1, 2, 3
 """What `error` of an acknowledgement says: the command cannot be executed; quanta failed; ours is the fault."""
 
-_STARTS, _TOLD_FAILURES, _TOLD_CHARACTERS = 3, 5, 200
+_PAUSES_S = (0.0, 10.0, 60.0)
+"""Before each start of a run: the first, and those after it was cut off."""
+
+_TOLD_FAILURES, _TOLD_CHARACTERS = 5, 200
 _ON_A_CLUSTER = 8
 
 _log = structlog.get_logger()
@@ -202,7 +205,7 @@ class _Renewal:
 
 async def _ended(job: Job, run: JobRun, follower: _Renewal) -> Outcome:
     """Start a job's run, again if it was cut off, and wait for its end."""
-    silence = _Silence()
+    silence, cut_off = _Silence(), time.monotonic()
     while True:
         starting = run.starting  # asked first: what it has done when it is over is then seen
         progress = run.run.progress() if run.run is not None else None
@@ -213,25 +216,27 @@ async def _ended(job: Job, run: JobRun, follower: _Renewal) -> Outcome:
         if job.state.aborted:
             _end(run)
         if starting or state == RUNNING:
+            cut_off = time.monotonic()
             if silence.too_long(progress):
                 run.kill()
         elif job.state.aborted:
             return _outcome(job, Ack.ABORTED, 0, 255, state=CANCELED)
-        elif (refused := _start(job, run)) is not None:
-            return refused
+        elif (hopeless := _hopeless(job, run)) is not None:
+            return hopeless
+        elif time.monotonic() - cut_off >= _PAUSES_S[job.state.starts]:
+            job.keep(starts=job.state.starts + 1)
+            run.start()
         await follower.again("starting" if progress is None else progress.state, progress)
         await asyncio.sleep(_POLL_S)
 
 
-def _start(job: Job, run: JobRun) -> Outcome | None:
-    """Start it; how it ended, if there is no sense in that."""
+def _hopeless(job: Job, run: JobRun) -> Outcome | None:
+    """How it ended, if there is no sense in starting it again."""
     refused, said = run.said()
     if refused:
         return _refused(job, said)
-    if job.state.starts >= _STARTS:
-        return _outcome(job, Ack.FAILED, _FAILED, 1, error=f"it died {_STARTS} times, the last time saying: {said}")
-    job.keep(starts=job.state.starts + 1)
-    run.start()
+    if job.state.starts >= len(_PAUSES_S):
+        return _outcome(job, Ack.FAILED, _BROKEN, 1, error=f"it died {job.state.starts} times, at last saying: {said}")
     return None
 
 

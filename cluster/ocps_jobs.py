@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,7 +40,7 @@ class JobState(BaseModel):
 
 class _Kept(BaseModel):
     command: Command
-    record: dict[str, Any]
+    record: dict[str, str]
 
 
 class Job:
@@ -87,7 +87,8 @@ class Jobs:
             return None
         part, path = self._folder / f".{command.job_id}", self._folder / command.job_id
         part.mkdir(exist_ok=True)  # there, if whoever made it died over it
-        _write(part / "command.json", _Kept(command=command, record=dict(record)).model_dump_json())
+        told = {name: value for name, value in record.items() if isinstance(value, str)}  # all that commands ask with
+        _write(part / "command.json", _Kept(command=command, record=told).model_dump_json())
         _write(part / "job.json", JobState(received=now).model_dump_json())
         part.rename(path)
         job = self._by_id[command.job_id] = Job(path)

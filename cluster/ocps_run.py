@@ -74,13 +74,12 @@ class JobRun:
             self._child.terminate()
 
     def said(self) -> tuple[bool, str]:
-        """Whether that process refused the request, and its last line."""
-        try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except FileNotFoundError:
-            lines = []
-        last = lines[-1] if lines else ""
-        return last.startswith("pachon: "), last.removeprefix("pachon: ")[:_MOST_SAID]
+        """Whether that process refused the request; the last line that it, or else the coordinator, has printed."""
+        last = _last_line(self._log)
+        refused = last.startswith("pachon: ")
+        if not last and self.run is not None:
+            last = _last_line(self.run.log)
+        return refused, last.removeprefix("pachon: ")[:_MOST_SAID]
 
     def kill(self) -> None:
         """End a coordinator that hangs."""
@@ -104,6 +103,14 @@ def submit(folder: Path) -> int:
         run, _ = commands.prepare(folder / "run", request, name)
     commands.start(run)
     return 0
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def _too_late(_number: int, _frame: object) -> None:

@@ -25,6 +25,7 @@ from cluster.batch.joining import NAMESPACE
 from cluster.batch.request import BatchRequest, Priority
 from cluster.batch.run_folder import RunFolder
 from cluster.child_process import ChildProcess
+from cluster.ocps_jobs import Jobs, sole
 from cluster.ocps_request import OcpsOptions, requested
 from schemas.errors import BadData
 from schemas.instrument import camera
@@ -260,6 +261,25 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(id
     assert [letter.reason for letter in letters if letter.value == b"no command at all"] == [
         "the magic byte is 110, not 0"
     ]
+
+
+def test_a_command_is_kept_once_and_found_again_with_how_far_it_was(tmp_path: Path) -> None:
+    command = Command.of(EXECUTE, RECORD)
+    jobs = Jobs(tmp_path)
+    job = jobs.take(command, {**RECORD, "pipeline": "numbers", "blob": b"\xff"}, now=5.0)
+    assert job is not None
+    assert jobs.take(command, RECORD, now=6.0) is None
+    job.keep(acked=True, starts=1)
+    (found,) = Jobs(tmp_path).unfinished()
+    assert (found.command, found.record["pipeline"], found.state) == (command, "numbers", job.state)
+    assert Jobs(tmp_path).take(command, RECORD, now=7.0) is None
+    found.keep(told=True)
+    assert Jobs(tmp_path).unfinished() == []
+
+
+def test_two_services_do_not_share_a_folder(tmp_path: Path) -> None:
+    with sole(tmp_path), pytest.raises(BadData, match="another service"), sole(tmp_path):
+        pass
 
 
 def options(tmp_path: Path, **changed: Any) -> OcpsOptions:
