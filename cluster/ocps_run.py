@@ -74,11 +74,11 @@ class JobRun:
             self._child.terminate()
 
     def said(self) -> tuple[bool, str]:
-        """Whether that process refused the request; the last line that it, or else the coordinator, has printed."""
+        """Whether that process refused the request; the last line that it, or the coordinator after it, has printed."""
         last = _last_line(self._log)
         refused = last.startswith("pachon: ")
-        if not last and self.run is not None:
-            last = _last_line(self.run.log)
+        if self.run is not None and not refused:
+            last = _last_line(self.run.log) or last
         return refused, last.removeprefix("pachon: ")[:_MOST_SAID]
 
     def kill(self) -> None:
