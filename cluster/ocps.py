@@ -17,6 +17,7 @@ from backbone.ocps import ABORT_JOB, EXECUTE, PATIENCE_S, AbortJob, Ack, Command
 from backbone.registry_client import RegistryClient
 from backbone.sal import Received, SalReader, decoded
 from cluster import logs
+from cluster.batch.request import BatchRequest
 from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, RUNNING, Progress
 from cluster.ocps_jobs import Job, Jobs, Outcome, sole
 from cluster.ocps_request import OcpsOptions, pipelines, requested
@@ -140,8 +141,6 @@ class Service:
         if not job.state.submitted:
             await self._writer.job_id(job.command, job.id)
             job.keep(submitted=True)
-        run = JobRun(job.path)
-        run.ask(request)
         follower = _Renewal(self._writer, job)
         await follower.tell("waiting")
         try:
@@ -149,7 +148,7 @@ class Service:
             self._queue.append(job.id)
             limit = _ON_A_CLUSTER if self._options.ray_address else 1
             await self._until(lambda: job.state.aborted or self._queue.index(job.id) < limit, follower)
-            return await _ended(job, run, follower)
+            return await _ended(job, request, follower)
         finally:
             if job.id in self._queue:
                 self._queue.remove(job.id)
@@ -203,8 +202,9 @@ class _Renewal:
             await self.tell(state, progress)
 
 
-async def _ended(job: Job, run: JobRun, follower: _Renewal) -> Outcome:
+async def _ended(job: Job, request: BatchRequest, follower: _Renewal) -> Outcome:
     """Start a job's run, again if it was cut off, and wait for its end."""
+    run = JobRun(job.path)
     silence, cut_off = _Silence(), time.monotonic()
     while True:
         starting = run.starting  # asked first: what it has done when it is over is then seen
@@ -225,7 +225,7 @@ async def _ended(job: Job, run: JobRun, follower: _Renewal) -> Outcome:
             return hopeless
         elif time.monotonic() - cut_off >= _PAUSES_S[job.state.starts]:
             job.keep(starts=job.state.starts + 1)
-            run.start()
+            run.start(request)
         await follower.again("starting" if progress is None else progress.state, progress)
         await asyncio.sleep(_POLL_S)
 

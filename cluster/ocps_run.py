@@ -38,15 +38,12 @@ class JobRun:
         path = self._folder / "run"
         return RunFolder(path) if (path / "run").is_file() else None
 
-    def ask(self, request: BatchRequest) -> None:
-        """Say what is to be run."""
-        (self._folder / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-
-    def start(self) -> None:
+    def start(self, request: BatchRequest) -> None:
         """Start a process that makes the run if there is none, and starts its coordinator.
 
         It holds a lock on its log for as long as it lives, whoever looks after it.
         """
+        (self._folder / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
         with self._log.open("wb") as log:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._child = subprocess.Popen(

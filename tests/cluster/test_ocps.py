@@ -29,7 +29,7 @@ from cluster.ocps_jobs import Jobs, sole
 from cluster.ocps_request import OcpsOptions, requested
 from schemas.errors import BadData
 from schemas.instrument import camera
-from simulators.ocs.ocps import JOB_RESULT, OcpsRemote, Told
+from simulators.ocs.ocps import JOB_RESULT, OcpsRemote, Told, main
 
 FOREIGN = Path(__file__).parent / "batch/foreign"
 ROOT = Path(__file__).parents[2]
@@ -230,7 +230,9 @@ async def _short(remote: OcpsRemote) -> int:
     return number
 
 
-async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(idle: Observatory) -> None:
+async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(
+    idle: Observatory, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = {
         "execute": [
             ({"pipeline": "nombres"}, "burning, numbers"),
@@ -255,6 +257,9 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(id
             acks = await remote.acknowledgements(number, WITHIN_S)
             assert (codes(acks)[0], codes(acks)[-1], acks[-1]["error"]) == (ACK, FAILED, 1)
             assert why in last(acks)["error"]
+    peers = ["--kafka", idle.broker, "--registry", idle.registry, "--index", str(idle.index), "--within", "60"]
+    assert await asyncio.to_thread(main, [*peers, "execute", "--pipeline", "nombres"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["300", "-302"]
     assert idle.process is not None
     assert idle.process.poll() is None
     letters = DeadLetterTopic(idle.broker).read()
