@@ -212,7 +212,7 @@ async def _ended(job: Job, request: BatchRequest, follower: _Renewal) -> Outcome
         state = CUT_OFF if progress is None else progress.state
         if state not in {RUNNING, CUT_OFF} and not starting:
             assert progress is not None
-            return _summed_up(job, progress)
+            return summed_up(job, progress)
         if job.state.aborted:
             _end(run)
         if starting or state == RUNNING:
@@ -261,7 +261,7 @@ class _Silence:
         return time.monotonic() - self._heard > _HUNG_S
 
 
-def _summed_up(job: Job, progress: Progress) -> Outcome:
+def summed_up(job: Job, progress: Progress) -> Outcome:
     """A run's end: numbers by step, and the first failures."""
     steps = {
         label: {"total": step.total, "done": step.kept + step.done, "failed": step.failed, "blocked": step.blocked}
