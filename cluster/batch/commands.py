@@ -27,7 +27,7 @@ from schemas.errors import BadData
 
 _LOOK_S = 0.5
 
-_PATIENCE = {"RAY_raylet_start_wait_time_s": "300"}
+_PATIENCE = {"RAY_raylet_start_wait_time_s": "60"}
 """What Ray's start may take, niced and beside whatever else there is to do: Ray itself gives up after 30 s."""
 
 
@@ -36,18 +36,24 @@ def submit(folder: Path, request: BatchRequest, console: Console) -> RunFolder:
     if request.night is not None:
         of_night(request.night)
     name = f"{request.output}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    run = RunFolder.make(folder / name.replace("/", "_"), request)
-    try:
-        quanta = graph.build(run, name)
-    except BadData:
-        for path in run.path.iterdir():
-            path.unlink()
-        run.path.rmdir()
-        raise
-    (run.path / "run").write_text(name, encoding="utf-8")
+    run, quanta = prepare(folder / name.replace("/", "_"), request, name)
     console.print(f"{run.path}: {quanta} quanta, into {name}")
     start(run)
     return run
+
+
+def prepare(path: Path, request: BatchRequest, name: str) -> tuple[RunFolder, int]:
+    """Make a run's folder and graph, with the RUN collection `name`; how many quanta. Raises BadData as `submit`."""
+    run = RunFolder.make(path, request)
+    try:
+        quanta = graph.build(run, name)
+    except BadData:
+        for file in run.path.iterdir():
+            file.unlink()
+        run.path.rmdir()
+        raise
+    (run.path / "run").write_text(name, encoding="utf-8")
+    return run, quanta
 
 
 def start(run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,6 +22,9 @@ from schemas.errors import BadData, Transient
 
 NAMESPACE = "pachon"
 _NICENESS = 10
+_STARTS = 3
+"""How often a Ray of one's own is started: its parts give one another up on a machine that has too much to do."""
+
 _LOOK_S, _SILENT_S, _ANSWER_S = 0.5, 5.0, 2.0
 
 
@@ -117,14 +121,32 @@ def _take_second_place() -> None:
 
 def _start(joined: Joined | None) -> None:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
-    try:
-        if joined is None:
-            ray.init(address="local", include_dashboard=False, namespace=NAMESPACE, log_to_driver=False)
+    for left in reversed(range(_STARTS if joined is None else 1)):
+        try:
+            _init(joined)
+        except Exception as error:  # Ray raises many kinds, plain ones among them
+            where = joined.address if joined else "this machine"
+            said = f"Ray on {where} does not start: {(str(error) or repr(error)).splitlines()[0]}"
+            if not left:
+                raise Transient(said) from error
+            structlog.get_logger().warning("once more", reason=said)
+            _kill_started()
         else:
-            ray.init(address=joined.address, namespace=NAMESPACE, log_to_driver=False)
-    except Exception as error:  # Ray raises many kinds, plain ones among them
-        where = joined.address if joined else "this machine"
-        raise Transient(f"Ray on {where} does not start: {(str(error) or repr(error)).splitlines()[0]}") from error
+            return
+
+
+def _init(joined: Joined | None) -> None:
+    if joined is None:
+        ray.init(address="local", include_dashboard=False, namespace=NAMESPACE, log_to_driver=False)
+    else:
+        ray.init(address=joined.address, namespace=NAMESPACE, log_to_driver=False)
+
+
+def _kill_started() -> None:
+    """What is left of a Ray that did not start."""
+    for each in proc.descendants(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(each.pid, signal.SIGKILL)
 
 
 def _own(asked: OnCluster) -> int:

@@ -131,9 +131,13 @@ def topic(component: str, event: str) -> str:
     return f"lsst.sal.{component}.logevent_{event}"
 
 
+def common(*, indexed: bool) -> tuple[Field, ...]:
+    """What every topic of a component has."""
+    return (*_STAMPS, *(_INDEX if indexed else ()), *_PRIVATE)
+
+
 def _fields(component: str, event: str) -> tuple[Field, ...]:
-    index = _INDEX if component in _INDEXED else ()
-    return (*_STAMPS, *index, *_PRIVATE, *_COMPONENTS[component][event])
+    return (*common(indexed=component in _INDEXED), *_COMPONENTS[component][event])
 
 
 FIELDS: Mapping[str, tuple[Field, ...]] = {
@@ -144,13 +148,14 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
 
 def schema(topic_name: str, only: Collection[str] | None = None) -> Schema:
     """The Avro schema of a topic, of all its fields or `only` some."""
+    return schema_of(topic_name, [field for field in FIELDS[topic_name] if only is None or field.name in only])
+
+
+def schema_of(topic_name: str, fields: Iterable[Field]) -> Schema:
+    """The Avro schema of a topic that has these fields."""
     namespace, _, name = topic_name.rpartition(".")
-    fields = [
-        {"name": field.name, "type": field.avro_type, "default": field.default}
-        for field in FIELDS[topic_name]
-        if only is None or field.name in only
-    ]
-    return {"type": "record", "name": name, "namespace": namespace, "fields": fields}
+    told = [{"name": field.name, "type": field.avro_type, "default": field.default} for field in fields]
+    return {"type": "record", "name": name, "namespace": namespace, "fields": told}
 
 
 def record(topic_name: str, **values: Value) -> Record:

@@ -1,0 +1,50 @@
+"""`pachon ocps`: what it takes, and the process that it starts for each job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.exits import exit_with
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+def ocps(
+    kafka: Annotated[str, typer.Option(help="The broker, host:port.")],
+    registry: Annotated[str, typer.Option(help="The schema registry, http://host:port.")],
+    butler: Annotated[Path, typer.Option(help="The Data Butler repository.")],
+    runs: Annotated[Path, typer.Option(help="Folder of the jobs.")] = Path("ocps"),
+    pipelines: Annotated[Path, typer.Option(help="Folder of the pipelines that may be commanded.")] = PIPELINES,
+    inputs: Annotated[str, typer.Option("--input", help="Collections to read, with commas between.")] = (
+        "LSSTCam/defaults"
+    ),
+    index: Annotated[int, typer.Option(help="SAL index: 1 LATISS, 2 LSSTComCam, 3 LSSTCam.")] = 3,
+    night: Annotated[Path | None, typer.Option(help="Folder of a night: on its Ray, while it is played.")] = None,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster that runs; default: one for each job.")] = "",
+) -> None:
+    """Run pipelines at the OCS's command, and acknowledge."""
+
+    def play() -> int:
+        from cluster.ocps import run  # noqa: PLC0415 - so that --help answers at once
+        from cluster.ocps_request import OcpsOptions  # noqa: PLC0415
+
+        options = OcpsOptions(
+            kafka=kafka, registry=registry, butler=butler.resolve(), runs=runs.resolve(), pipelines=pipelines.resolve(),
+            inputs=tuple(inputs.split(",")), index=index, night=night and night.resolve(), ray_address=ray_address,
+        )  # fmt: skip
+        return run(options, Console(soft_wrap=True, highlight=False))
+
+    exit_with(play)
+
+
+def ocps_submit(folder: Annotated[Path, typer.Argument(help="The job's.")]) -> None:
+    """Make and start a job's run: what `ocps` starts."""
+
+    def play() -> int:
+        from cluster.ocps_run import submit  # noqa: PLC0415 - so that --help answers at once
+
+        return submit(folder)
+
+    exit_with(play)
