@@ -91,6 +91,7 @@ def _work(run: RunFolder) -> Iterator[Work[Any]]:
     if run.of_jobs:
         yield JobWork(run)
         return
+    sys.path[:0] = run.request.python_path  # whoever restarts a run may have another one than who submitted it
     name = (run.path / "run").read_text(encoding="utf-8")
     with Butler.from_config(str(run.request.butler), run=name, writeable=True) as butler:
         yield QuantaWork(run, butler, name)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,6 +122,7 @@ def _take_second_place() -> None:
 
 def _start(joined: Joined | None) -> None:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
+    others = {each.pid for each in proc.descendants(os.getpid())}
     for left in reversed(range(_STARTS if joined is None else 1)):
         try:
             _init(joined)
@@ -130,7 +132,7 @@ def _start(joined: Joined | None) -> None:
             if not left:
                 raise Transient(said) from error
             structlog.get_logger().warning("once more", reason=said)
-            _kill_started()
+            _kill_all_but(others)
         else:
             return
 
@@ -142,11 +144,12 @@ def _init(joined: Joined | None) -> None:
         ray.init(address=joined.address, namespace=NAMESPACE, log_to_driver=False)
 
 
-def _kill_started() -> None:
-    """What is left of a Ray that did not start."""
+def _kill_all_but(others: AbstractSet[int]) -> None:
+    """What is left, below this process, of a Ray that did not start."""
     for each in proc.descendants(os.getpid()):
-        with suppress(ProcessLookupError):
-            os.kill(each.pid, signal.SIGKILL)
+        if each.pid not in others:
+            with suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
 
 
 def _own(asked: OnCluster) -> int:
