@@ -87,7 +87,8 @@ class Executor(Generic[Key]):
     def _walk(self, stage: "nx.DiGraph[Key]") -> bool:
         """Whether it was walked to its end, and not canceled."""
         self._walker = Walker(stage.copy())
-        for key in self._work.done() & set(stage):
+        done = self._work.done()
+        for key in filter(done.__contains__, nx.topological_sort(stage)):  # else what comes after would be ready again
             self._walker.finish(key)
             self._step(key).kept += 1
         for ready in self._walker:

@@ -31,8 +31,12 @@ from backbone.butler import ButlerArchive
 from cluster import proc
 from cluster.batch.bps import PachonService
 from cluster.batch.bps_workflow import translated
-from cluster.batch.run_folder import RunFolder
+from cluster.batch.executor import Executor
+from cluster.batch.job_states import SUCCEEDED, JobState
+from cluster.batch.job_work import JobWork
+from cluster.batch.run_folder import DONE, RunFolder
 from cluster.batch.walker import Walker
+from schemas.clock import REAL_TIME
 from schemas.errors import BadData
 from schemas.instrument import camera
 
@@ -231,6 +235,19 @@ def test_ping_tells_whether_ray_can_be_had() -> None:
     told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "(0, " in told, told
     assert "on this machine" in told
+
+
+def test_what_is_done_is_not_done_again_whatever_came_before_it(jobs: Jobs, tmp_path: Path) -> None:
+    names = [f"job-{number}" for number in range(20)]
+    for before, name in zip(["", *names], names, strict=False):
+        jobs.add(name, "true", *filter(None, [before]))
+    run = RunFolder(tmp_path)
+    run.write_workflow(translated(jobs.config(), jobs.generic))
+    for name in names:
+        run.job_states.add(JobState(name, SUCCEEDED))
+    progress = Executor(run, JobWork(run), lambda: 1, REAL_TIME).run()
+    assert progress.state == DONE
+    assert sum(step.kept for step in progress.steps.values()) == len(names)
 
 
 # --- what BPS asks for, in our words
