@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from payloads.alert_production.sphere import unit_vectors
 from payloads.alert_production.ss_sources import ss_sources
 from payloads.alert_production.table_checks import require_columns, require_positions, require_unique
+from payloads.imaging.sphere import unit_vectors
 from schemas.tables import EPHEMERIS_DTYPE, Table, empty
 from schemas.wcs import separation_arcsec
 

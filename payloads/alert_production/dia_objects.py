@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.alert_production.packets import HISTORY_DAYS
-from payloads.alert_production.sphere import offsets_arcsec, position_at
 from payloads.alert_production.table_checks import require_columns, require_unique
+from payloads.imaging.sphere import offsets_arcsec, position_at
 from schemas.instrument import BANDS
 from schemas.tables import Table
 

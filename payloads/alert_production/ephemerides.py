@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from payloads.alert_production.observatory import TT_MINUS_TAI, Observer, observer_at
-from payloads.alert_production.sphere import local_axes, unit_vectors
 from payloads.alert_production.table_checks import require_columns
 from payloads.alert_production.two_body import GAUSS_K, in_plane, orbit_axes
+from payloads.imaging.sphere import local_axes, unit_vectors
 from schemas.errors import BadData
 from schemas.identity import ss_object_id
 from schemas.tables import EPHEMERIS_DTYPE, Table, nulls

@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.imaging.photometry import fit_point_sources
-from payloads.imaging.psf_field import kernels_at
+from payloads.imaging.forced import forced_fluxes
 from schemas.clock import mjd_from_tai
 from schemas.identity import dia_forced_source_id
-from schemas.image import DiaProducts, Difference, MaskedImage, Psf, VisitImage
+from schemas.image import DiaProducts, Difference, VisitImage
 from schemas.tables import Table, empty
 
 Floats = NDArray[np.float64]
@@ -49,14 +48,3 @@ def forced_photometry(difference: Difference, science: VisitImage, ra: Floats, d
         table[f"{name}Flux"], table[f"{name}FluxErr"] = forced_fluxes(pixels, psf, x, y)
     table["usable"] = np.isfinite(table["psfFlux"]) & np.isfinite(table["scienceFlux"])
     return table
-
-
-def forced_fluxes(pixels: MaskedImage, psf: Psf, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """PSF fluxes and errors at pixels x, y (n,), NaN where the position is off the image or unusable."""
-    flux, error = np.full(x.size, np.nan), np.full(x.size, np.nan)
-    ny, nx = pixels.shape
-    on = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
-    if on.any():
-        fits = fit_point_sources(pixels, kernels_at(psf, x[on], y[on]), x[on], y[on], move=False)
-        flux[on], error[on] = fits.flux, fits.flux_err
-    return flux, error

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from payloads.alert_production.calibrate import calibrate
-from payloads.alert_production.characterize import characterize
 from payloads.alert_production.detect import Detections, detect
 from payloads.alert_production.measure import measure
 from payloads.alert_production.score import MIN_RELIABILITY, score
-from payloads.alert_production.snaps import combine_snaps
 from payloads.alert_production.stamps import make_stamps
 from payloads.alert_production.subtract import Subtraction, subtract, warp_template
+from payloads.imaging.calibrate import calibrate
+from payloads.imaging.characterize import characterize
 from payloads.imaging.isr import remove_signature
+from payloads.imaging.snaps import combine_snaps
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template, VisitImage
 from schemas.instrument import Detector

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from payloads.alert_production.calibrate import UNFIT
-from payloads.alert_production.characterize import Characterized
+from payloads.imaging.calibrate import UNFIT
+from payloads.imaging.characterize import Characterized
 from payloads.imaging.wings import light_within
 from schemas.tables import REFCAT_DTYPE, Table
 from schemas.wcs import Wcs

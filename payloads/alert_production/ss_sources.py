@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from payloads.alert_production.ephemerides import LIGHT_AU_DAY
 from payloads.alert_production.observatory import AU_KM, observer_at
-from payloads.alert_production.sphere import local_axes, offsets_arcsec, unit_vectors
 from payloads.alert_production.two_body import OBLIQUITY
+from payloads.imaging.sphere import local_axes, offsets_arcsec, unit_vectors
 from schemas.tables import Table, empty
 
 Floats = NDArray[np.float64]

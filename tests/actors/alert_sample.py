@@ -22,9 +22,9 @@ from payloads.alert_production.alert_schema import Record, alert_schema
 from payloads.alert_production.ephemerides import LIGHT_AU_DAY
 from payloads.alert_production.observatory import TT_MINUS_TAI, observer_at
 from payloads.alert_production.packets import alertable
-from payloads.alert_production.sphere import unit_vectors
 from payloads.alert_production.subtract import warp_template
 from payloads.alert_production.two_body import GAUSS_K, OBLIQUITY
+from payloads.imaging.sphere import unit_vectors
 from schemas.clock import ManualClock, mjd_from_tai
 from schemas.events import AlertsReady, AssociationDue, DiaSourcesReady
 from schemas.identity import DatasetId, dia_source_id

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from payloads.alert_production.associate import Association, associate
-from payloads.alert_production.sphere import position_at
+from payloads.imaging.sphere import position_at
 from schemas.errors import BadData
 from schemas.tables import EPHEMERIS_DTYPE, Table, empty, nulls
 from schemas.wcs import separation_arcsec

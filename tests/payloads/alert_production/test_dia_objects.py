@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from payloads.alert_production.dia_objects import remake, update
-from payloads.alert_production.sphere import position_at
+from payloads.imaging.sphere import position_at
 from schemas.errors import BadData
 from schemas.instrument import BANDS
 from schemas.tables import Table, empty

@@ -5,9 +5,9 @@ from astropy.coordinates import SkyCoord
 
 from payloads.alert_production.ephemerides import OrbitCatalogue
 from payloads.alert_production.observatory import observer_at
-from payloads.alert_production.sphere import position_at
 from payloads.alert_production.ss_sources import ss_sources
 from payloads.alert_production.two_body import GAUSS_K, in_plane, orbit_axes
+from payloads.imaging.sphere import position_at
 from schemas.tables import Table, empty
 
 Matched = tuple[Table, Table, Table]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from payloads.alert_production.characterize import Characterized, characterize
 from payloads.imaging import background
+from payloads.imaging.characterize import Characterized, characterize
 from payloads.imaging.stars import StarFlag
 from schemas.errors import BadData
 from schemas.image import Mask, MaskedImage

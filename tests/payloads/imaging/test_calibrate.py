@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from payloads.alert_production import calibrate as module
-from payloads.alert_production.calibrate import calibrate
-from payloads.alert_production.characterize import Characterized, characterize
+from payloads.imaging.calibrate import calibrate
+from payloads.imaging.characterize import Characterized, characterize
 from payloads.imaging.stars import STAR_DTYPE
 from schemas.clock import tai_from_mjd
 from schemas.errors import BadData

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payloads.alert_production.sphere import local_axes, offsets_arcsec, position_at, unit_vectors
+from payloads.imaging.sphere import local_axes, offsets_arcsec, position_at, unit_vectors
 from schemas.wcs import separation_arcsec
 
 OFFSET = st.floats(-30.0, 30.0)

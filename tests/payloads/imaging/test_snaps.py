@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from payloads.alert_production.snaps import combine_snaps
+from payloads.imaging.snaps import combine_snaps
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage
 from tests.payloads.imaging.star_field import StarField, observe, star_field

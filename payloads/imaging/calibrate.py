@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
-from payloads.alert_production.characterize import Characterized
+from payloads.imaging.characterize import Characterized
 from payloads.imaging.stars import StarFlag
 from payloads.imaging.wings import light_within
 from schemas.clock import mjd_from_tai
