@@ -11,13 +11,13 @@ import numpy as np
 from access.difference.header import common_band
 from access.difference.images import About, Picture, Source, read_picture
 from access.difference.references import read_references
-from payloads.alert_production.pipeline import EXPECTED_FWHM, difference
+from payloads.alert_production.pipeline import difference
 from payloads.alert_production.registration import references_of
 from payloads.alert_production.subtract import Subtraction, warp_template
 from payloads.imaging import mask_ops
 from payloads.imaging.calibrate import CalibrationSummary, calibrate
 from payloads.imaging.characterize import Characterized, characterize
-from payloads.imaging.snaps import combine_snaps
+from payloads.imaging.snaps import EXPECTED_FWHM, combine_snaps
 from schemas.errors import BadData
 from schemas.identity import exposure_id
 from schemas.image import DiaProducts, Mask, MaskedImage, Template, VisitImage

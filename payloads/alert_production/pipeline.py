@@ -14,15 +14,12 @@ from payloads.alert_production.subtract import Subtraction, subtract, warp_templ
 from payloads.imaging.calibrate import calibrate
 from payloads.imaging.characterize import characterize
 from payloads.imaging.isr import remove_signature
-from payloads.imaging.snaps import combine_snaps
+from payloads.imaging.snaps import EXPECTED_FWHM, combine_snaps, exposure_time, midpoint
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Raw, Template, VisitImage
 from schemas.instrument import Detector
 from schemas.pointing import nominal_wcs
 from schemas.tables import Table
-
-EXPECTED_FWHM = 4.0
-"""Pixels; before the PSF is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +123,3 @@ def _summary(subtraction: Subtraction, detections: Detections, sources: Table) -
         "n_sources": float(sources.size),
         "n_reliable": float((sources["reliability"] >= MIN_RELIABILITY).sum()),
     }
-
-
-def midpoint(observations: Sequence[Observation]) -> float:
-    """Middle (TAI s) of the visit: from the first snap's opening to the last one's closing."""
-    return (observations[0].started + observations[-1].started + observations[-1].exposure_time) / 2.0
-
-
-def exposure_time(observations: Sequence[Observation]) -> float:
-    """Seconds that the shutter was open, over all snaps."""
-    return sum(observation.exposure_time for observation in observations)

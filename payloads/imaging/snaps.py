@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from payloads.imaging import background, cosmic_rays, mask_ops
 from payloads.imaging.cosmic_rays import Others, Sky
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskedImage
+from schemas.image import Image, Mask, MaskedImage, Observation
 
 Hits = NDArray[np.uint8]
 Pixels = NDArray[np.int32]
 Floats = NDArray[np.float64]
+
+EXPECTED_FWHM = 4.0
+"""Pixels; before the PSF is known."""
 
 _CELL, _ROW_STEP = 256, 8
 _MOST_SNAPS = 8
@@ -45,6 +48,16 @@ def combine_snaps(snaps: Sequence[MaskedImage], psf_fwhm_px: float) -> MaskedIma
     mask_ops.interpolate(image, variance, mask, Mask.BAD | _STRUCK_IN_ALL, Mask.SAT | Mask.NO_DATA, Mask.INTRP)
     mask[y, x] &= np.uint16(~_STRUCK_IN_ALL & 0xFFFF)
     return MaskedImage(image, mask, variance)
+
+
+def midpoint(observations: Sequence[Observation]) -> float:
+    """Middle (TAI s) of the visit: from the first snap's opening to the last one's closing."""
+    return (observations[0].started + observations[-1].started + observations[-1].exposure_time) / 2.0
+
+
+def exposure_time(observations: Sequence[Observation]) -> float:
+    """Seconds that the shutter was open, over all snaps."""
+    return sum(observation.exposure_time for observation in observations)
 
 
 _STRUCK_IN_ALL = int(Mask.STREAK)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from payloads.alert_production.pipeline import Context, exposure_time, midpoint, process_visit
+from payloads.alert_production.pipeline import Context, process_visit
+from payloads.imaging.snaps import exposure_time, midpoint
 from schemas.errors import BadData
 from schemas.image import Calibration, DiaProducts, MaskedImage, Observation, Template
 from schemas.instrument import Detector, Format
