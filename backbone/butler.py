@@ -161,6 +161,18 @@ class ButlerArchive:
             raise BadData(f"{run} has no {dataset_type}")
         return number
 
+    def use_templates(self, runs: str) -> int:
+        """Have the templates of RUN collections (a name or glob) be those that prompt processing takes; how many.
+
+        Of several for a patch and band the last run's, by name. Those there were before are kept, and found no more.
+        Raises BadData if there are none.
+        """
+        with told_as_ours(runs):
+            number = self._repository.tag(runs, "template_patch")
+        if not number:
+            raise BadData(f"{runs} has no template_patch")
+        return number
+
     def observation_of(self, raw: DatasetId) -> Observation:
         """The observation of a raw, from its file's header. Raises as `get` does."""
         uri = self.uri(raw)

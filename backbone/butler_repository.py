@@ -65,13 +65,15 @@ class Repository:
         return cls(Butler.from_config(str(folder), writeable=True))
 
     def register_dataset_types(self) -> None:
-        """Make all of `KINDS` known."""
+        """Make all of `KINDS` known, and where some of them are tagged."""
         universe = self._butler.dimensions
         for kind in KINDS.values():
             dataset_type = DatasetType(
                 kind.name, kind.dimensions, kind.storage_class, universe=universe, isCalibration=bool(kind.certified)
             )
             self._butler.registry.registerDatasetType(dataset_type)
+            if kind.tagged:
+                self._butler.collections.register(kind.tagged, CollectionType.TAGGED)
 
     def register_camera(self, camera: Camera) -> None:
         """Records of an instrument, and `<instrument>/defaults`, which chains the collections that last."""
@@ -82,9 +84,10 @@ class Repository:
         certified = [kind.certified.format(instrument=camera.name) for kind in KINDS.values() if kind.certified]
         for collection in certified:
             self._butler.collections.register(collection, CollectionType.CALIBRATION)
+        tagged = [kind.tagged for kind in KINDS.values() if kind.tagged]
         chain = f"{camera.name}/defaults"
         self._butler.collections.register(chain, CollectionType.CHAINED)
-        self._butler.collections.redefine_chain(chain, [*certified, *lasting])
+        self._butler.collections.redefine_chain(chain, [*certified, *tagged, *lasting])
 
     def register_exposure(self, camera: Camera, observation: Observation) -> None:
         """Records of an exposure and its visit, in one transaction."""
@@ -98,7 +101,8 @@ class Repository:
 
     def find(self, dataset: DatasetId) -> DatasetRef | None:
         """The Butler's reference to a dataset; None if there is none, or its id refers to nothing known."""
-        return self._find(dataset, [kind_of(dataset).run_of(dataset)])
+        kind = kind_of(dataset)
+        return self._find(dataset, [*filter(None, [kind.tagged]), kind.run_of(dataset)])
 
     def find_certified(self, dataset: DatasetId, time: float) -> DatasetRef | None:
         """As `find`, of what holds at a time (TAI s): what is certified for it, else what holds unbounded."""
@@ -119,6 +123,22 @@ class Repository:
                 ours = [ref for ref in refs if KINDS[dataset_type].certified.format(**_instrument(ref)) == collection]
                 self._decertify(collection, ours, span)
                 self._butler.registry.certify(collection, ours, span)
+        return len(refs)
+
+    def tag(self, runs: str, dataset_type: str) -> int:
+        """Have the datasets of a type in RUN collections go before what there was; how many there are.
+
+        `runs`: a name or a glob; of several datasets of a data id that of the last run, by name.
+        """
+        names = sorted(self._butler.collections.query(runs, CollectionType.RUN), reverse=True)
+        if not names:
+            return 0
+        refs = self._butler.query_datasets(dataset_type, names, find_first=True, limit=None, explain=False)
+        collection = KINDS[dataset_type].tagged
+        with self._butler.transaction():
+            before = (self._butler.find_dataset(dataset_type, ref.dataId, collections=[collection]) for ref in refs)
+            self._butler.registry.disassociate(collection, [ref for ref in before if ref is not None])
+            self._butler.registry.associate(collection, refs)
         return len(refs)
 
     def _decertify(self, collection: str, refs: Sequence[DatasetRef], span: Timespan) -> None:

@@ -2,7 +2,8 @@
 
 Names of collections follow Rubin's: `<instrument>/raw/all`, `templates`, `refcats`, and a run a night for what prompt
 processing makes, `<instrument>/prompt/<day_obs>`. Calibrations that hold for a time are certified in
-`<instrument>/calib`; those that hold whenever none is certified lie in `<instrument>/calib/unbounded`.
+`<instrument>/calib`; those that hold whenever none is certified lie in `<instrument>/calib/unbounded`. Templates that
+were made of visits are tagged in `templates/made`, and go before those in `templates`.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Kind:
     table: str = ""
     certified: str = ""
     """CALIBRATION collection, in which its datasets hold for a time; it may hold {instrument}."""
+    tagged: str = ""
+    """TAGGED collection, whose datasets go before those of `run`."""
 
     @property
     def on_skymap(self) -> bool:
@@ -94,7 +97,14 @@ KINDS: dict[str, Kind] = {
             Calibration,
             certified="{instrument}/calib",
         ),
-        Kind("template_patch", ("skymap", "tract", "patch", "band"), "PachonTemplate", "templates", Template),
+        Kind(
+            "template_patch",
+            ("skymap", "tract", "patch", "band"),
+            "PachonTemplate",
+            "templates",
+            Template,
+            tagged="templates/made",
+        ),
         Kind("reference_catalogue", ("skymap", "tract"), "ArrowNumpy", "refcats", np.ndarray, "REFCAT_DTYPE"),
         _visit_kind("dia_source", storage_class="ArrowNumpy", pytype=np.ndarray, table="DiaSource"),
         _visit_kind("visit_summary", storage_class="StructuredDataDict", pytype=dict),

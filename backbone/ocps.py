@@ -1,7 +1,8 @@
 """The OCPS (OCS-Controlled Pipeline Service) on Kafka, by SAL's conventions: what is commanded, and how it is answered.
 
-Names and fields are those of ts_xml (`OCPS_Commands.xml`, `OCPS_Events.xml`), acknowledgements those of ts_salobj: an
-`ackcmd` bears the number of the command that it answers, and its origin and identity. Every integer is an Avro long.
+Names and fields are those of ts_xml (`OCPS_Commands.xml`, `OCPS_Events.xml`, `SALGenerics.xml`), acknowledgements those
+of ts_salobj: an `ackcmd` bears the number of the command that it answers, and its origin and identity. Every integer is
+an Avro long.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import io
 import json
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Self, TypeVar
 
@@ -19,22 +20,30 @@ from fastavro import parse_schema, schemaless_writer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backbone.alert_stream import create_topic
+from backbone.csc import LIFE
 from backbone.dead_letters import send
 from backbone.registry_client import RegistryClient, Schema
 from schemas.clock import TAI_MINUS_UTC, Clock
 from schemas.errors import BadData, Transient
 
 _OCPS = "lsst.sal.OCPS"
-EXECUTE, ABORT_JOB = f"{_OCPS}.command_execute", f"{_OCPS}.command_abort_job"
-ACKCMD, JOB_ID, JOB_RESULT = f"{_OCPS}.ackcmd", f"{_OCPS}.logevent_job_id", f"{_OCPS}.logevent_job_result"
+_COMMAND, _EVENT = f"{_OCPS}.command_", f"{_OCPS}.logevent_"
+EXECUTE, ABORT_JOB = f"{_COMMAND}execute", f"{_COMMAND}abort_job"
+COMMANDS = (*(f"{_COMMAND}{name}" for name in LIFE), EXECUTE, ABORT_JOB)
+"""Topics that are read."""
+
+ACKCMD, JOB_ID, JOB_RESULT = f"{_OCPS}.ackcmd", f"{_EVENT}job_id", f"{_EVENT}job_result"
+SUMMARY_STATE, HEARTBEAT, ERROR_CODE = f"{_EVENT}summaryState", f"{_EVENT}heartbeat", f"{_EVENT}errorCode"
+SOFTWARE_VERSIONS = f"{_EVENT}softwareVersions"
+CONFIGURATIONS_AVAILABLE, CONFIGURATION_APPLIED = f"{_EVENT}configurationsAvailable", f"{_EVENT}configurationApplied"
 
 PATIENCE_S = 600.0
 """How long a broker or a registry may be away."""
 
 _RETRY_S = 1.0
 _END_OF_TIME = 7.26e9
-_CMDTYPE = {ABORT_JOB: 0, EXECUTE: 3}
-"""Places among the component's commands by alphabet, those that every configurable component has among them."""
+_BY_ALPHABET = sorted([*COMMANDS, f"{_COMMAND}setAuthList", f"{_COMMAND}setLogLevel"])
+"""The component's commands: `cmdtype` is a place among them."""
 
 _COMMON = {
     "private_efdStamp": "double", "private_kafkaStamp": "double", "salIndex": "long", "private_revCode": "string",
@@ -48,6 +57,16 @@ _OWN = {
     },
     JOB_ID: {"event_name": "string", "seq_num": "long", "job_id": "string"},
     JOB_RESULT: {"job_id": "string", "exit_code": "long", "result": "string"},
+    SUMMARY_STATE: {"summaryState": "long"},
+    HEARTBEAT: {"heartbeat": "boolean"},
+    ERROR_CODE: {"errorCode": "long", "errorReport": "string", "traceback": "string"},
+    SOFTWARE_VERSIONS: dict.fromkeys(
+        ("salVersion", "xmlVersion", "openSpliceVersion", "cscVersion", "subsystemVersions"), "string"
+    ),
+    CONFIGURATIONS_AVAILABLE: dict.fromkeys(("overrides", "version", "url", "schemaVersion"), "string"),
+    CONFIGURATION_APPLIED: dict.fromkeys(
+        ("configurations", "version", "url", "schemaVersion", "otherInfo"), "string"
+    ),
 }  # fmt: skip
 
 Record = Mapping[str, object]
@@ -86,11 +105,22 @@ class Command(_Told):
         return checked(cls, {"topic": topic, **record})
 
     @property
+    def name(self) -> str:
+        """As ts_xml has it: `execute`."""
+        return self.topic.removeprefix(_COMMAND)
+
+    @property
     def job_id(self) -> str:
         """The same for the same command, however often it is read or delivered; no two commands share one."""
         whole = repr((self.topic, self.identity, self.origin, self.seq_num, self.sent))
         utc = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.sent - TAI_MINUS_UTC))
         return f"{utc}-{self.seq_num}-{hashlib.blake2b(whole.encode(), digest_size=3).hexdigest()}"
+
+
+class Start(_Told):
+    """Take up a configuration."""
+
+    configuration_override: str = Field(alias="configurationOverride", default="")
 
 
 class Execute(_Told):
@@ -137,10 +167,23 @@ class OcpsWriter:
         """Acknowledge a command. `timeout_s`: until when, from now, whoever waits may expect the next one."""
         values = {
             "private_seqNum": command.seq_num, "ack": int(code), "error": error, "result": result,
-            "identity": command.identity, "origin": command.origin, "cmdtype": _CMDTYPE[command.topic],
+            "identity": command.identity, "origin": command.origin, "cmdtype": _BY_ALPHABET.index(command.topic),
             "timeout": timeout_s,
         }  # fmt: skip
         await self._send(ACKCMD, values)
+
+    async def make_topics(self, topics: Sequence[str]) -> None:
+        """Have them there before anybody asks: what is sent first on a topic that is new is seen late."""
+        await self._insisting(topics[0], lambda: self._make(topics))
+
+    async def event(self, topic: str, **values: object) -> None:
+        """Tell what is so from now on; fields that are not given are empty."""
+        empty = {"string": "", "long": 0, "boolean": False}
+        await self._send(topic, {name: empty[kind] for name, kind in _OWN[topic].items()} | values)
+
+    async def heartbeat(self) -> None:
+        """Tell that it is there, once: one that is late is of no use. Raises Transient if it could not be told."""
+        await self._deliver(HEARTBEAT, self._stamped(HEARTBEAT, {"heartbeat": True}))
 
     async def job_id(self, command: Command, job: str) -> None:
         """Tell that a command has become a job."""
@@ -150,21 +193,28 @@ class OcpsWriter:
         """Tell that a job has ended. `result`: JSON."""
         await self._send(JOB_RESULT, {"job_id": job, "exit_code": exit_code, "result": result})
 
-    async def _send(self, topic: str, values: dict[str, object]) -> None:
+    async def _send(self, topic: str, values: Record) -> None:
+        record = self._stamped(topic, values)
+        await self._insisting(topic, lambda: self._deliver(topic, record))
+
+    def _stamped(self, topic: str, values: Record) -> Record:
         self._sent += 1
         now = self._clock.now()
-        record = {
+        private: dict[str, object] = {
             "private_efdStamp": now - TAI_MINUS_UTC, "private_kafkaStamp": now, "salIndex": self._index,
             "private_revCode": _revision(topic), "private_sndStamp": now, "private_rcvStamp": 0.0,
             "private_seqNum": self._sent, "private_identity": f"OCPS:{self._index}", "private_origin": self._origin,
-        } | values  # fmt: skip
+        }  # fmt: skip
+        return {**private, **values}
+
+    async def _insisting(self, topic: str, attempt: Callable[[], Awaitable[None]]) -> None:
         give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
-                await self._deliver(topic, record)
+                await attempt()
             except Transient as error:
                 _log.warning("not taken", topic=topic, error=str(error))
-                self._made.discard(topic)  # the next broker may begin with nothing
+                self._made.clear()  # the next broker may begin with nothing
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_RETRY_S)
@@ -174,10 +224,14 @@ class OcpsWriter:
     async def _deliver(self, topic: str, record: Record) -> None:
         schema = schema_of(topic)
         number = await self._registry.register(f"{topic}-value", schema)
-        if topic not in self._made:
-            await asyncio.to_thread(create_topic, self._bootstrap, topic, partitions=1)
-            self._made.add(topic)
+        await self._make([topic])
         await asyncio.to_thread(send, self._bootstrap, topic, _framed(number, schema, record), None, (), 0)
+
+    async def _make(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            if topic not in self._made:
+                await asyncio.to_thread(create_topic, self._bootstrap, topic, partitions=1)
+                self._made.add(topic)
 
 
 def schema_of(topic: str) -> Schema:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from lsst.sphgeom import Circle
 
 from backbone.butler import ButlerArchive
 from backbone.butler_errors import NotKept
@@ -90,6 +91,13 @@ def _paste(mosaic: MaskedImage, piece: MaskedImage, place: Box) -> None:
     mosaic.image[where] = piece.image
     mosaic.mask[where] = piece.mask
     mosaic.variance[where] = piece.variance
+
+
+def tracts_touched(circle: Circle) -> list[int]:
+    """Ids of the tracts whose inner areas a circle on the sphere touches."""
+    x, y, z = (float(part) for part in circle.getCenter())
+    ra, dec = np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arcsin(np.clip(z, -1.0, 1.0)))
+    return _tracts_within(float(ra), float(dec), float(circle.getOpeningAngle().asDegrees()))
 
 
 def _tracts_within(ra: float, dec: float, radius: float) -> list[int]:

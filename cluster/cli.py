@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from cluster.batch_cli import batch, calibrate
 from cluster.exits import complain, exit_with
 from cluster.ocps_cli import ocps, ocps_submit
+from cluster.release_cli import drp, templates
 from schemas.errors import BadData
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ letters = typer.Typer(help="What came from outside and could not be used.", no_a
 app.add_typer(letters, name="dead-letters")
 app.add_typer(batch, name="batch")
 app.command()(calibrate)
+app.command()(templates)
+app.command()(drp)
 app.command()(ocps)
 app.command(hidden=True)(ocps_submit)
 

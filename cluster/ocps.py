@@ -12,15 +12,17 @@ from typing import Any
 import structlog
 from rich.console import Console
 
+from backbone.csc import LIFE, State
 from backbone.dead_letters import DeadLetterTopic
-from backbone.ocps import ABORT_JOB, EXECUTE, PATIENCE_S, AbortJob, Ack, Command, Execute, OcpsWriter, checked
+from backbone.ocps import COMMANDS, EXECUTE, PATIENCE_S, AbortJob, Ack, Command, Execute, OcpsWriter, checked
 from backbone.registry_client import RegistryClient
 from backbone.sal import Received, SalReader, decoded
 from cluster import logs
 from cluster.batch.request import BatchRequest
 from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, RUNNING, Progress
 from cluster.ocps_jobs import Job, Jobs, Outcome, sole
-from cluster.ocps_request import OcpsOptions, pipelines, requested
+from cluster.ocps_life import Life, check
+from cluster.ocps_request import OcpsOptions, requested
 from cluster.ocps_run import SUBMIT_S, JobRun
 from schemas.clock import REAL_TIME, TAI_MINUS_UTC
 from schemas.errors import BadData, Transient
@@ -42,12 +44,8 @@ _log = structlog.get_logger()
 
 
 def run(options: OcpsOptions, console: Console) -> int:
-    """Serve until SIGTERM or SIGINT; what runs then goes on, and the next service tells of its end."""
-    known = pipelines(options.pipelines)
-    if not known:
-        raise BadData(f"--pipelines {options.pipelines}: there is no pipeline")
-    if not options.butler.is_dir():
-        raise BadData(f"--butler {options.butler}: there is no such folder")
+    """Serve until SIGTERM, SIGINT or `exitControl`; what runs then goes on, and the next service tells of its end."""
+    known = check(options)
     with sole(options.runs):
         logs.configure(options.runs / "log.jsonl", "ocps")
         console.print(f"OCPS {options.index} at {options.kafka}, jobs in {options.runs}: {', '.join(known)}")
@@ -63,7 +61,7 @@ async def _serve(options: OcpsOptions) -> None:
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     async with RegistryClient(options.registry) as registry:
         writer = OcpsWriter(options.kafka, registry, options.index, os.getpid(), REAL_TIME)
-        await Service(options, registry, writer).run()
+        await Service(options, registry, writer, serving.cancel).run()
 
 
 class Service:
@@ -73,26 +71,36 @@ class Service:
     its folder, so that topics are read from the beginning, and what was sent long ago passed over.
     """
 
-    def __init__(self, options: OcpsOptions, registry: RegistryClient, writer: OcpsWriter) -> None:
-        self._options, self._registry, self._writer = options, registry, writer
-        self._jobs = Jobs(options.runs)
+    def __init__(
+        self, options: OcpsOptions, registry: RegistryClient, writer: OcpsWriter, end: Callable[[], object]
+    ) -> None:
+        self._options, self._registry, self._writer, self._end = options, registry, writer, end
+        self._jobs, self._life = Jobs(options.runs), Life(options, writer)
         self._letters = DeadLetterTopic(options.kafka)
         self._since = REAL_TIME.now() - TAI_MINUS_UTC - STALE_S
         self._queue: list[str] = []
 
     async def run(self) -> None:
-        """For ever. Raises Transient if broker or registry is away for too long."""
-        topics = (EXECUTE, ABORT_JOB)
+        """For ever, or until `exitControl`. Raises Transient if broker or registry is away for too long."""
+        await self._writer.make_topics(COMMANDS)
+        await self._life.begin()
         async with asyncio.TaskGroup() as jobs:
+            jobs.create_task(self._life.beat())
             for job in self._jobs.unfinished():
                 jobs.create_task(self._follow(job))
             reader = SalReader(
-                self._options.kafka, self._registry, {}, since=self._since, topics=topics, deadline_s=PATIENCE_S
+                self._options.kafka, self._registry, {}, since=self._since, topics=COMMANDS, deadline_s=PATIENCE_S
             )
             async with reader:
                 async for message in reader.messages():
-                    if (taken := await self._taken(message)) is not None:
+                    if (taken := await self._taken(message)) is None:
+                        continue
+                    if taken.command.name in LIFE:  # one after another, so that states are told in their order
+                        await self._follow(taken)
+                    else:
                         jobs.create_task(self._follow(taken))
+                    if self._life.state is State.OFFLINE:
+                        self._end()
 
     async def _taken(self, message: Received) -> Job | None:
         """The job of a command that is new, and ours."""
@@ -106,7 +114,9 @@ class Service:
             _log.warning("command not understood", topic=message.topic, offset=message.record.offset, error=str(error))
             await self._letters.keep(message.refused(str(error)))
             return None
-        return self._jobs.take(command, record, REAL_TIME.now()) if command.index == self._options.index else None
+        if command.index != self._options.index or self._jobs.get(command.job_id) is not None:
+            return None
+        return self._jobs.take(command, record, REAL_TIME.now(), self._life.judged(command, record))
 
     async def _follow(self, job: Job) -> None:
         """From the first acknowledgement to the last, from wherever an earlier service left off."""
@@ -117,6 +127,8 @@ class Service:
             job.keep(acked=True)
         outcome = job.state.outcome or await self._outcome(job)
         job.keep(outcome=outcome)
+        if job.command.name in LIFE and outcome.ack == Ack.COMPLETE:
+            await self._life.tell()
         if job.state.submitted:
             await self._writer.job_result(job.id, outcome.exit_code, outcome.result)
         await self._writer.ack(job.command, outcome.ack, error=outcome.error, result=outcome.result)
@@ -136,6 +148,7 @@ class Service:
 
     async def _execute(self, job: Job) -> Outcome:
         asked = checked(Execute, job.record)
+        await self._check()
         request = requested(asked, job.id, self._options)
         before = [self._known(name) for name in asked.prereq_jobs.replace(",", " ").split()]
         if not job.state.submitted:
@@ -152,6 +165,14 @@ class Service:
         finally:
             if job.id in self._queue:
                 self._queue.remove(job.id)
+
+    async def _check(self) -> None:
+        """Be in fault if no command can be executed, whatever it asks for. Raises BadData then."""
+        try:
+            check(self._options)
+        except BadData as error:
+            await self._life.fault(str(error))
+            raise
 
     def _known(self, job_id: str) -> Job:
         found = self._jobs.get(job_id)

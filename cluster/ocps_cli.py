@@ -1,5 +1,6 @@
 """`pachon ocps`: what it takes, and the process that it starts for each job."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ from rich.console import Console
 from cluster.exits import exit_with
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+class Begin(StrEnum):
+    """States in which a service may begin."""
+
+    STANDBY = "standby"
+    DISABLED = "disabled"
+    ENABLED = "enabled"
 
 
 def ocps(
@@ -23,16 +32,21 @@ def ocps(
     index: Annotated[int, typer.Option(help="SAL index: 1 LATISS, 2 LSSTComCam, 3 LSSTCam.")] = 3,
     night: Annotated[Path | None, typer.Option(help="Folder of a night: on its Ray, while it is played.")] = None,
     ray_address: Annotated[str, typer.Option(help="A Ray cluster that runs; default: one for each job.")] = "",
+    state: Annotated[
+        Begin | None, typer.Option(help="State to begin in; default: that of the last service, at first enabled.")
+    ] = None,
 ) -> None:
     """Run pipelines at the OCS's command, and acknowledge."""
 
     def play() -> int:
-        from cluster.ocps import run  # noqa: PLC0415 - so that --help answers at once
+        from backbone.csc import State  # noqa: PLC0415 - so that --help answers at once
+        from cluster.ocps import run  # noqa: PLC0415
         from cluster.ocps_request import OcpsOptions  # noqa: PLC0415
 
         options = OcpsOptions(
             kafka=kafka, registry=registry, butler=butler.resolve(), runs=runs.resolve(), pipelines=pipelines.resolve(),
             inputs=tuple(inputs.split(",")), index=index, night=night and night.resolve(), ray_address=ray_address,
+            state=state and State[state.name],
         )  # fmt: skip
         return run(options, Console(soft_wrap=True, highlight=False))
 

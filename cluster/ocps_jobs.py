@@ -48,9 +48,9 @@ class Job:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        kept = _read(_Kept, path / "command.json")
+        kept = read(_Kept, path / "command.json")
         self.command, self.record = kept.command, kept.record
-        self.state = _read(JobState, path / "job.json")
+        self.state = read(JobState, path / "job.json")
 
     @property
     def id(self) -> str:
@@ -60,7 +60,7 @@ class Job:
     def keep(self, **changed: object) -> None:
         """Change the state, on disk first."""
         state = self.state.model_copy(update=changed)
-        _write(self.path / "job.json", state.model_dump_json())
+        write(self.path / "job.json", state.model_dump_json())
         self.state = state
 
 
@@ -81,15 +81,15 @@ class Jobs:
         left = [job for job in self._by_id.values() if not job.state.told]
         return sorted(left, key=lambda job: (not job.state.starts, job.state.received))
 
-    def take(self, command: Command, record: Record, now: float) -> Job | None:
-        """A new one, kept on disk; None for a command that has one already."""
+    def take(self, command: Command, record: Record, now: float, outcome: Outcome | None = None) -> Job | None:
+        """A new one, kept on disk; None for a command that has one already. `outcome`: if that is known."""
         if command.job_id in self._by_id:
             return None
         part, path = self._folder / f".{command.job_id}", self._folder / command.job_id
         part.mkdir(exist_ok=True)  # there, if whoever made it died over it
         told = {name: value for name, value in record.items() if isinstance(value, str)}  # all that commands ask with
-        _write(part / "command.json", _Kept(command=command, record=told).model_dump_json())
-        _write(part / "job.json", JobState(received=now).model_dump_json())
+        write(part / "command.json", _Kept(command=command, record=told).model_dump_json())
+        write(part / "job.json", JobState(received=now, outcome=outcome).model_dump_json())
         part.rename(path)
         job = self._by_id[command.job_id] = Job(path)
         return job
@@ -107,8 +107,8 @@ def sole(folder: Path) -> Iterator[None]:
         raise BadData(f"{folder}: another service has its jobs there") from error
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole, or not at all, also when the machine stops."""
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, also when the machine stops."""
     part = path.with_name(f".{path.name}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -117,8 +117,9 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _read(model: type[_Model], path: Path) -> _Model:
+def read(model: type[_Model], path: Path) -> _Model:
+    """What was written. Raises BadData naming a file that is none of these."""
     try:
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BadData(f"{path} does not tell of a command: {error}") from error
+        raise BadData(f"{path} does not tell of a command or a state: {error}") from error

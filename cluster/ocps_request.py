@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backbone.csc import State
 from backbone.ocps import Execute
 from cluster.batch.request import BatchRequest, Priority
 from schemas.errors import BadData
@@ -31,6 +32,7 @@ class OcpsOptions(BaseModel):
     index: int = Field(ge=0)
     night: Path | None = None
     ray_address: str = ""
+    state: State | None = None
 
 
 def requested(asked: Execute, job_id: str, options: OcpsOptions) -> BatchRequest:

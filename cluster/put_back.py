@@ -1,4 +1,4 @@
-"""Tells a broker that lost its memory what it had been told of the night: notices, alerts, lite alerts.
+"""Tells a broker that lost its memory what it had been told of the night: notices, alerts, lite alerts, dead letters.
 
 The same bytes as the first time. What was told and not yet noted as told is among it, and may come twice. What the
 broker has acknowledged is noted in a file, and not sent again until it dies again.
@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from actors import alert_emitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import TWO_ROUNDS_S, Alert, AlertSink, AlertStream, Delivery
+from backbone.dead_letters import DeadLetterTopic
 from backbone.journal_view import JournalView
 from backbone.l1_postgres import L1Postgres
 from backbone.notices import Notice
@@ -28,6 +30,7 @@ from cluster.settings import Settings
 from cluster.stored_clock import StoredClock
 from payloads.alert_production.alert_schema import alert_schema
 from schemas.errors import BadData, PachonError, Transient
+from schemas.events import Event, InputRefused
 
 AGAIN = os.EX_TEMPFAIL
 """Exit code: what was not acknowledged may be at the next try."""
@@ -78,7 +81,8 @@ async def put_back(lost: Lost, known: Acknowledged, console: Console) -> None:
     l1 = await L1Postgres.open(settings.postgres, create=False)
     try:
         async with JournalView.opened(settings.postgres) as journal:
-            notices = await journal.notices(StoredClock(settings.clock_file).began)
+            began = StoredClock(settings.clock_file).began
+            notices, refused = await journal.notices(began), await journal.entries("InputRefused", since=began)
             outboxes = await outboxes_of(l1, wanted)
             whole = await chosen_of(l1, journal, wanted, outboxes)
     finally:
@@ -89,6 +93,7 @@ async def put_back(lost: Lost, known: Acknowledged, console: Console) -> None:
         *await _notices(settings, notices, known, console),
         *await _alerts(settings, settings.alert_topic, whole, known, console),
         *await _alerts(settings, settings.lite_topic, lite, known, console),
+        *await _letters(settings, [entry.event for entry in refused], known, console),
     ]
     for error in sorted(errors, key=lambda each: isinstance(each, BadData)):  # what may be right next time comes first
         raise error
@@ -122,6 +127,23 @@ async def _alerts(
         tally.check(settings.kafka)
     except (BadData, Transient) as error:
         return [error]
+    return []
+
+
+async def _letters(
+    settings: Settings, refused: Sequence[Event], known: Acknowledged, console: Console
+) -> list[PachonError]:
+    """Write them in their order; what went wrong, with which it ends: the broker takes no further one then."""
+    topic = DeadLetterTopic(settings.kafka)
+    letters = [each for each in refused if isinstance(each, InputRefused) and each.event_id not in known]
+    for letter in letters:
+        try:
+            with suppress(BadData):  # too large: it has never been there
+                await topic.keep(letter)
+        except Transient as error:
+            return [error]
+        known.note(letter.event_id)
+    console.print(f"{len(letters)} dead letters are there again")
     return []
 
 

@@ -38,7 +38,7 @@ AGAIN = os.EX_TEMPFAIL
 TICK_S = 0.2
 SOON_S = 60.0
 MAX_DEATHS = 10
-"""As many deaths of the driver, each before the night began, within `SOON_S` of its start, or because it hung: it will
+"""As many deaths of the driver, each before it could play, within `SOON_S` of its start, or because it hung: it will
 not live."""
 MAX_PAUSE_S = 30.0
 
@@ -97,7 +97,7 @@ class Driver:
 
     def __init__(self, command: Sequence[str], pulse: Pulse) -> None:
         self.pulse = pulse
-        self.hung = False
+        self.hung = self.played = False
         self._process = subprocess.Popen(
             [*command, str(pulse.pipe)],
             stdin=subprocess.PIPE,
@@ -168,6 +168,7 @@ class Supervisor:
         """Until a driver ends by itself, or the night is stopped; its exit code."""
         command = [sys.executable, "-m", "cluster.cli", "drive", str(self.errand)]
         while True:
+            self.settings.join_file.unlink(missing_ok=True)  # of one that was killed
             with Pulse() as pulse:
                 driver = Driver(command, pulse)
                 for number in (signal.SIGINT, signal.SIGTERM):
@@ -202,6 +203,7 @@ class Supervisor:
             if not driver.hung and driver.pulse.stopped():
                 structlog.get_logger().error("the driver hangs, and is killed", silent_s=driver.pulse.silent_s)
                 driver.kill_hung()
+            driver.played = driver.played or self.settings.join_file.exists()
             self._begin()
             await self._mend()
             self._note(driver)
@@ -214,11 +216,11 @@ class Supervisor:
         """Raises Broken if it was one too many."""
         how = "hung" if driver.hung else "gave up" if code == AGAIN else f"died: {signal.Signals(-code).name}"
         structlog.get_logger().error("the driver is started again", how=how, age_s=driver.age_s)
-        began = self.settings.clock_file.exists()
-        self.early_deaths = self.early_deaths + 1 if not began or driver.age_s < SOON_S or driver.hung else 0
+        early = not driver.played or driver.age_s < SOON_S or driver.hung
+        self.early_deaths = self.early_deaths + 1 if early else 0
         if self.early_deaths >= MAX_DEATHS:
-            before = "soon after its start" if began else "before the night began"
-            raise Broken(f"the night's driver {how}, and had {MAX_DEATHS} times hung, or died {before}")
+            before = "soon after its start" if self.settings.clock_file.exists() else "before the night began"
+            raise Broken(f"the night's driver {how}, and had {MAX_DEATHS} times hung, or ended {before}")
         self.console.print(f"\nthe night's driver {how}; it is started again")
         self._wake()
 

@@ -4,6 +4,7 @@ from lsst.daf.butler import (  # type: ignore[attr-defined] # CollectionType is 
     Butler,
     ButlerUserError,
     CollectionType,
+    MissingCollectionError,
 )
 from lsst.daf.butler.registry import RegistryError  # type: ignore[attr-defined] # nor this in its
 from lsst.pex.config import FieldValidationError
@@ -25,19 +26,29 @@ _REFUSED = (
 """What a pipeline, its configuration, collections and query make pipe_base and the Butler raise."""
 
 
+class NothingToDo(BadData):
+    """All that was asked for is there already."""
+
+
 def build(folder: RunFolder, run: str) -> int:
     """Build the graph of a run's request, with `run` as its RUN collection, and keep it; how many quanta it has.
 
     What the quanta will need of the repository is made, too: collections, dataset types, configurations, versions.
-    Raises BadData, naming the pipeline, for anything that cannot be made a graph of, and for one without quanta.
+    Raises BadData, naming the pipeline, for anything that cannot be made a graph of, and for one without quanta;
+    NothingToDo, if that is for the results that are there.
     """
     request = folder.request
     try:
         pipeline = _pipeline(request)
         butler = _butler(request, run)
-        builder = AllDimensionsQuantumGraphBuilder(pipeline, butler, where=request.where)
+        there = _earlier(request, butler)
+        builder = AllDimensionsQuantumGraphBuilder(
+            pipeline, butler, where=request.where, input_collections=[*there, *request.inputs], skip_existing_in=there
+        )
         components = builder.finish(metadata={"data_query": request.where}, attach_datastore_records=True)
         quanta = components.header.n_quanta
+        if not quanta and there:
+            raise NothingToDo(f"{request.pipeline}: {request.output} has all of it")
         if not quanta:
             raise BadData(
                 f"{request.pipeline}: no quanta: nothing in {', '.join(request.inputs)} fits {request.where!r}"
@@ -62,6 +73,14 @@ def _pipeline(request: BatchRequest) -> PipelineGraph:
 
 def _butler(request: BatchRequest, run: str) -> Butler:
     return Butler.from_config(str(request.butler), collections=list(request.inputs), run=run, writeable=True)
+
+
+def _earlier(request: BatchRequest, butler: Butler) -> list[str]:
+    """Where results of earlier runs are, which are not made again."""
+    try:
+        return list(butler.collections.query(request.output)) if request.skip_existing else []
+    except MissingCollectionError:
+        return []
 
 
 def _prepare(butler: Butler, folder: RunFolder, request: BatchRequest, run: str) -> None:

@@ -51,6 +51,8 @@ class BatchRequest(OnCluster):
     output: str = Field(min_length=1)
     where: str = ""
     settings: tuple[str, ...] = ()
+    skip_existing: bool = False
+    """Whether what `output` has of earlier runs is read, and not made again."""
     needs: dict[str, Needs] = {}
     python_path: tuple[str, ...] = ()
 

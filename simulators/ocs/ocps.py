@@ -1,6 +1,7 @@
 """The OCS commands the OCPS (OCS-Controlled Pipeline Service), and waits for what becomes of it, as a script does.
 
-Fields of commands are those of ts_xml's `OCPS_Commands.xml`.
+Fields of commands are those of ts_xml's `OCPS_Commands.xml` and `SALGenerics.xml`. `state` commands nothing: it tells
+the last `summaryState`.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import os
 import random
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -26,8 +27,13 @@ from schemas.errors import BadData, PachonError, Transient
 from simulators.ocs import sal
 
 ACKCMD, JOB_RESULT = "lsst.sal.OCPS.ackcmd", "lsst.sal.OCPS.logevent_job_result"
+SUMMARY_STATE = "lsst.sal.OCPS.logevent_summaryState"
+STATES = {1: "DISABLED", 2: "ENABLED", 3: "FAULT", 4: "OFFLINE", 5: "STANDBY"}
 _EXECUTE = ("pipeline", "version", "config", "data_query", "prereq_jobs", "output_dataset_types")
-_OWN = {"execute": _EXECUTE, "abort_job": ("job_id",)}
+_OWN: dict[str, tuple[str, ...]] = {
+    "start": ("configurationOverride",), "enable": (), "disable": (), "standby": (), "exitControl": (),
+    "execute": _EXECUTE, "abort_job": ("job_id",),
+}  # fmt: skip
 FIELDS = {
     f"lsst.sal.OCPS.command_{name}": (*sal.common(indexed=True), *(sal.Field(own, "string") for own in _OWN[name]))
     for name in _OWN
@@ -37,6 +43,7 @@ FIELDS = {
 _COMPLETE = 303
 _FINAL = {_COMPLETE, -300, -301, -302, -303, -304}
 _CALL_S = 20.0
+_QUIET_S = 1.0
 
 Told = Mapping[str, object]
 
@@ -127,6 +134,21 @@ class OcpsRemote:
 
     async def told(self, topic: str) -> AsyncGenerator[Told, None]:
         """All that was ever said on a topic of one partition, and is said from now on."""
+        async with self._read(topic) as consumer:
+            async for message in consumer:
+                yield await self.decoded(message.value)
+
+    async def last(self, topic: str) -> Told | None:
+        """What the component said last on a topic, as one who joins late finds it; None if it never said anything."""
+        found = None
+        async with self._read(topic) as consumer:
+            while messages := await consumer.getmany(timeout_ms=int(1000 * _QUIET_S)):
+                told = [await self.decoded(message.value) for batch in messages.values() for message in batch]
+                found = next((each for each in reversed(told) if each["salIndex"] == self._index), found)
+        return found
+
+    @asynccontextmanager
+    async def _read(self, topic: str) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap, enable_auto_commit=False, fetch_max_wait_ms=50, metadata_max_age_ms=1000
         )
@@ -135,8 +157,7 @@ class OcpsRemote:
             place = TopicPartition(topic, 0)
             consumer.assign([place])
             consumer.seek(place, 0)
-            async for message in consumer:
-                yield await self.decoded(message.value)
+            yield consumer
         finally:
             await consumer.stop()
 
@@ -164,11 +185,18 @@ class OcpsRemote:
 
 async def _play(options: argparse.Namespace) -> int:
     """Command, and tell what becomes of it: 0 if it was completed."""
-    values = {name: value for name in _OWN[options.command] if (value := getattr(options, name, None)) is not None}
     async with OcpsRemote(options.kafka, options.registry, options.index) as remote:
+        if options.command == "state":
+            return _tell(await remote.last(SUMMARY_STATE))
+        values = {name: value for name in _OWN[options.command] if (value := getattr(options, name)) is not None}
         number = await remote.command(options.command, **values)
         heard = await remote.acknowledgements(number, options.within, _say)
     return 0 if heard[-1]["ack"] == _COMPLETE else 1
+
+
+def _tell(told: Told | None) -> int:
+    sys.stdout.write(f"{STATES[int(str(told['summaryState']))] if told else 'never heard of'}\n")
+    return 0 if told else 1
 
 
 def _say(told: Told) -> None:
@@ -188,6 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         each = commands.add_parser(name)
         for option in own:
             each.add_argument("--" + option.replace("_", "-"), required=option in {"pipeline", "job_id"})
+    commands.add_parser("state")
     try:
         return asyncio.run(_play(parser.parse_args(arguments)))
     except PachonError as error:

@@ -45,7 +45,7 @@ def pointings(rng: np.random.Generator, n: int, start: float, cadence: float) ->
         Pointing(float(ra[field]), float(dec[field]), rng.uniform(0.0, 360.0), _FILTERS[number % _FIELDS])
         for number, field in enumerate(chosen)
     ]
-    return [_dithered(rng, fields[i // _BLOCK * _FIELDS + i % _FIELDS]) for i in range(n)]
+    return [dithered(rng, fields[i // _BLOCK * _FIELDS + i % _FIELDS]) for i in range(n)]
 
 
 def _field_grid() -> tuple[site.Floats, site.Floats]:
@@ -72,7 +72,8 @@ def _next_block(
     return [int(index) for index in np.argsort(distance)[:_FIELDS]]
 
 
-def _dithered(rng: np.random.Generator, field: Pointing) -> Pointing:
+def dithered(rng: np.random.Generator, field: Pointing) -> Pointing:
+    """A visit of a field: 3 to 60 arcsec and up to 4 deg of rotation away."""
     radius, angle = np.exp(rng.uniform(*np.log(_DITHER_ARCSEC))) / 3600.0, rng.uniform(0.0, 2.0 * np.pi)
     ra = field.ra + radius * np.cos(angle) / np.cos(np.radians(field.dec))
     rotation = field.rotation + rng.uniform(-_MAX_TURN, _MAX_TURN)

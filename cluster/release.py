@@ -1,0 +1,169 @@
+"""`pachon drp`, `pachon templates`: a release of some nights, and templates made of them, step by step.
+
+Each step of the pipeline is a batch run of its own, whose graph is made of what the steps before it made: what failed
+in one is left out by the next. Called again, it goes on where it was cut off, and does what lacks.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lsst.daf.butler import Butler
+from rich.console import Console
+
+from backbone.butler import ButlerArchive
+from backbone.sky_products import tracts_touched
+from cluster.batch import commands
+from cluster.batch.graph import NothingToDo
+from cluster.batch.request import BatchRequest, Needs, Priority
+from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, Failure, RunFolder, run_folders
+from schemas import skymap
+from schemas.errors import BadData
+from schemas.instrument import camera
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+MEMORY_MB = 6000
+WHOLE = 100
+
+Patch = tuple[int, int]
+"""Tract and patch."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is made of what: nights from `first` to `last` (day_obs) of some detectors, into the chain `output`."""
+
+    butler: Path
+    runs: Path
+    instrument: str
+    detectors: tuple[int, ...]
+    first: int
+    last: int
+    output: str
+    slots: int = 0
+    night: Path | None = None
+
+    @property
+    def query(self) -> str:
+        """The Butler's, of its visits."""
+        detectors = ", ".join(map(str, self.detectors))
+        nights = f"day_obs >= {self.first} AND day_obs <= {self.last}"
+        return f"instrument='{self.instrument}' AND skymap='{skymap.NAME}' AND {nights} AND detector IN ({detectors})"
+
+
+@dataclass
+class Outcome:
+    """What became of the steps. `failed`: quanta given up, or not reached for those."""
+
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def release(campaign: Campaign, part: int, console: Console) -> Outcome:
+    """Make a data release of `part` percent of the sky that was seen; of 100, what earlier parts left.
+
+    Raises BadData where nothing was seen, and as `commands.submit` does.
+    """
+    chosen = first_part(patches(campaign), part)
+    tracts, on_sky = _tracts(chosen), _patches(chosen)
+    console.print(f"{len(chosen)} patches of {len({tract for tract, _ in chosen})} tracts, into {campaign.output}")
+    return _steps(campaign, "drp.yaml", (tracts, tracts, on_sky, on_sky, on_sky), console)
+
+
+def templates(campaign: Campaign, console: Console) -> Outcome:
+    """Make templates, and have prompt processing take them. Raises BadData as `release` does."""
+    tracts = _tracts(patches(campaign))
+    outcome = _steps(campaign, "templates.yaml", (tracts,) * 4, console)
+    archive = ButlerArchive.open(campaign.butler)
+    console.print(f"{archive.use_templates(f'{campaign.output}/*')} templates, for prompt processing")
+    return outcome
+
+
+def patches(campaign: Campaign) -> list[Patch]:
+    """Patches that the visits touch, those first that the most visit-detectors do."""
+    archive = ButlerArchive.create(campaign.butler)
+    archive.register_camera(camera(campaign.instrument))
+    with Butler.from_config(str(campaign.butler)) as butler:
+        archive.register_tracts([skymap.tract(number) for number in _tracts_seen(butler, campaign)])
+        dimensions = ("instrument", "visit", "detector", "skymap", "tract", "patch")
+        seen = butler.query_data_ids(dimensions, where=campaign.query, limit=None, explain=False)
+    depth = Counter((int(each["tract"]), int(each["patch"])) for each in seen)
+    if not depth:
+        raise BadData(f"{campaign.butler}: no visit fits {campaign.query}")
+    return sorted(depth, key=lambda patch: (-depth[patch], patch))
+
+
+def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
+    where = campaign.query.replace(f" AND skymap='{skymap.NAME}'", "")
+    records = butler.query_dimension_records("visit_detector_region", where=where, limit=None, explain=False)
+    circles = [record.region.getBoundingCircle() for record in records]
+    return {tract for circle in circles for tract in tracts_touched(circle)}
+
+
+def first_part(seen: Sequence[Patch], part: int) -> list[Patch]:
+    """The first percents of some patches, at least one. Raises BadData for a part that is none."""
+    if not 0 < part <= WHOLE:
+        raise BadData(f"a part of {part} % of the sky: it is above 0 and at most {WHOLE}")
+    return list(seen[: max(1, math.ceil(len(seen) * part / WHOLE))])
+
+
+def _tracts(chosen: Sequence[Patch]) -> str:
+    return f"tract IN ({', '.join(map(str, sorted({tract for tract, _ in chosen})))})"
+
+
+def _patches(chosen: Sequence[Patch]) -> str:
+    by_tract: dict[int, list[int]] = {}
+    for tract, patch in sorted(chosen):
+        by_tract.setdefault(tract, []).append(patch)
+    each = (f"(tract={tract} AND patch IN ({', '.join(map(str, inner))}))" for tract, inner in by_tract.items())
+    return f"({' OR '.join(each)})"
+
+
+def _steps(campaign: Campaign, pipeline: str, places: Sequence[str], console: Console) -> Outcome:
+    outcome = Outcome()
+    for number, place in enumerate(places, start=1):
+        run = _step(campaign, f"{PIPELINES / pipeline}#step{number}", place, console)
+        if run is None:
+            console.print(f"step {number}: there already")
+            continue
+        progress = run.progress()
+        if progress.state in (CANCELED, CUT_OFF):
+            raise BadData(f"{run.path}: the run was {progress.state}; the same command goes on with it")
+        outcome.failed += progress.failed
+        outcome.failures += progress.failures
+    return outcome
+
+
+def _step(campaign: Campaign, pipeline: str, place: str, console: Console) -> RunFolder | None:
+    """Run a step, or go on with it; its run, None if all of it is there."""
+    request = BatchRequest(
+        butler=campaign.butler, pipeline=pipeline, inputs=(f"{campaign.instrument}/defaults",), output=campaign.output,
+        where=f"{campaign.query} AND {place}", priority=Priority.RELEASE, skip_existing=True, slots=campaign.slots,
+        night=campaign.night, needs=dict.fromkeys(_LABELS, Needs(memory_mb=MEMORY_MB)),
+    )  # fmt: skip
+    run = _unfinished(campaign.runs, request)
+    if run is None:
+        try:
+            run = commands.submit(campaign.runs, request, console)
+        except NothingToDo:
+            return None
+    elif not run.coordinated():
+        commands.start(run)
+    commands.wait(run, console)
+    return run
+
+
+_LABELS = ("single_frame", "relative_calibration", "warp", "coadd", "template", "objects", "forced", "light_curves")
+
+
+def _unfinished(folder: Path, request: BatchRequest) -> RunFolder | None:
+    """The run of a request like this that has not come to its end, or in which something failed."""
+    asked = request.pipeline, request.where, request.output
+    for run in run_folders(folder):
+        if run.of_jobs or run.progress().state == DONE:
+            continue
+        if (run.request.pipeline, run.request.where, run.request.output) == asked:
+            return run
+    return None
