@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from lsst.daf.butler import Butler
 from rich.console import Console
 
@@ -26,6 +27,7 @@ from schemas.instrument import camera
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 MEMORY_MB = 6000
 WHOLE = 100
+_PROBES = 9
 
 Patch = tuple[int, int]
 """Tract and patch."""
@@ -66,7 +68,7 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 
     Raises BadData where nothing was seen, and as `commands.submit` does.
     """
-    chosen = first_part(patches(campaign), part)
+    chosen = first_part([patch for patch in patches(campaign) if _is_inner(*patch)], part)
     tracts, on_sky = _tracts(chosen), _patches(chosen)
     console.print(f"{len(chosen)} patches of {len({tract for tract, _ in chosen})} tracts, into {campaign.output}")
     return _steps(campaign, "drp.yaml", (tracts, tracts, on_sky, on_sky, on_sky), console)
@@ -100,6 +102,13 @@ def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
     records = butler.query_dimension_records("visit_detector_region", where=where, limit=None, explain=False)
     circles = [record.region.getBoundingCircle() for record in records]
     return {tract for circle in circles for tract in tracts_touched(circle)}
+
+
+def _is_inner(number: int, patch: int) -> bool:
+    """Whether a patch has pixels in its tract's own area; what lies beyond is the next tract's, too."""
+    tract, box = skymap.tract(number), skymap.Tract.patch_box(patch)
+    x, y = np.meshgrid(np.linspace(box.x0, box.x1, _PROBES), np.linspace(box.y0, box.y1, _PROBES))
+    return bool((skymap.tract_ids(*tract.wcs.pixel_to_sky(x, y)) == number).any())
 
 
 def first_part(seen: Sequence[Patch], part: int) -> list[Patch]:

@@ -13,12 +13,14 @@ from lsst.pipe.base import PipelineTask, PipelineTaskConfig, PipelineTaskConnect
 from lsst.pipe.base import connectionTypes as connection
 from lsst.pipe.base.connections import InputQuantizedConnection, OutputQuantizedConnection
 
+from backbone.butler_errors import told_as_ours
 from payloads.calibration.assemble import assemble
 from payloads.calibration.bias import Bias, make_bias
 from payloads.calibration.crosstalk import Crosstalk, measure_crosstalk
 from payloads.calibration.dark import Dark, make_dark
 from payloads.calibration.defects import Defects, find_defects
 from payloads.calibration.flat import Flat, make_flat
+from payloads.calibration.frames import Rejected
 from payloads.calibration.photon_transfer import PhotonTransfer, measure_photon_transfer
 from payloads.calibration.verify import verify
 from schemas.errors import BadData
@@ -221,9 +223,10 @@ class MakeFlat(_OfDetector):
         dark: Dark,
     ) -> Struct:  # fmt: skip
         """The flat."""
-        first: Raw = raws[0].get()
+        seen = _exposure(raws[0].dataId)
+        band = camera(str(seen.instrument)).band_of(str(seen.physical_filter))
         electronics = photon_transfer.electronics(crosstalk)
-        return Struct(flat=make_flat(_read(raws), detector, first.observation.band, bias, dark, electronics))
+        return Struct(flat=make_flat(_read(raws), detector, band, bias, dark, electronics))
 
 
 class DefectsConnections(PipelineTaskConnections, dimensions=OF_FILTER):
@@ -334,19 +337,34 @@ def _is_of_pair(seen: DimensionRecord) -> bool:
     return int(seen.seq_end) > int(seen.seq_start)
 
 
-def _read(raws: Handles) -> Iterator[Raw]:
+def _read(raws: Handles) -> Iterator[Raw | Rejected]:
+    """Raws, one at a time. One that cannot be read is left out, by name; Transient is raised."""
     for handle in raws:
-        yield handle.get()
+        seen = _exposure(handle.dataId)
+        try:
+            with told_as_ours(f"exposure {seen.id} detector {handle.dataId['detector']}"):
+                raw: Raw = handle.get()
+        except BadData as error:
+            yield Rejected(int(seen.id), str(error))
+        else:
+            yield raw
 
 
-def _pairs(raws: Handles) -> Iterator[tuple[Raw, Raw]]:
-    """The exposures of each group. One without its fellow is left out, and its group named by who lacks it."""
+def _pairs(raws: Handles) -> Iterator[tuple[Raw, Raw] | Rejected]:
+    """The exposures of each group; without its fellow, one is left out."""
     groups: dict[str, list[DeferredDatasetHandle]] = {}
     for handle in raws:
         groups.setdefault(str(_exposure(handle.dataId).group), []).append(handle)
-    for pair in groups.values():
-        if len(pair) == PAIR:
-            yield pair[0].get(), pair[1].get()
+    for name, handles in groups.items():
+        first = int(_exposure(handles[0].dataId).id)
+        if len(handles) != PAIR:
+            yield Rejected(first, f"group {name}: {len(handles)} exposures are no pair")
+            continue
+        match list(_read(handles)):
+            case [Raw() as one, Raw() as other]:
+                yield one, other
+            case read:
+                yield Rejected(first, "; ".join(each.why for each in read if isinstance(each, Rejected)))
 
 
 def _exposure(data_id: DataCoordinate) -> DimensionRecord:

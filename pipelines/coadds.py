@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from lsst.daf.butler import DataCoordinate
-from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
+from lsst.pipe.base import NoWorkFound, PipelineTaskConfig, PipelineTaskConnections, Struct
 
 from payloads.drp.coadd import make_coadd, sharpest, template_of
 from payloads.drp.relative import RelativeCalibration
-from payloads.drp.warps import Warp, make_warp
-from pipelines.steps import OF_CCD, OF_COADD, OF_TRACT, OF_WARP, Handles, Step, calibrated, ccd_of, made, taken
+from payloads.drp.warps import NothingThere, Warp, make_warp
+from pipelines.steps import OF_CCD, OF_COADD, OF_TRACT, OF_WARP, Handles, Step, calibrated, made, taken
 from schemas import skymap
 
 
@@ -33,9 +33,12 @@ class WarpStep(Step):
 
     def run(self, data_id: DataCoordinate, images: Handles, relative: RelativeCalibration) -> Struct:
         """The warp."""
-        calibrated = [(ccd_of(handle.dataId)[1], calibrated(handle, relative)) for handle in images]
         tract, patch = skymap.tract(int(data_id["tract"])), int(data_id["patch"])
-        return Struct(warp=make_warp(calibrated, tract, patch, int(data_id["visit"])))
+        seen = list(calibrated(images, relative))
+        try:
+            return Struct(warp=make_warp(seen, tract, patch, int(data_id["visit"])))
+        except NothingThere as error:
+            raise NoWorkFound(str(error)) from error
 
 
 class CoaddConnections(PipelineTaskConnections, dimensions=OF_COADD):

@@ -6,11 +6,11 @@ import numpy as np
 from astropy.table import Table as AstropyTable
 from lsst.daf.butler import DataCoordinate
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
+
+from payloads.drp.coadd import Coadd
 from payloads.drp.forced import forced_sources
 from payloads.drp.light_curves import light_curves
 from payloads.drp.objects import measure_objects
-
-from payloads.drp.coadd import Coadd
 from payloads.drp.relative import RelativeCalibration
 from pipelines.steps import (
     OF_CCD,
@@ -21,7 +21,6 @@ from pipelines.steps import (
     Handles,
     Step,
     calibrated,
-    ccd_of,
     made,
     taken,
 )
@@ -77,11 +76,9 @@ class ForcedStep(Step):
     ) -> Struct:
         """The forced sources of all the detectors."""
         rows, number = objects.as_array(), {name: int(data_id[name]) for name in ("visit", "tract", "patch")}
-        made = [
-            forced_sources(calibrated(handle, relative), rows, detector=ccd_of(handle.dataId)[1], **number)
-            for handle in images
-        ]
-        return Struct(forced=np.concatenate(made))
+        seen = calibrated(images, relative)
+        found = [forced_sources(image, rows, detector=detector, **number) for detector, image in seen]
+        return Struct(forced=np.concatenate(found))
 
 
 class LightCurvesConnections(PipelineTaskConnections, dimensions=OF_PATCH):

@@ -1,11 +1,11 @@
 """What the steps of releases share: how datasets are declared, and what every quantum is given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from lsst.daf.butler import DataCoordinate, DatasetRef, DatasetType, DeferredDatasetHandle
-from lsst.pipe.base import PipelineTask, QuantumContext
+from lsst.pipe.base import NoWorkFound, PipelineTask, QuantumContext
 from lsst.pipe.base import connectionTypes as connection
 from lsst.pipe.base.connections import InputQuantizedConnection, OutputQuantizedConnection
 
@@ -58,8 +58,6 @@ def catalogues() -> Any:  # noqa: ANN401 - the same
 
 
 class Step(PipelineTask):
-    """A step's output."""
-
     """A step whose `run` is given its quantum's data id besides its datasets."""
 
     def runQuantum(
@@ -87,8 +85,15 @@ def ccd_of(data_id: DataCoordinate) -> tuple[int, int]:
     return int(data_id["visit"]), int(data_id["detector"])
 
 
-def calibrated(handle: DeferredDatasetHandle, relative: RelativeCalibration) -> VisitImage:
-    """A visit-detector's image, with the scale and WCS that its tract's calibration has for it."""
-    visit, detector = ccd_of(handle.dataId)
-    image: VisitImage = handle.get()
-    return apply(relative, image, visit, detector)
+def calibrated(images: Handles, relative: RelativeCalibration) -> Iterator[tuple[int, VisitImage]]:
+    """By detector, a visit's images with the scales and WCSs of their tract's calibration, each read when its turn is.
+
+    Those that it excludes are left out. Raises NoWorkFound if that leaves none.
+    """
+    excluded = {(each.visit, each.detector) for each in relative.excluded}
+    used = [handle for handle in images if ccd_of(handle.dataId) not in excluded]
+    if not used:
+        raise NoWorkFound(f"the relative calibration excludes {[ccd_of(handle.dataId) for handle in images]}")
+    for handle in sorted(used, key=lambda handle: ccd_of(handle.dataId)):
+        visit, detector = ccd_of(handle.dataId)
+        yield detector, apply(relative, handle.get(), visit, detector)

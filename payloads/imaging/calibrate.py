@@ -105,7 +105,7 @@ def calibrate(
     stars = image.stars[(image.stars["flags"] & UNFIT == 0) & (image.stars["flux"] > 0)]
     stars = stars[stars["flux"] > _SNR_ASTROMETRY * stars["flux_err"]]
     stars = stars[np.argsort(-stars["flux"], kind="stable")]
-    ra, dec = _at_epoch(refcat, midpoint)
+    ra, dec = at_epoch(refcat, midpoint)
     flux = np.where(np.isfinite(refcat[f"{band}_flux"]), refcat[f"{band}_flux"], 0.0)
     wcs, matches, order = _solve(stars, ra, dec, flux, guess, image.pixels.shape)
     zero_point, ratios = _zero_point(stars, refcat, band, matches)
@@ -122,7 +122,7 @@ def _check(refcat: Table, band: str) -> None:
         raise BadData(f"no band {band!r} in the reference catalogue (it has {', '.join(BANDS)})")
 
 
-def _at_epoch(refcat: Table, midpoint: float) -> tuple[Floats, Floats]:
+def at_epoch(refcat: Table, midpoint: float) -> tuple[Floats, Floats]:
     """RA, dec (deg) at a time (TAI s); a proper motion of NaN is none."""
     years = (mjd_from_tai(midpoint) - _EPOCH_MJD) / 365.25
     per_mas, cos_dec = years / 3.6e6, np.cos(np.radians(refcat["dec"]))

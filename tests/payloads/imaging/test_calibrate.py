@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from payloads.alert_production import calibrate as module
+from payloads.imaging import calibrate as module
 from payloads.imaging.calibrate import calibrate
 from payloads.imaging.characterize import Characterized, characterize
 from payloads.imaging.stars import STAR_DTYPE

@@ -1,0 +1,127 @@
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import correlate2d
+from scipy.stats import norm
+
+from payloads.drp.detect import find_peaks, joint_ratio, signal_to_noise
+from schemas.image import Image, Mask, MaskedImage, Psf
+from tests.payloads.drp.object_sky import kernel
+
+Floats = NDArray[np.float64]
+
+NY, NX = 300, 340
+
+
+def noise(seed: int, sigma: float = 3.0, shape: tuple[int, int] = (NY, NX)) -> MaskedImage:
+    image = np.random.default_rng(seed).normal(0.0, sigma, shape).astype(np.float32)
+    return MaskedImage(image, np.zeros(shape, np.uint16), np.full(shape, sigma**2, np.float32))
+
+
+def psf(fwhm: float = 4.0, shape: tuple[int, int] = (NY, NX)) -> Psf:
+    return Psf(kernel(fwhm)[None].astype(np.float32), 0, shape)
+
+
+def hills(*tops: tuple[int, int, float, float]) -> Image:
+    """Gaussians: x, y, height, sigma."""
+    v, u = np.mgrid[:NY, :NX]
+    total = sum(h * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2.0 * s * s)) for x, y, h, s in tops)
+    return np.asarray(total, np.float32)
+
+
+NO_MASK = np.zeros((NY, NX), np.uint16)
+
+
+def test_the_ratio_is_a_weighted_fit_of_the_psf_at_every_pixel() -> None:
+    rng = np.random.default_rng(1)
+    given = noise(2)
+    variance = given.variance * rng.uniform(0.5, 2.0, (NY, NX)).astype(np.float32)
+    mask = np.where(rng.random((NY, NX)) < 0.02, np.uint16(Mask.BAD), np.uint16(0))
+    ratio, scale = signal_to_noise(MaskedImage(given.image, mask, variance), psf())
+    core = kernel(4.0)[12:29, 12:29]  # what the filter uses: 4 sigma of the PSF's core, and one
+    half = (core.shape[0] - 1) // 2
+    weight = np.where(mask == 0, 1.0 / variance, 0.0)
+    wanted = correlate2d(given.image * weight, core, "same") / np.sqrt(correlate2d(weight, core**2, "same")) / scale
+    inner = np.s_[half + 4 : -half - 4, half + 4 : -half - 4]
+    assert np.corrcoef(ratio[inner].ravel(), wanted[inner].ravel())[0, 1] > 0.999
+
+
+def test_noise_that_neighbouring_pixels_share_is_measured() -> None:
+    shape = (1200, 1200)
+    plain, scale = signal_to_noise(noise(3, shape=shape), psf(shape=shape))
+    assert abs(scale - 1.0) < 0.06
+    assert abs(plain.std() - 1.0) < 0.06
+    soft = noise(3, shape=shape)
+    image = sum(np.roll(soft.image, step, axis) for step in (0, 1) for axis in (0, 1)) / 2.0
+    smooth, scale = signal_to_noise(MaskedImage(image.astype(np.float32), soft.mask, soft.variance), psf(shape=shape))
+    assert scale > 1.4
+    assert abs(smooth.std() - 1.0) < 0.08
+
+
+def test_joint_noise_is_as_rare_above_five_in_many_bands_as_the_ways_to_it_are_many() -> None:
+    rng = np.random.default_rng(4)
+    n, bands = 4_000_000, 3
+    # At 3 sigma in place of 5 there is enough noise to count: heights scale alike.
+    ratios = [rng.standard_normal((n // 1000, 1000), np.float32) for _ in range(bands)]
+    joint = joint_ratio(ratios)
+    assert (joint >= np.max(ratios, axis=0)).all()
+    above = np.mean(joint > 4.0)
+    assert above < (bands + 1.5) * norm.sf(4.0)
+    even = joint_ratio([np.full((2, 2), 4.0, np.float32)] * 3)
+    assert (even > 5.5).all()  # of like signal in all bands more is found than in any one
+    single = joint_ratio([np.full((2, 2), 5.5, np.float32), np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32)])
+    assert (single == 5.5).all()
+
+
+def test_a_peak_is_told_from_another_by_how_far_it_rises_over_the_saddle() -> None:
+    for apart, peaks in ((20, 2), (13, 2), (3, 1)):
+        ratio = hills((100, 100, 50.0, 4.0), (100 + apart, 100, 40.0, 4.0))
+        found = find_peaks(ratio, [ratio], NO_MASK)
+        assert len(found.x) == peaks
+        assert abs(int(found.x[0]) - 100) <= 1
+        assert np.unique(found.footprint).size == 1 if apart < 20 else True
+    bump = hills((100, 100, 50.0, 8.0)) + hills((110, 100, 1.5, 1.0))
+    assert len(find_peaks(bump, [bump], NO_MASK).x) == 1
+
+
+def test_labels_and_areas_are_of_the_pixels_above_the_threshold() -> None:
+    ratio = hills((60, 60, 30.0, 3.0), (71, 60, 20.0, 3.0), (200, 200, 9.0, 3.0), (280, 30, 4.9, 3.0))
+    found = find_peaks(ratio, [ratio], NO_MASK)
+    assert found.x.tolist() == [60, 71, 200]
+    assert found.y.tolist() == [60, 60, 200]
+    assert found.value.tolist() == sorted(found.value.tolist(), reverse=True)
+    np.testing.assert_array_equal(found.labels >= 0, ratio > 5.0)
+    np.testing.assert_array_equal(found.area, [np.sum(found.labels == k) for k in range(3)])
+    assert found.footprint[0] == found.footprint[1] != found.footprint[2]
+    assert all(found.labels[y, x] == k for k, (x, y) in enumerate(zip(found.x, found.y, strict=True)))
+
+
+def test_the_band_is_that_in_which_it_stands_out_most() -> None:
+    one, other = hills((60, 60, 30.0, 3.0)), hills((200, 200, 30.0, 3.0))
+    found = find_peaks(joint_ratio([one, other]), [one, other], NO_MASK)
+    assert dict(zip(found.x.tolist(), found.band.tolist(), strict=True)) == {60: 0, 200: 1}
+
+
+def test_a_saturated_core_is_one_peak_at_its_middle() -> None:
+    v, u = np.mgrid[:NY, :NX]
+    radius = np.hypot(u - 150, v - 140)
+    ring = np.where(
+        radius < 9,
+        0.0,
+        400.0 * np.exp(-(((radius - 10) / 6.0) ** 2)) * (1.0 + 0.3 * np.cos(5 * np.arctan2(v - 140, u - 150))),
+    )
+    mask = np.where(radius < 9, np.uint16(Mask.SAT), np.uint16(0))
+    ratio = ring.astype(np.float32)
+    assert len(find_peaks(ratio, [ratio], NO_MASK).x) > 1
+    found = find_peaks(ratio, [ratio], mask)
+    assert (found.x.tolist(), found.y.tolist()) == ([150], [140])
+    assert found.area.sum() == np.sum(ratio > 5.0)
+
+
+def test_nothing_above_the_threshold_is_no_peak() -> None:
+    ratio = np.zeros((NY, NX), np.float32)
+    found = find_peaks(ratio, [ratio], NO_MASK)
+    assert found.x.size == found.area.size == 0
+    assert (found.labels == -1).all()
+    blind = MaskedImage(np.full((NY, NX), np.nan, np.float32), np.full((NY, NX), Mask.NO_DATA, np.uint16),
+                        np.full((NY, NX), np.inf, np.float32))  # fmt: skip
+    assert (signal_to_noise(blind, psf())[0] == 0.0).all()
