@@ -11,7 +11,7 @@ from cluster.exits import exit_with
 from schemas.errors import BadData
 
 if TYPE_CHECKING:
-    from cluster.release import Campaign
+    from cluster.release import Campaign, Outcome
     from cluster.settings import Settings
 
 Output = Annotated[Path, typer.Option(help="A night's folder, played or to be played; made if it is not there.")]
@@ -51,7 +51,9 @@ def drp(
         settings = _settings(output, detectors, instrument)
         span = _span(archived) or _simulated(settings, filters, nights, fields, seed, workers)
         campaign = _campaign(settings, span, f"drp/{release}", workers, night)
-        return 1 if steps.release(campaign, part, _console()).failed else 0
+        outcome = steps.release(campaign, part, _console())
+        _report(campaign, outcome, settings.output / "release" / release, None if archived else seed)
+        return 1 if outcome.failed else 0
 
     exit_with(play)
 
@@ -79,6 +81,23 @@ def templates(
         return 1 if steps.templates(campaign, _console()).failed else 0
 
     exit_with(play)
+
+
+def _report(campaign: "Campaign", outcome: "Outcome", folder: Path, seed: int | None) -> None:
+    """Write a release's report, against the simulated sky of a seed, or against the reference catalogue."""
+    from access.release.model import Missing  # noqa: PLC0415 - so that --help answers at once
+    from access.release.write import show  # noqa: PLC0415
+    from cluster.release_report import catalogue_of, truth_of, write_report  # noqa: PLC0415
+
+    missing = [
+        Missing(step=each.label, data_id=each.data_id, why=f"{each.error}: {each.message}") for each in outcome.failures
+    ]
+    reference = catalogue_of(campaign.butler) if seed is None else truth_of(seed)
+    summary = write_report(
+        campaign.butler, [campaign.output], folder, name=campaign.output, reference=reference, missing=missing
+    )
+    show(summary, _console())
+    _console().print(f"report: {folder / 'release.html'}")
 
 
 def _settings(output: Path, detectors: str, instrument: str) -> "Settings":

@@ -1,27 +1,12 @@
 """The report as one HTML page that needs nothing beside it."""
 
 import time
-from collections.abc import Sequence
 from html import escape
 
+from access.html import STYLE, in_cards, number, percent, table
 from access.report import plots
 from access.report.collect import Collected
 from access.report.model import Balance, Report, VisitRow, Witnessed
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1240px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
-.cards{display:flex;flex-wrap:wrap;gap:.8rem;margin:1rem 0}
-.card{border:1px solid #d5dae1;border-radius:8px;padding:.6rem 1rem;min-width:8.5rem}
-.card b{display:block;font-size:1.45rem} .bad{color:#c5221f} .good{color:#137333}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1rem}
-.plots svg{width:100%;height:auto}
-table{border-collapse:collapse;width:100%;font-size:.88rem}
-th,td{padding:.25rem .45rem;text-align:right;border-bottom:1px solid #e4e7eb}
-th:first-child,td:first-child,.text th,.text td{text-align:left}
-th,td:first-child,.text td{white-space:nowrap}
-.text td{vertical-align:top} .text td:last-child{white-space:normal;overflow-wrap:anywhere}
-"""
 
 _RARE = {"alerts_reduced", "lite_failed", "lite_owed"}
 """Of the balance: told among the troubles, where there are any."""
@@ -37,7 +22,7 @@ def page(night: Collected) -> str:
     figures = "".join(f"<figure>{plot(night)}</figure>" for plot in plots.ALL)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Pachon: night {escape(report.night)}</title>"
-        f"<style>{_STYLE}</style><body><h1>The night of {escape(report.night)}</h1>"
+        f"<style>{STYLE}</style><body><h1>The night of {escape(report.night)}</h1>"
         f"<p>seed {report.seed}, speed {report.speed:g}; latencies are seconds of the wall's clock.</p>"
         f"{_cards(report)}<h2>Plots</h2><div class=plots>{figures}</div>"
         f"<h2>Visits</h2>{_visit_table(report.visits)}{_balance(report)}{_truth(report)}{_troubles(report)}{_faults(report)}</body></html>"
@@ -56,24 +41,13 @@ def _cards(report: Report) -> str:
         ("purity", percent(truth.purity), (truth.purity or 0.0) >= 0.95),
         ("counts reconcile", "yes" if report.reconciles else "no", report.reconciles),
     ]  # fmt: skip
-    body = "".join(
-        f"<div class=card>{escape(name)}<b class={'good' if good else 'bad'}>{escape(value)}</b></div>"
-        for name, value, good in cards
-    )
-    return f"<div class=cards>{body}</div>"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], kind: str = "figures") -> str:
-    """`kind`: of what, figures or text."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table class={kind}><tr>{top}</tr>{body}</table>"
+    return in_cards(cards)
 
 
 def _visit_table(visits: list[VisitRow]) -> str:
     head = ("group", "no.", "visit", "filter", "state", "detectors", "failed", "redone", "raws", "DIASources", "alerts",
             "acknowledged", "median s", "max s")  # fmt: skip
-    return _table(head, [_visit_cells(visit) for visit in visits])
+    return table(head, [_visit_cells(visit) for visit in visits])
 
 
 def _visit_cells(visit: VisitRow) -> tuple[str, ...]:
@@ -88,7 +62,7 @@ def _visit_cells(visit: VisitRow) -> tuple[str, ...]:
 def _balance(report: Report) -> str:
     fields = report.balance.model_dump(exclude={"failed", *_RARE})
     rows = [(name.replace("_", " "), str(value)) for name, value in fields.items()]
-    return "<h2>Balance</h2>" + _table(("what", "how many"), rows)
+    return "<h2>Balance</h2>" + table(("what", "how many"), rows)
 
 
 def _truth(report: Report) -> str:
@@ -102,7 +76,7 @@ def _truth(report: Report) -> str:
         ("robust width of flux pulls", number(truth.flux_pull_width)),
         ("alerts matched", str(truth.matched)),
     ]
-    return "<h2>Against the truth</h2>" + _table(("figure", "value"), rows)
+    return "<h2>Against the truth</h2>" + table(("figure", "value"), rows)
 
 
 def _troubles(report: Report) -> str:
@@ -117,7 +91,7 @@ def _troubles(report: Report) -> str:
     rows += [(what, f"{n} alerts", why) for what, n, why in of_alerts(report.balance)]
     if not rows:
         return "<h2>Troubles</h2><p>None.</p>"
-    return "<h2>Troubles</h2>" + _table(("what", "which", "why"), rows, "text")
+    return "<h2>Troubles</h2>" + table(("what", "which", "why"), rows, "text")
 
 
 def _faults(report: Report) -> str:
@@ -126,9 +100,9 @@ def _faults(report: Report) -> str:
         (f.name, f.what, "" if f.visit is None else str(f.visit), f.state, tai_text(f.at), tai_text(f.until), f.reason)
         for f in report.faults
     ]
-    table = _table(("fault", "what", "in visit", "state", "at, TAI", "until, TAI", "why"), rows, "text")
-    table = f"<h2>Faults</h2>{table}" if rows else ""
-    return table + (f"<p>{escape(of_witness(report.witnessed))}.</p>" if report.witnessed is not None else "")
+    text = table(("fault", "what", "in visit", "state", "at, TAI", "until, TAI", "why"), rows, "text")
+    text = f"<h2>Faults</h2>{text}" if rows else ""
+    return text + (f"<p>{escape(of_witness(report.witnessed))}.</p>" if report.witnessed is not None else "")
 
 
 def of_witness(saw: Witnessed) -> str:
@@ -150,13 +124,3 @@ def of_alerts(balance: Balance) -> list[tuple[str, int, str]]:
 def tai_text(at: float | None) -> str:
     """A time (TAI s) as the groups of visits are written; "" for none."""
     return "" if at is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 10) % 10}"
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.2f}{unit}"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as per cent, or a dash."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"

@@ -1,16 +1,11 @@
 """The report's plots, as SVG text."""
 
-import io
-from collections.abc import Callable
-
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from access.report.collect import PROMISE_S, Collected
 from access.report.truth_check import joined
-
-INK, ACCENT, SECOND, WARN = "#1f2933", "#1967d2", "#b06000", "#c5221f"
+from access.svg import ACCENT, INK, SECOND, WARN, svg
 
 
 def latency(night: Collected) -> str:
@@ -24,7 +19,7 @@ def latency(night: Collected) -> str:
         axes.set(xlabel="last pixel read out to acknowledgement, s", ylabel="alerts", title="Alert latency")
         axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def latency_by_visit(night: Collected) -> str:
@@ -40,7 +35,7 @@ def latency_by_visit(night: Collected) -> str:
         axes.set(ylabel="s", title="Latency by visit")
         axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def stages(night: Collected) -> str:
@@ -51,7 +46,7 @@ def stages(night: Collected) -> str:
         axes.barh(names, [night.report.stages_per_detector[name] for name in names], color=ACCENT)
         axes.set(xlabel="CPU s per detector and visit", title="Where the time goes")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def completeness(night: Collected) -> str:
@@ -67,7 +62,7 @@ def completeness(night: Collected) -> str:
         axes.set(xlabel="true S/N of the change (how many)", ylabel="%", ylim=(0, 104), title="Completeness")
         axes.legend(frameon=False, loc="lower right")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def positions(night: Collected) -> str:
@@ -81,7 +76,7 @@ def positions(night: Collected) -> str:
         axes.set(xlim=(-300, 300), ylim=(-300, 300), aspect="equal")
         axes.set(xlabel="RA, mas", ylabel="dec, mas", title="Position residuals")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def photometry(night: Collected) -> str:
@@ -97,17 +92,7 @@ def photometry(night: Collected) -> str:
         axes.set(xlabel="(measured - true) / error", ylabel="alerts", title="Photometric pulls")
         axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 ALL = (latency, latency_by_visit, stages, completeness, positions, photometry)
-
-
-def _svg(draw: Callable[[Axes], None]) -> str:
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    draw(axes)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from access.report.model import Bin, Truth
+from access.robust import median, share, width
 from schemas.tables import Table
 from schemas.wcs import to_tangent
 
@@ -116,9 +117,9 @@ def summary(parts: Sequence[Compared]) -> Truth:
     bright = finite & (residuals.snr >= BRIGHT_SNR)
     distance = np.hypot(residuals.d_ra_mas, residuals.d_dec_mas)
     return Truth(
-        completeness=_bins(parts), purity=_share(alerts), purity_before_score=_share(real),
-        position_mas=_median(distance), position_width_mas=_width(residuals.d_ra_mas),
-        flux_bias=_median(residuals.relative[bright]), flux_pull_width=_width(residuals.pull[finite]),
+        completeness=_bins(parts), purity=share(alerts), purity_before_score=share(real),
+        position_mas=median(distance), position_width_mas=width(residuals.d_ra_mas),
+        flux_bias=median(residuals.relative[bright]), flux_pull_width=width(residuals.pull[finite]),
         matched=len(distance),
     )  # fmt: skip
 
@@ -134,23 +135,7 @@ def _bins(parts: Sequence[Compared]) -> list[Bin]:
         result.append(
             Bin(
                 snr_min=low, snr_max=high if np.isfinite(high) else None, true=int(inside.sum()),
-                detected=_share(found[inside]), alerted=_share(told[inside]),
+                detected=share(found[inside]), alerted=share(told[inside]),
             )
         )  # fmt: skip
     return result
-
-
-def _share(flags: NDArray[Any]) -> float | None:
-    return float(np.mean(flags)) if len(flags) else None
-
-
-def _median(values: Floats) -> float | None:
-    return float(np.median(values)) if len(values) else None
-
-
-def _width(values: Floats) -> float | None:
-    """Standard deviation of the Gaussian with the same interquartile range."""
-    if len(values) < 4:
-        return None
-    low, high = np.percentile(values, [25, 75])
-    return float((high - low) / 1.349)

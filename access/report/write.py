@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from access.html import number, percent
 from access.report.collect import Collected
 from access.report.model import Report
-from access.report.page import OWED, UNHEARD, number, of_alerts, of_witness, page, percent, tai_text
+from access.report.page import OWED, UNHEARD, of_alerts, of_witness, page, tai_text
 from backbone.journal import Entry
 
 

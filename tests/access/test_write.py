@@ -3,9 +3,7 @@
 import io
 import json
 import re
-from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from access.report.model import FaultRow, Report, Witnessed
 from access.report.page import page
 from access.report.write import show, write
 from schemas.events import NextVisitCanceled, NoticeFailed, VisitRefused, read_event
+from tests.access.seen import Seen
 from tests.access.small_night import (
     READOUT_ENDED,
     VISIT,
@@ -33,26 +32,6 @@ from tests.access.small_night import (
 )
 
 SCRIPT = "<script>alert('x')</script>"
-
-
-class Seen(HTMLParser):
-    """What a browser would make of a page: its tags, its text, and what it would load from elsewhere."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.text = ""
-        self.loaded: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        for name, value in attrs:
-            if name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
-                self.loaded.append(f"{tag} {name}={value}")
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def names(folder: Path) -> list[str]:
