@@ -25,7 +25,7 @@ from pipelines.steps import (
     taken,
 )
 from schemas import skymap
-from schemas.tables import Table
+from schemas.tables import Table, official_schema
 
 
 class ObjectsConnections(PipelineTaskConnections, dimensions=OF_PATCH):
@@ -49,7 +49,7 @@ class ObjectsStep(Step):
         """The objects."""
         by_band = {coadd.band: coadd for coadd in coadds}
         found = measure_objects(by_band, skymap.tract(int(data_id["tract"])), int(data_id["patch"]))
-        return Struct(objects=AstropyTable(found))
+        return Struct(objects=_published(found, "Object"))
 
 
 class ForcedConnections(PipelineTaskConnections, dimensions=OF_WARP):
@@ -104,4 +104,13 @@ class LightCurvesStep(Step):
         """Ordered forced sources, and a row for each object and band."""
         self.log.info("%s: %d objects in %d visits", data_id, len(objects), len(forced))
         ordered, curves = light_curves(objects.as_array(), forced)
-        return Struct(ordered=AstropyTable(ordered), curves=AstropyTable(curves))
+        return Struct(ordered=_published(ordered, "ForcedSource"), curves=AstropyTable(curves))
+
+
+def _published(rows: Table, name: str) -> AstropyTable:
+    """Rows of an official table, with its units and descriptions."""
+    table, official = AstropyTable(rows), official_schema("drp_base.yaml")[name]
+    for column in table.itercols():
+        told = official.get(column.name, {})
+        column.unit, column.description = told.get("ivoa:unit"), told.get("description")
+    return table

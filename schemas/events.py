@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from schemas.identity import DatasetId
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 
 
 class Event(BaseModel):
@@ -51,6 +51,8 @@ class NextVisit(Event):
     n_images: int
     survey: str = ""
     announced: float = 0.0
+    on_sky: bool = True
+    """Whether it looks at the sky; else its place means nothing."""
 
 
 class NextVisitCanceled(Event):
@@ -84,6 +86,8 @@ class ReadoutEnded(Event):
     exposure_time: float
     started: float
     readout_ended: float
+    image_type: str = SCIENCE
+    """As `schemas.image.Observation` has it."""
 
 
 class InputRefused(Event):

@@ -16,9 +16,13 @@ _FIRST_DAY = dt.date(2010, 1, 1).toordinal()
 _SEQ_BITS, _DETECTOR_BITS, _NUMBER_BITS = 17, 8, 22
 _MAX_DETECTOR = (1 << _DETECTOR_BITS) - 1
 
+_PATCH_BITS, _OBJECT_BITS = 9, 22
+
 MAX_SEQ_NUM = 99_999
 MAX_SOURCES = 1 << (_NUMBER_BITS - 1)
 """How many DIASources, and as many forced sources, one visit-detector can hold."""
+MAX_OBJECTS = (1 << (_OBJECT_BITS - 1)) - 1
+"""How many Objects, and as many blends, one patch can hold."""
 
 
 def exposure_id(day_obs: int, seq_num: int) -> int:
@@ -85,6 +89,21 @@ def visit_detector_of(dia_source: int) -> tuple[int, int]:
     return exposure_id(int(day.strftime("%Y%m%d")), seq_num), detector
 
 
+def object_id(tract: int, patch: int, number: int) -> int:
+    """64-bit id of the `number`-th Object of a patch, never 0: tract | patch | number + 1."""
+    return _pack_object(tract, patch, number, 1)
+
+
+def parent_object_id(tract: int, patch: int, number: int) -> int:
+    """64-bit id of the `number`-th blend of a patch; shares no value with `object_id`."""
+    return _pack_object(tract, patch, number, 1 + MAX_OBJECTS)
+
+
+def tract_patch_of(number: int) -> tuple[int, int]:
+    """(tract, patch) in which an Object, or a blend, was found, from its id."""
+    return divmod(number >> _OBJECT_BITS, 1 << _PATCH_BITS)
+
+
 def ss_object_id(designation: str) -> int:
     """Positive 63-bit id of a Solar System object: BLAKE2b of its unpacked primary designation (`2008 AB`).
 
@@ -108,6 +127,14 @@ def _pack(visit: int, detector: int, number: int, first: int) -> int:
         raise BadData(f"{visit} is not the number of a visit, YYYYMMDDNNNNN: {error}") from error
     packed = (day << _SEQ_BITS) | seq_num
     return (((packed << _DETECTOR_BITS) | detector) << _NUMBER_BITS) | (first + number)
+
+
+def _pack_object(tract: int, patch: int, number: int, first: int) -> int:
+    if tract < 0 or not 0 <= patch < 1 << _PATCH_BITS:
+        raise BadData(f"there is no patch {patch} of tract {tract}")
+    if not 0 <= number < MAX_OBJECTS:
+        raise BadData(f"object number {number} of tract {tract} patch {patch} is not in 0..{MAX_OBJECTS - 1}")
+    return (((tract << _PATCH_BITS) | patch) << _OBJECT_BITS) | (first + number)
 
 
 class DatasetId(BaseModel):

@@ -4,7 +4,7 @@ What SQL or Avro calls null is NaN in a floating point column, "" in a text one,
 `null_integer` says: 0 in an id, -1 in any other, where 0 is a value. Booleans are never null.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -37,10 +37,15 @@ EPHEMERIS_DTYPE = np.dtype(
 `range_rate`: of `topo_range`, au/day; `radius`: match radius, arcsec."""
 
 
-@lru_cache(maxsize=1)
 def apdb_schema() -> dict[str, dict[str, dict[str, object]]]:
-    """Column descriptions (felis) by table and column, in order."""
-    text = (resources.files("lsst.sdm.schemas") / "apdb.yaml").read_text(encoding="utf-8")
+    """Column descriptions (felis) of `apdb.yaml` by table and column, in order."""
+    return official_schema("apdb.yaml")
+
+
+@cache
+def official_schema(name: str) -> dict[str, dict[str, dict[str, object]]]:
+    """Column descriptions (felis) of a file of lsst-sdm-schemas by table and column, in order."""
+    text = (resources.files("lsst.sdm.schemas") / name).read_text(encoding="utf-8")
     document = yaml.load(text, Loader=yaml.CSafeLoader)
     return {table["name"]: {c["name"]: c for c in table["columns"]} for table in document["tables"]}
 
@@ -48,10 +53,11 @@ def apdb_schema() -> dict[str, dict[str, dict[str, object]]]:
 @cache
 def dtype_of(table: str) -> np.dtype[np.void]:
     """The structured dtype of an `apdb.yaml` table (`DiaSource`, `DiaObject`, ...), columns in official order."""
-    return np.dtype([(name, _kind(column)) for name, column in apdb_schema()[table].items()])
+    return np.dtype([(name, kind_of(column)) for name, column in apdb_schema()[table].items()])
 
 
-def _kind(column: dict[str, object]) -> str:
+def kind_of(column: dict[str, object]) -> str:
+    """NumPy's type of a column."""
     datatype = str(column["datatype"])
     if datatype in _KINDS:
         return _KINDS[datatype]
@@ -86,7 +92,7 @@ def _nullable_numbers() -> frozenset[str]:
         name
         for columns in apdb_schema().values()
         for name, column in columns.items()
-        if _kind(column)[0] == "i" and column.get("nullable", True) and not _is_id(column)
+        if kind_of(column)[0] == "i" and column.get("nullable", True) and not _is_id(column)
     )
 
 

@@ -24,8 +24,9 @@ Counts = NDArray[np.uint16]
 
 _SEED, _LIMIT = 5.0, 2.5
 """Sigmas from which something stands out, and to which it is followed."""
-_PART = 0.2
-"""Of the light at a pixel or beside it, that a difference must exceed."""
+_PART, _VARYING_PART = 0.2, 0.05
+"""Of the light at a pixel or beside it, that an artefact must exceed, and what counts as another visit that differs: a
+star that varies does so in most visits, by whatever it does."""
 _SPREAD = 2
 """Pixels that an artefact is grown by."""
 _CELL, _UNSEEN = 128, 0.99
@@ -63,16 +64,17 @@ def find_artefacts(stack: Image, blur: Floats) -> Bools:
     the brighter can be an artefact, where one is, none.
     """
     ranked = rank(stack, np.flatnonzero(blur == 0.0))
-    light, found = _light(ranked.middle), np.zeros(stack.shape, np.bool_)
+    light, epochs = _light(ranked.middle), np.zeros(ranked.count.shape, np.uint16)
+    found = np.zeros(stack.shape, np.bool_)
     for k, image in enumerate(stack):
         if blur[k] == 0.0:
             others = ranked.without(image)
             model = np.where(ranked.count == 2, others, ranked.middle)
-            found[k] = _standing_out(image, model, others, light, ranked.count)
+            found[k] = _standing_out(image, model, others, light, ranked.count, epochs)
         else:
             wide = _blurred(ranked.middle, blur[k])
-            found[k] = _standing_out(image, wide, wide, _light(wide), ranked.count)
-    few = found.sum(0, dtype=np.uint16) <= _most_epochs(ranked.count)
+            found[k] = _standing_out(image, wide, wide, _light(wide), ranked.count, epochs)
+    few = epochs <= _most_epochs(ranked.count)
     for one in found:
         one[:] = _own(one, few)
         extend_trails(one)
@@ -101,10 +103,10 @@ class Ranked:
 
 def rank(stack: Image, members: Ints) -> Ranked:
     """The middle of the members of a stack (n, ny, nx), NaN left out."""
-    shape = stack.shape[1:]
-    ranked = Ranked(*(np.empty(shape, np.float32) for _ in range(3)), np.empty(shape, np.uint16))
-    _rank(stack, members, ranked.low, ranked.middle, ranked.high, ranked.count)
-    return ranked
+    low, middle, high = (np.empty(stack.shape[1:], np.float32) for _ in range(3))
+    count = np.empty(stack.shape[1:], np.uint16)
+    _rank(stack, members, low, middle, high, count)
+    return Ranked(low, middle, high, count)
 
 
 def _mean(stack: Image, members: Ints) -> Image:
@@ -125,19 +127,22 @@ def _most_epochs(count: Counts) -> Counts:
 
 
 def _light(model: Image) -> Image:
-    """By how much a difference may be wrong for the light that there is."""
-    return np.float32(_PART) * ndimage.maximum_filter(np.abs(np.nan_to_num(model)), 3)
+    """Of a pixel or one beside it, whichever has more."""
+    result: Image = ndimage.maximum_filter(np.abs(np.nan_to_num(model)), 3)
+    return result
 
 
-def _standing_out(image: Image, model: Image, others: Image, light: Image, count: Counts) -> Bools:
-    """Pixels that differ from the model by more than noise and light explain.
+def _standing_out(image: Image, model: Image, others: Image, light: Image, count: Counts, epochs: Counts) -> Bools:
+    """Pixels that differ from the model by more than noise and light explain. Where the visit differs, `epochs` grow.
 
     The noise is seen against the others: a median is too near to what it is made of.
     """
     noise = background.render(_level(image - others)[1], image.shape)
     difference = image - model
-    size = np.where(count == 2, difference, np.abs(difference)) - light
+    size = np.where(count == 2, difference, np.abs(difference))
     with np.errstate(invalid="ignore"):
+        epochs += size > _LIMIT * noise + np.float32(_VARYING_PART) * light
+        size -= np.float32(_PART) * light
         seeds, near = size > _SEED * noise, size > _LIMIT * noise
     result: Bools = ndimage.binary_propagation(seeds, _EIGHT, near)
     return result

@@ -70,9 +70,9 @@ class _Compared:
 def make_coadd(warps: Sequence[Loader]) -> Coadd:
     """The coadd of a patch's warps, each loaded twice and let go: half-size planes of all are kept, 10 MB each.
 
-    Skies are matched to their median first, and what is left of them is taken from the coadd. Of three visits or more, what is in few is left out (see
-    `payloads.drp.artefacts`); of two, what is brighter in one; of one, nothing but what is masked. Raises BadData if
-    there is no warp or no good pixel, and if bands or grids differ, naming the visit.
+    Skies are matched to their mean first, and what is left of them is taken from the coadd. Of three visits or more,
+    what is in few is left out (see `payloads.drp.artefacts`); of two, what is brighter in one; of one, nothing but what
+    is masked. Raises BadData if there is no warp or no good pixel, and if bands or grids differ, naming the visit.
     """
     if not warps:
         raise BadData("a coadd of no warps")

@@ -38,6 +38,8 @@ _LEAST_WEIGHT = 0.05
 """Of the usual weight: with less of the PSF on usable pixels there is no ratio."""
 _SAMPLED, _FEWEST = 7, 100
 """Every so many pixels the noise is looked at; and how many tell it."""
+_BRIGHT, _LIT, _LEAST_SKY = 20.0, 5.0, np.float32(0.5)
+"""Light in sigmas of a pixel from which its noise tells that of light, and is freed of it; least part that is sky's."""
 _LEAST_CORE, _CORE_REACH, _CORE_EDGE = 3, 1.3, 4.0
 """Of a saturated core: fewest pixels, and how far from its middle it still makes peaks: radii, and pixels."""
 
@@ -81,6 +83,27 @@ def signal_to_noise(pixels: MaskedImage, psf: Psf) -> tuple[Image, float]:
     return ratio, scale
 
 
+def sky_variance(pixels: MaskedImage) -> Image:
+    """Variances without what the light of sources adds, float32 (ny, nx): a star's middle then counts as its rim does.
+
+    The noise of light is a straight line of it, of the slope that bright pixels tell.
+    """
+    image, variance = pixels.image, pixels.variance
+    usable = (pixels.mask & UNUSABLE) == 0
+    usable &= np.isfinite(image) & np.isfinite(variance) & (variance > 0.0)
+    if not usable.any():
+        return variance
+    usual = np.float32(np.median(variance[usable]))
+    bright = usable & (image > _BRIGHT * usual**0.5)
+    if np.count_nonzero(bright) < _FEWEST:
+        return variance
+    slope = np.float32(max(float(np.median((variance[bright] - usual) / image[bright])), 0.0))
+    lit = usable & (image > _LIT * usual**0.5)
+    sky = variance.copy()
+    sky[lit] = np.maximum(variance[lit] - slope * image[lit], np.minimum(variance[lit], _LEAST_SKY * usual))
+    return sky
+
+
 def joint_ratio(ratios: Sequence[Image]) -> Image:
     """One image of the bands' ratios, in sigma of one band's: above 5 is as rare by noise as above 5 in one of them.
 
@@ -98,13 +121,16 @@ def joint_ratio(ratios: Sequence[Image]) -> Image:
     return best
 
 
-def find_peaks(ratio: Image, ratios: Sequence[Image], mask: MaskPlane) -> Peaks:
-    """Peaks of the joint `ratio` above 5, told apart; a star that saturates (`SAT` in `mask`) is one peak."""
+def find_peaks(ratio: Image, ratios: Sequence[Image], mask: MaskPlane, noise: Image) -> Peaks:
+    """Peaks of the joint `ratio` above 5, told apart; a star that saturates (`SAT` in `mask`) is one peak.
+
+    `noise`: of light and sky in that of the sky alone, >= 1: by so much more must a peak rise.
+    """
     flat = ratio.ravel()
     above = np.flatnonzero(flat > THRESHOLD)
     order = above[np.argsort(flat[above], kind="stable")[::-1]]
     labels = np.full(ratio.shape, -1, np.int32)
-    at, footprint = _climb(ratio, order, _PROMINENCE, _CONTRAST, labels)
+    at, footprint = _climb(ratio, noise, order, _PROMINENCE, _CONTRAST, labels)
     y, x = np.divmod(at, ratio.shape[1])
     bands = np.argmax(np.stack([r[y, x] for r in ratios]), axis=0)
     owner = _one_a_star(x, y, mask)
@@ -165,7 +191,7 @@ def _chi_threshold(bands: int) -> float:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _climb(  # noqa: C901, PLR0912 (one pass, from the highest pixel down)
-    ratio: Image, order: Ints, prominence: float, contrast: float, labels: Labels
+    ratio: Image, noise: Image, order: Ints, prominence: float, contrast: float, labels: Labels
 ) -> tuple[Ints, Ints]:
     """Peaks (flat pixels), highest first, and the first peak of the footprint that each is in; `labels` filled.
 
@@ -200,7 +226,7 @@ def _climb(  # noqa: C901, PLR0912 (one pass, from the highest pixel down)
                     continue
                 one, other = _root(group, high), _root(group, low)
                 group[max(one, other)] = min(one, other)
-                if ratio[top[low] // nx, top[low] % nx] - here < prominence + contrast * here:
+                if ratio[top[low] // nx, top[low] % nx] - here < prominence * noise[y, x] + contrast * here:
                     into[low] = high
     number = np.full(count, -1)
     kept = 0

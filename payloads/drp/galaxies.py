@@ -202,14 +202,14 @@ def _step(normal: Floats, right: Floats, damping: float) -> Floats:
     damped = normal.copy()
     for p in range(right.size):
         damped[p, p] = damped[p, p] * (1.0 + damping) + 1e-12 * normal[0, 0] + 1e-300
-    return np.linalg.solve(damped, right)
+    return np.linalg.solve(damped, right).astype(np.float64)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cut(
     image: Image, variance: Image, usable: Flags, left: int, top: int, data: Floats, noise: Floats
 ) -> tuple[int, float]:
-    """Pixels from (left, top) on, the noise of unusable ones infinite; how many are usable, and their variances."""
+    """Pixels from (left, top) on, the noise of unusable ones infinite; how many are usable, their variances."""
     count, total = 0, 0.0
     for r in range(max(0, -top), min(data.shape[0], usable.shape[0] - top)):
         for c in range(max(0, -left), min(data.shape[1], usable.shape[1] - left)):
@@ -229,7 +229,7 @@ def _add_own(dx: int, dy: int, side: int, values: Image, flux: float, data: Floa
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _unit(p: Floats, given: tuple[Floats, Floats, float, Image, Image], out: Floats) -> None:
-    """The model of flux 1 of parameters x, y, a, c, b; `given`: profile, PSF's Gaussians, their width, excess, table."""
+    """The model of flux 1 of parameters x, y, a, c, b; `given`: profile, PSF's Gaussians, width, excess, table."""
     profile, psf, width, excess, table = given
     out[:] = 0.0
     add_profile(out, p[0], p[1], p[2:5], profile, psf, 1.0)

@@ -31,7 +31,7 @@ def find_missed(
     """
     part = np.where(np.append(galaxy, False)[peaks.labels], np.float32(_DISC_ERROR), np.float32(_POINT_ERROR))
     ratios = [_ratio(*given, part) for given in zip(fields, residuals, psfs, strict=True)]
-    found = find_peaks(joint_ratio(ratios), ratios, np.zeros(part.shape, np.uint16))
+    found = find_peaks(joint_ratio(ratios), ratios, np.zeros(part.shape, np.uint16), np.ones_like(part))
     apart, _ = (
         cKDTree(at).query(np.stack([found.x, found.y], axis=1)) if at.size else (np.full(found.x.size, np.inf), 0)
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import sep  # type: ignore[import-not-found]
+import sep
 from numpy.typing import NDArray
 
 from payloads.drp.blends import point_fluxes

@@ -33,6 +33,8 @@ Flags = NDArray[np.bool_]
 _SKY_CELL = 128
 """Pixels: a cell of the mesh by which the sky is levelled once more, sources left out."""
 _SKY_RATIO = 3.0
+_LEAST_LIGHT, _TOLD = 3.0, 0.5
+"""Signal to noise that an object has in some band; the part of it that must be on usable pixels to say so."""
 _SIDE = PATCH_PIXELS + 2 * MARGIN
 
 
@@ -58,11 +60,15 @@ class Coadd(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Levelled:
-    """A coadd less its sky, its variances those of the noise as it is, and its signal to noise."""
+    """A coadd less its sky, its variances those of the noise as it is; its signal to that of the sky's noise.
+
+    `noise`: of light and sky in that of the sky alone.
+    """
 
     coadd: Coadd
     field: Field
     ratio: Image
+    noise: Image
 
 
 def measure_objects(coadds: Mapping[str, Coadd], tract: Tract, patch: int) -> Table:
@@ -76,7 +82,8 @@ def measure_objects(coadds: Mapping[str, Coadd], tract: Tract, patch: int) -> Ta
     levelled = [_level(coadds[band]) for band in bands]
     ratios = [band.ratio for band in levelled]
     mask = np.bitwise_or.reduce([band.coadd.pixels.mask for band in levelled])
-    found = detect.find_peaks(detect.joint_ratio(ratios), ratios, mask)
+    noise = np.max([band.noise for band in levelled], axis=0)
+    found = detect.find_peaks(detect.joint_ratio(ratios), ratios, mask, noise)
     scene = model_scene([band.field for band in levelled], [band.coadd.psf for band in levelled], found)
     peaks = scene.peaks
     table = _blank(peaks.x.size)
@@ -110,14 +117,14 @@ def _level(coadd: Coadd) -> _Levelled:
     pixels = coadd.pixels
     usable = (pixels.mask & UNUSABLE) == 0
     usable &= np.isfinite(pixels.image) & np.isfinite(pixels.variance) & (pixels.variance > 0.0)
-    image = np.where(usable, pixels.image, np.float32(0.0))
+    image, dark = np.where(usable, pixels.image, np.float32(0.0)), detect.sky_variance(pixels)
     if usable.any():
-        first, _ = detect.signal_to_noise(pixels, coadd.psf)
+        first, _ = detect.signal_to_noise(MaskedImage(image, pixels.mask, dark), coadd.psf)
         spoilt = np.where(usable & (first < _SKY_RATIO), np.uint16(0), np.uint16(Mask.DETECTED))
-        level = _sky(image, spoilt)
-        image = np.where(usable, image - level, np.float32(0.0))
-    ratio, scale = detect.signal_to_noise(MaskedImage(image, pixels.mask, pixels.variance), coadd.psf)
-    return _Levelled(coadd, Field(image, pixels.variance * np.float32(scale**2), usable), ratio)
+        image = np.where(usable, image - _sky(image, spoilt), np.float32(0.0))
+    ratio, scale = detect.signal_to_noise(MaskedImage(image, pixels.mask, dark), coadd.psf)
+    noise = np.sqrt(np.divide(pixels.variance, dark, where=usable, out=np.ones_like(dark)))
+    return _Levelled(coadd, Field(image, pixels.variance * np.float32(scale**2), usable), ratio, noise)
 
 
 def _sky(image: Image, spoilt: NDArray[np.uint16]) -> Image:
@@ -177,12 +184,22 @@ def _put_peaks(table: Table, peaks: detect.Peaks, tract: Tract, patch: int) -> N
 
 
 def _inner(table: Table, scene: Scene, tract: Tract, patch: int) -> Table:
-    """The rows of objects in the patch itself, in the order of y, then x, with their ids."""
+    """The rows of objects in the patch itself that hold light of their own, in the order of y, then x, with ids."""
     x, y = (np.floor(c + 0.5) - MARGIN for c in (scene.shapes.x, scene.shapes.y))
     inside = (x >= 0) & (y >= 0) & (x < PATCH_PIXELS) & (y < PATCH_PIXELS)
+    inside &= _is_something(scene)
     order = np.lexsort((scene.shapes.x, scene.shapes.y))
     rows: Table = table[order[inside[order]]]
     rows["detect_isPatchInner"] = True
     rows["detect_isPrimary"] = rows["detect_isTractInner"]
     rows["objectId"] = [object_id(tract.id, patch, number) for number in range(len(rows))]
     return rows
+
+
+def _is_something(scene: Scene) -> Flags:
+    """What has light in a band, or whose light cannot be told: a peak that others' light made has none."""
+    light = np.zeros(scene.galaxy.size, np.bool_)
+    for number, band in enumerate(scene.bands):
+        light |= band.shares.flux > _LEAST_LIGHT * band.shares.flux_err
+        light |= (scene.peaks.band == number) & (band.shares.seen < _TOLD)
+    return light

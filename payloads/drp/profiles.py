@@ -19,7 +19,7 @@ from schemas.image import Image
 
 Floats = NDArray[np.float64]
 
-_PSF_WIDTHS = np.array([0.6, 0.95, 1.5, 2.5, 5.0])
+_PSF_WIDTHS = np.array([0.6, 0.95, 1.5, 2.5, 5.0, 11.0])
 """Sigmas of a PSF's Gaussians, in those of the Gaussian with its noise area."""
 _SCALE = 1.67834699
 """Of the profile whose half-light radius is 1: exp(-k r)."""
@@ -53,7 +53,8 @@ def psf_mixture(kernel: Image) -> Floats:
     det = xx * yy - xy**2
     exponent = (yy * u.ravel() ** 2 - 2.0 * xy * (u * v).ravel() + xx * v.ravel() ** 2) / det
     basis = np.exp(-0.5 * exponent) / (2.0 * np.pi * np.sqrt(det))
-    weight, _ = nnls(basis.T, kernel.ravel().astype(np.float64))
+    count = 1.0 + (u**2 + v**2).ravel() / sigma**2  # wings are seen beyond the pixels, too
+    weight, _ = nnls(basis.T * count[:, None], kernel.ravel() * count)
     used = weight > 0.0
     return np.column_stack([weight[used], moments[used]])
 

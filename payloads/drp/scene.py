@@ -31,9 +31,11 @@ _BLENDED = 0.003
 _GAIN, _PSF_ERROR = 12.0, 0.01
 """By how much chi2 is better of a galaxy than of a point: for its three more parameters; and for the PSF's own errors,
 so much of the signal to noise, squared."""
-_TRIAL_WIDTHS, _TRIAL_GAIN = (0.4, 1.0), 2.0
+_TRIAL_WIDTHS, _TRIAL_GAIN = (0.4, 1.0, 3.0), 2.0
 """Half-light radii that are tried, in sigmas of the PSF, and by how much chi2 must be better for a fit."""
-_FIT_EDGE, _FIT_HALF = 5.0, (10, 40)
+_FIT_EDGE, _FIT_HALF = 5.0, (10, 60)
+_FARTHEST = 3.0
+"""Pixels from its peak beyond which a fit is not the peak's own."""
 _BRIGHT, _FAR = 1000.0, 3
 """Signal to noise from which a point is drawn so many times farther out than its PSF is known: by its Gaussians."""
 _EXTENT, _EXTENT_HALF = 5.0, 100
@@ -142,7 +144,15 @@ class _Turns:
         parts = [fit(light, np.flatnonzero(chosen & (own == number))) for number, light in enumerate(lights)]
         parts.append(before)
         source, rows = np.where(chosen, own, len(lights)), np.arange(own.size)
-        return Fits(*(np.stack([getattr(p, f.name) for p in parts])[source, rows] for f in dataclasses.fields(Fits)))
+        columns = (np.stack([getattr(p, f.name) for p in parts])[source, rows] for f in dataclasses.fields(Fits))
+        return self._held(Fits(*columns))
+
+    def _held(self, fits: Fits) -> Fits:
+        """Fits, those that ran away put back to where they came from, as failed."""
+        x, y = self.peaks.x.astype(np.float64), self.peaks.y.astype(np.float64)
+        away = np.hypot(fits.x - x, fits.y - y) > _FARTHEST
+        x, y = np.where(away, x, fits.x), np.where(away, y, fits.y)
+        return dataclasses.replace(fits, x=x, y=y, failed=fits.failed | away)
 
     def _points_of(self, light: Light, which: Ints) -> Fits:
         return fit_points(light, self.shapes, which, self._window)

@@ -41,10 +41,14 @@ def sample_points(shape: tuple[int, int]) -> tuple[Floats, Floats]:
 def warp_psf(psf: Psf, source: Wcs, target: Wcs, shape: tuple[int, int]) -> Psf:
     """A PSF known on the grid of `source` as it is on that of `target` (ny, nx), turned and stretched."""
     x, y = sample_points(shape)
+    return fit_psf(turned_kernels(psf, source, target, x, y), x, y, max(psf.order, 1), shape)
+
+
+def turned_kernels(psf: Psf, source: Wcs, target: Wcs, x: Floats, y: Floats) -> Image:
+    """(n, k, k): a PSF known on the grid of `source` as it is at pixels x, y (n,) of `target`'s."""
     places = np.stack(source.sky_to_pixel(*target.pixel_to_sky(x, y)), axis=1)
     jacobians = _jacobians(source, target, x, y)
-    kernels = [_turned(psf.at(*place), j) for place, j in zip(places, jacobians, strict=True)]
-    return fit_psf(np.stack(kernels), x, y, max(psf.order, 1), shape)
+    return np.stack([_turned(psf.at(*place), j) for place, j in zip(places, jacobians, strict=True)])
 
 
 def _terms(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floats:

@@ -1,4 +1,4 @@
-"""Resampling of a template onto an image's pixels."""
+"""Resampling of an image onto other pixels: of a template onto a visit's, of a visit onto the sky's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from payloads.imaging.convolve import FAST
-from schemas.image import Image, Mask, MaskedImage, MaskPlane, Template
+from schemas.image import Image, Mask, MaskedImage, MaskPlane, Template, VisitImage
 from schemas.wcs import Wcs
 
 _LOBES = 4
@@ -21,19 +21,19 @@ _PICKED = np.float32(0.65)
 _NO_DATA = np.uint16(Mask.NO_DATA)
 
 
-def warp(template: Template, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
-    """The template's pixels on the grid of `wcs` (ny, nx): Lanczos interpolation of order 4 (Duchon 1979).
+def warp(image_of: Template | VisitImage, wcs: Wcs, shape: tuple[int, int]) -> MaskedImage:
+    """Its pixels on the grid of `wcs` (ny, nx): Lanczos interpolation of order 4 (Duchon 1979).
 
     Positions come from both WCSs on a grid of 64 pixels, bilinear between: 0.1 mas for a camera's distortion.
     Values are scaled by the area of a pixel, so that a source keeps its flux. Variance and mask are the nearest
     pixel's: the variance is what a PSF-sized sum needs (interpolation makes neighbours covary, and takes as much
-    from each pixel's own variance). What lies outside the template, or has a NaN within reach, is NaN with
+    from each pixel's own variance). What lies outside of it, or has a NaN within reach, is NaN with
     infinite variance and NO_DATA, never 0.
     """
-    grid_x, grid_y = _source_grid(template.wcs, wcs, shape)
+    grid_x, grid_y = _source_grid(image_of.wcs, wcs, shape)
     image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     mask = np.empty(shape, np.uint16)
-    source = template.pixels
+    source = image_of.pixels
     _resample(source.image, source.variance, source.mask, grid_x, grid_y, lanczos_table(), image, variance, mask)
     return MaskedImage(image, mask, variance)
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import BadData
 from schemas.identity import (
+    MAX_OBJECTS,
     MAX_SOURCES,
     DatasetId,
     dia_forced_source_id,
@@ -11,8 +12,11 @@ from schemas.identity import (
     dia_source_ids_of,
     exposure_id,
     image_name,
+    object_id,
+    parent_object_id,
     parse_exposure_id,
     parse_image_name,
+    tract_patch_of,
     visit_detector_of,
 )
 
@@ -84,3 +88,20 @@ def test_a_dataset_is_named_by_type_and_data_id() -> None:
     name = DatasetId(dataset_type="raw", instrument="LSSTCam", exposure=7, detector=94)
     assert str(name) == "raw/LSSTCam/7/94"
     assert name.data_id() == {"instrument": "LSSTCam", "exposure": 7, "detector": 94}
+
+
+def test_an_objects_id_tells_its_tract_and_patch_and_is_never_null() -> None:
+    assert object_id(0, 0, 0) > 0
+    assert tract_patch_of(object_id(111_224, 399, MAX_OBJECTS - 1)) == (111_224, 399)
+    assert tract_patch_of(parent_object_id(111_224, 399, MAX_OBJECTS - 1)) == (111_224, 399)
+    numbers = (0, 1, MAX_OBJECTS - 1)
+    named = [(tract, patch, number) for tract in (0, 5) for patch in (0, 399) for number in numbers]
+    ids = {make(*name) for make in (object_id, parent_object_id) for name in named}
+    assert len(ids) == 24
+    assert max(ids) < 1 << 63
+
+
+@pytest.mark.parametrize(("tract", "patch", "number"), [(-1, 0, 0), (0, 512, 0), (0, -1, 0), (3, 4, MAX_OBJECTS)])
+def test_an_object_that_cannot_be_has_no_id(tract: int, patch: int, number: int) -> None:
+    with pytest.raises(BadData, match=f"tract {tract}"):
+        object_id(tract, patch, number)

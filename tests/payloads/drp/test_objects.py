@@ -90,9 +90,9 @@ def test_fluxes_of_stars_alone_are_right_and_their_errors_too(sky: Sky, objects:
 def test_stars_beside_stars_and_galaxies_share_light_rightly(sky: Sky, objects: Table) -> None:
     rows, found = rows_of(objects, sky)
     star, alone = kinds(sky)
+    assert found.mean() > 0.98
     pull = np.concatenate([pulls(rows, sky, band)[found & star & ~alone] for band in FWHM])
-    assert pull.size > 300
-    assert abs(np.median(pull)) < 0.25
+    assert abs(np.median(pull)) < 0.2
     assert 0.7 < np.diff(np.percentile(pull, [15.9, 84.1]))[0] / 2.0 < 1.4
     assert rows["detect_fromBlend"][found & ~alone].mean() > 0.9
     assert (rows["parentObjectId"][found & star & alone] == 0).all()
@@ -125,10 +125,8 @@ def test_galaxies_are_told_from_stars_and_hold_their_light(sky: Sky, objects: Ta
     assert np.median(kron) == pytest.approx(0.96, abs=0.03)
     galaxy = found & ~star & alone
     for band in FWHM:
-        pull = (rows[f"{band}_exponentialFlux"] - [t.flux[band] for t in sky.things]) / rows[
-            f"{band}_exponentialFluxErr"
-        ]
-        assert abs(np.median(pull[galaxy])) < 0.4
+        off = rows[f"{band}_exponentialFlux"] / [t.flux[band] for t in sky.things] - 1.0
+        assert abs(np.median(off[galaxy])) < 0.01
     size = rows["exponential_reff_major"] / 0.2 / np.array([max(t.radius, 1.0) for t in sky.things])
     assert np.median(size[galaxy]) == pytest.approx(1.0, abs=0.02)
     assert np.std(size[galaxy]) < 0.1
@@ -159,8 +157,8 @@ def test_half_of_what_has_five_sigma_is_found_and_noise_is_not() -> None:
 
 
 def test_a_patch_without_objects_or_without_pixels_has_no_rows() -> None:
-    empty = Sky([], FWHM, seed=9)
-    assert len(measure_objects(coadds(empty), TRACT, PATCH)) <= 4
+    empty = Sky([], seed=9)
+    assert len(measure_objects(coadds(empty), TRACT, PATCH)) <= 3
     blind = {band: hidden(one, np.s_[:, :]) for band, one in coadds(empty).items()}
     assert len(measure_objects(blind, TRACT, PATCH)) == 0
 
@@ -213,7 +211,7 @@ def test_a_saturated_star_is_one_object_and_spoils_none_beside_it() -> None:
 
 def test_only_what_lies_in_the_patch_is_in_its_table() -> None:
     edge = float(MARGIN)
-    things = [Thing(x, 700.0, {"r": 1e4}) for x in (edge - 3.0, edge + 3.0, edge + PATCH_PIXELS + 2.0)]
+    things = [Thing(x, 700.0, {"r": 1e4}) for x in (edge - 4.5, edge + 4.5, edge + PATCH_PIXELS + 2.0)]
     sky = Sky([*things, Thing(900.0, edge + 5.0, {"r": 1e4}), Thing(900.0, edge - 5.0, {"r": 1e4})])
     objects = measure_objects(coadds(sky), TRACT, PATCH)
     _, found = rows_of(objects, sky)
@@ -233,13 +231,15 @@ def test_rows_say_where_they_are_and_have_ids_of_their_own(objects: Table) -> No
     assert (np.diff(y) >= -1e-6).all()
 
 
-def test_the_same_coadds_give_the_same_table_also_when_they_cannot_be_written_to(sky: Sky, objects: Table) -> None:
-    given = coadds(sky)
+def test_the_same_coadds_give_the_same_table_also_when_they_cannot_be_written_to() -> None:
+    rng = np.random.default_rng(8)
+    given = coadds(Sky([Thing(x, y, {"r": 3000.0}, 3.0 * (x > 500.0)) for x, y in grid_of(12, rng)]))
+    once = measure_objects(given, TRACT, PATCH)
     for one in given.values():
         for plane in (one.pixels.image, one.pixels.mask, one.pixels.variance, one.psf.components, one.depth):
             plane.flags.writeable = False
-    again = measure_objects(given, TRACT, PATCH)
-    assert again.tobytes() == objects.tobytes()
+    assert len(once) == 12
+    assert measure_objects(given, TRACT, PATCH).tobytes() == once.tobytes()
 
 
 @pytest.mark.parametrize("wrong", ["none", "band", "grid", "shape"])
