@@ -10,7 +10,7 @@ from actors.stage_times import StageTimes
 from schemas.clock import Clock, day_obs_of
 from schemas.events import DetectorFailed, DiaSourcesReady, Event, NextVisitCanceled, RawReady, VisitAssigned
 from schemas.identity import DatasetId
-from schemas.image import DiaProducts, Observation, Raw
+from schemas.image import SCIENCE, DiaProducts, Observation, Raw
 from schemas.instrument import Camera
 
 
@@ -57,7 +57,7 @@ class CcdWorker(Actor):
     async def on_raw_ready(self, event: RawReady) -> Sequence[Event]:
         """Reduce the snap; at the last one make the difference image and its sources."""
         seen = event.observation
-        if not seen.band:  # a refused visit: its raws are archived, not processed
+        if not seen.band or seen.image_type != SCIENCE:  # a refused visit, or none: its raws are archived, no more
             return []
         if self._too_late(seen):
             return self._handed_over(event)

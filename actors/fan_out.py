@@ -19,7 +19,7 @@ from schemas.events import (
     VisitDone,
     VisitRefused,
 )
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 from schemas.instrument import Camera
 
 _log = structlog.get_logger()
@@ -56,6 +56,8 @@ class FanOut(Actor):
     def _assigned(self, event: NextVisit, canceled: bool) -> Sequence[Event]:
         if canceled:
             return [VisitRefused(group=event.group, reason="it was canceled before it was announced")]
+        if not event.on_sky:
+            return [VisitRefused(group=event.group, reason="it looks at no sky: its exposures are archived, no more")]
         try:
             band = self._band(event)
         except BadData as error:
@@ -90,8 +92,9 @@ class FanOut(Actor):
         return self._camera.band_of(plan.filters)
 
     def _observation(self, event: ReadoutEnded, plan: NextVisit, over: bool) -> Observation:
+        processed = plan.on_sky and not over
         try:
-            band = "" if over else self._band(plan)
+            band = self._band(plan) if processed or event.image_type != SCIENCE else ""
         except BadData:  # refused when it was announced; an empty band says: archive, do not process
             band = ""
         return observation_of(event, plan, band)
@@ -104,5 +107,5 @@ def observation_of(readout: ReadoutEnded, plan: NextVisit, band: str) -> Observa
         exposure=readout.exposure, snap=readout.snap, n_snaps=readout.n_snaps, image_name=readout.image_name,
         physical_filter=plan.filters, band=band, ra=plan.ra, dec=plan.dec, rotation=plan.rotation,
         exposure_time=readout.exposure_time, started=readout.started, readout_ended=readout.readout_ended,
-        survey=plan.survey,
+        survey=plan.survey, image_type=readout.image_type,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 r"""What the observatory's messages mean: a decoded SAL record becomes an event, or is refused with a reason.
 
 Fields as ts_xml names them. A camera's message carries its group in `additionalKeys`/`additionalValues`, two
-lists delimited by colons in which a backslash takes the next character as it is. A camera counts a visit's
-images from 1.
+lists delimited by colons in which a backslash takes the next character as it is; so does the image's type, OBJECT if
+none is told. A camera counts a visit's images from 1. A visit in no coordinates looks at no sky.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from schemas.errors import BadData
 from schemas.events import Event, IntegrationStarted, NextVisit, NextVisitCanceled, ReadoutEnded
 from schemas.identity import exposure_id, parse_image_name
+from schemas.image import SCIENCE
 
 Record = Mapping[str, object]
 
@@ -52,6 +53,7 @@ def _next_visit(_: str, record: Record) -> NextVisit:
         n_images=int(_between(0, _MOST_IMAGES, record, "nimages")),
         survey=_string(record, "survey"),
         announced=_time(record, "private_sndStamp"),
+        on_sky=_COORDINATES[_integer(record, "coordinateSystem")] != "NONE",
     )
 
 
@@ -73,6 +75,7 @@ def _readout_ended(topic: str, record: Record) -> ReadoutEnded:
         exposure_time=_between(0.0, _DAY_S, record, "requestedExposureTime"),
         started=_time(record, "timestampAcquisitionStart"),
         readout_ended=_time(record, "timestampEndOfReadout"),
+        image_type=_image_type(record),
     )
 
 
@@ -104,13 +107,23 @@ def _image(topic: str, record: Record) -> dict[str, str | int]:
 
 
 def _group(record: Record) -> str:
+    told = _additional(record)
+    group = told.get("groupId", "")
+    if not group:
+        raise BadData(f"no groupId among the additionalKeys {[*told]}")
+    return _printable(group, "groupId")
+
+
+def _image_type(record: Record) -> str:
+    told = _printable(_additional(record).get("imageType", ""), "imageType")
+    return SCIENCE if told in {"", "OBJECT"} else told.lower()
+
+
+def _additional(record: Record) -> dict[str, str]:
     keys, values = (split_list(_string(record, name)) for name in ("additionalKeys", "additionalValues"))
     if len(keys) != len(values):
         raise BadData(f"{len(keys)} additionalKeys {keys} but {len(values)} additionalValues {values}")
-    group = dict(zip(keys, values, strict=True)).get("groupId", "")
-    if not group:
-        raise BadData(f"no groupId among the additionalKeys {keys}")
-    return _printable(group, "groupId")
+    return dict(zip(keys, values, strict=True))
 
 
 def split_list(text: str) -> list[str]:

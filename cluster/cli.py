@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 
 from cluster.batch_cli import batch, calibrate
 from cluster.exits import complain, exit_with
-from cluster.ocps_cli import ocps, ocps_submit
+from cluster.ocps_cli import afternoon, ocps, ocps_submit
 from cluster.release_cli import drp, templates
 from schemas.errors import BadData
 
@@ -29,6 +29,7 @@ app.command()(calibrate)
 app.command()(templates)
 app.command()(drp)
 app.command()(ocps)
+app.command()(afternoon)
 app.command(hidden=True)(ocps_submit)
 
 

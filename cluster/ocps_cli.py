@@ -62,3 +62,34 @@ def ocps_submit(folder: Annotated[Path, typer.Argument(help="The job's.")]) -> N
         return submit(folder)
 
     exit_with(play)
+
+
+def afternoon(
+    output: Annotated[Path, typer.Option(help="A night's folder, played or to be played; made if it is not there.")],
+    standing: Annotated[
+        str, typer.Option(help="Collection of crosstalk and photon transfer that stand: of `pachon calibrate`.")
+    ],
+    detectors: Annotated[str, typer.Option(help="Detectors by id, name or raft, or `all`.")] = "R22_S11",
+    physical_filter: Annotated[str, typer.Option("--filter", help="Of the flats.")] = "r_57",
+    day_obs: Annotated[int, typer.Option(help="The night that the afternoon is before, YYYYMMDD.")] = 20260705,
+    instrument: Annotated[str, typer.Option(help="LSSTCam or LATISS.")] = "LSSTCam",
+    seed: Annotated[int, typer.Option(help="Of the camera.")] = 1,
+    speed: Annotated[float, typer.Option(help="How much faster than real time exposures are taken.")] = 1.0,
+) -> None:
+    """Take an afternoon's 25 exposures by way of OCS and DAQ, and have their calibrations made at the OCS's command."""
+
+    def play() -> int:
+        from cluster.afternoon import AfternoonOptions, run  # noqa: PLC0415 - so that --help answers at once
+        from cluster.settings import Settings  # noqa: PLC0415
+        from schemas.instrument import camera  # noqa: PLC0415
+
+        chosen = tuple(detector.id for detector in camera(instrument).select(detectors))
+        folder = output.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        options = AfternoonOptions(
+            physical_filter=physical_filter, day_obs=day_obs, standing=standing, seed=seed, speed=speed
+        )
+        settings = Settings(output=folder, detectors=chosen, instrument=instrument)
+        return run(settings, options, Console(soft_wrap=True, highlight=False))
+
+    exit_with(play)

@@ -117,7 +117,7 @@ class ServerSite(FolderSite):
         super().__init__(settings)
         self.pixels = pixels
         self._chronicle = chronicle
-        self.clock = StoredClock(settings.clock_file)
+        self.clock: Clock = StoredClock(settings.clock_file)
         self.daq = FlightDaq(settings.daq)
 
     async def chronicle(self) -> Chronicle:

@@ -52,7 +52,7 @@ class OcpsRemote:
     """One that commands the OCPS of a SAL index. An async context manager. Raises Transient for a peer that is away."""
 
     def __init__(self, bootstrap: str, registry: str, index: int = 3) -> None:
-        self._bootstrap, self._registry, self._index = bootstrap, registry.rstrip("/"), index
+        self._bootstrap, self._registry, self.index = bootstrap, registry.rstrip("/"), index
         self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=False)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_CALL_S))
         self._number = random.randrange(1, 2**30)
@@ -90,7 +90,7 @@ class OcpsRemote:
         private: sal.Record = {
             "private_efdStamp": now - TAI_MINUS_UTC, "private_kafkaStamp": now, "private_sndStamp": now,
             "private_seqNum": self._number, "private_identity": "Script:100017", "private_origin": os.getpid(),
-            "salIndex": self._index,
+            "salIndex": self.index,
         }  # fmt: skip
         record = {field.name: field.default for field in FIELDS[topic]} | private | values
         schema = sal.schema_of(topic, FIELDS[topic])
@@ -144,7 +144,7 @@ class OcpsRemote:
         async with self._read(topic) as consumer:
             while messages := await consumer.getmany(timeout_ms=int(1000 * _QUIET_S)):
                 told = [await self.decoded(message.value) for batch in messages.values() for message in batch]
-                found = next((each for each in reversed(told) if each["salIndex"] == self._index), found)
+                found = next((each for each in reversed(told) if each["salIndex"] == self.index), found)
         return found
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 from schemas.clock import day_obs_of, tai_from_mjd
 from schemas.errors import BadData
 from schemas.identity import exposure_id, image_name
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 from schemas.instrument import PHYSICAL_FILTERS
 from simulators.ocs import site
 from simulators.ocs.planner import pointings
@@ -39,7 +39,8 @@ Snaps = Annotated[int, Field(ge=1, le=100)]
 class PlannedVisit:
     """A visit to come: its first shutter opening (TAI s), pointing and position angle (deg ICRS), exposures.
 
-    `exposure_time` is one snap's, s. `seq_num` is the first snap's; the others follow it. `group` is unique.
+    `exposure_time` is one snap's, s. `seq_num` is the first snap's; the others follow it. `group` is unique. One of
+    another `image_type` than science looks at no sky.
     """
 
     start_tai: FiniteFloat
@@ -47,12 +48,13 @@ class PlannedVisit:
     dec: Declination
     rotation: FiniteFloat
     physical_filter: str
-    exposure_time: Exposure
+    exposure_time: Annotated[FiniteFloat, Field(ge=0.0, le=3600.0)]
     n_snaps: Snaps
     survey: str
     seq_num: int
     group: str
     instrument: str
+    image_type: str = SCIENCE
 
     @property
     def day_obs(self) -> int:
@@ -89,6 +91,7 @@ class PlannedVisit:
             started=started,
             readout_ended=started + self.snap_s,
             survey=self.survey,
+            image_type=self.image_type,
         )
 
 

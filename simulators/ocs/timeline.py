@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from schemas.image import Observation
+from schemas.image import SCIENCE, Observation
 from schemas.instrument import ITL, Detector, camera
 from simulators.ocs import sal
 from simulators.ocs.schedule import READOUT_S, SHUTTER_S, PlannedVisit
@@ -22,7 +22,8 @@ TELEMETRY_S = 0.3
 EXPOSE = "expose"
 """The kind of a moment at which the shutter opens and the DAQ is told; its payload is an `Observation`."""
 
-_ICRS, _SKY, _DOME_OPEN = 2, 2, 2
+_NONE, _ICRS, _SKY = 1, 2, 2
+_DOME_CLOSED, _DOME_OPEN = 1, 2
 _CAMERAS = {"LSSTCam": "MTCamera", "LATISS": "ATCamera"}
 _QUEUES = {"LSSTCam": 1, "LATISS": 2}
 
@@ -78,17 +79,17 @@ def _script(visit: PlannedVisit) -> dict[str, sal.Value]:
 
 
 def _next_visit(visit: PlannedVisit, tai: float) -> Moment:
-    topic = sal.topic("ScriptQueue", "nextVisit")
+    topic, on_sky = sal.topic("ScriptQueue", "nextVisit"), visit.image_type == SCIENCE
     message = sal.record(
         topic,
         **_script(visit),
-        coordinateSystem=_ICRS,
+        coordinateSystem=_ICRS if on_sky else _NONE,
         position=[visit.ra, visit.dec],
         startTime=visit.start_tai,
-        rotationSystem=_SKY,
+        rotationSystem=_SKY if on_sky else _NONE,
         cameraAngle=visit.rotation,
         filters=visit.physical_filter,
-        dome=_DOME_OPEN,
+        dome=_DOME_OPEN if on_sky else _DOME_CLOSED,
         duration=visit.duration,
         nimages=visit.n_snaps,
         instrument=visit.instrument,
@@ -139,7 +140,7 @@ def _image(observation: Observation) -> dict[str, sal.Value]:
     source, controller, date, number = observation.image_name.split("_")
     return {
         "additionalKeys": sal.joined(["imageType", "groupId"]),
-        "additionalValues": sal.joined(["OBJECT", observation.group]),
+        "additionalValues": sal.joined([_image_type(observation), observation.group]),
         "imagesInSequence": observation.n_snaps,
         "imageName": observation.image_name,
         "imageIndex": observation.snap + 1,
@@ -149,6 +150,11 @@ def _image(observation: Observation) -> dict[str, sal.Value]:
         "imageNumber": int(number),
         "timestampAcquisitionStart": observation.started,
     }
+
+
+def _image_type(observation: Observation) -> str:
+    """In the camera's words."""
+    return "OBJECT" if observation.image_type == SCIENCE else observation.image_type.upper()
 
 
 def _readout_parameters(observation: Observation, component: str) -> dict[str, sal.Value]:

@@ -239,9 +239,12 @@ async def test_products_that_are_not_kept_are_bad_data_and_named(place: Place, a
         await place.worker().react(assigned())
 
 
-async def test_a_refused_visit_is_not_processed(place: Place, ready: Callable[..., RawReady]) -> None:
+@pytest.mark.parametrize("change", [{"band": ""}, {"image_type": "flat"}])
+async def test_a_refused_visit_and_a_calibration_exposure_are_not_processed(
+    place: Place, ready: Callable[..., RawReady], change: dict[str, str]
+) -> None:
     event = ready(1)
-    refused = event.model_copy(update={"observation": replace(event.observation, band="")})
+    refused = event.model_copy(update={"observation": replace(event.observation, **change)})
     assert await place.worker().react(refused) == []
     assert place.products.asked == []
     assert place.daq.reads == []

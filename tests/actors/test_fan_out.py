@@ -101,3 +101,26 @@ async def test_pixels_of_another_camera_are_refused(fan_out: FanOut) -> None:
     (refused,) = await fan_out.on_readout_ended(ENDED.model_copy(update={"instrument": "LATISS"}))
     assert isinstance(refused, VisitRefused)
     assert "pixels of LATISS" in refused.reason
+
+
+@pytest.mark.parametrize(("image_type", "band"), [("flat", "r"), ("science", "")])
+async def test_what_looks_at_no_sky_makes_no_visit_and_is_read_as_what_it_is(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit], image_type: str, band: str
+) -> None:
+    announced = plan(on_sky=False)
+    (refused,) = await fan_out.on_next_visit(announced)
+    assert isinstance(refused, VisitRefused)
+    assert "no sky" in refused.reason
+    await journal.append([announced], {}, 1.0)
+    first, _ = await fan_out.on_readout_ended(ENDED.model_copy(update={"image_type": image_type}))
+    assert isinstance(first, DetectorReadOut)
+    assert (first.observation.image_type, first.observation.band) == (image_type, band)
+
+
+async def test_a_flat_keeps_its_band_also_when_its_group_is_over(
+    fan_out: FanOut, journal: MemoryJournal, plan: Callable[..., NextVisit]
+) -> None:
+    await journal.append([plan(on_sky=False), NextVisitCanceled(group="g1")], {}, 1.0)
+    first, _ = await fan_out.on_readout_ended(ENDED.model_copy(update={"image_type": "flat"}))
+    assert isinstance(first, DetectorReadOut)
+    assert first.observation.band == "r"

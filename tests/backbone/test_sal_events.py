@@ -50,6 +50,26 @@ def test_camera_messages_name_their_exposure_and_count_snaps_from_0() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("keys", "values", "image_type"),
+    [
+        ("imageType:groupId", "BIAS:g", "bias"), ("groupId", "g", "science"), ("imageType:groupId", ":g", "science"),
+        ("imageType:groupId", "ENGTEST:g", "engtest"),
+    ],
+)  # fmt: skip
+def test_an_image_is_of_the_type_that_the_camera_tells_and_else_of_the_sky(
+    keys: str, values: str, image_type: str
+) -> None:
+    ended = event_of(ENDED, IMAGE | {"additionalKeys": keys, "additionalValues": values})
+    assert isinstance(ended, ReadoutEnded)
+    assert ended.image_type == image_type
+
+
+def test_a_visit_in_no_coordinates_looks_at_no_sky() -> None:
+    on_sky = [event_of(NEXT_VISIT, VISIT | {"coordinateSystem": number}) for number in (1, 2)]
+    assert [visit.on_sky for visit in on_sky if isinstance(visit, NextVisit)] == [False, True]
+
+
 def test_a_topic_that_tells_of_no_event_is_passed_over() -> None:
     assert event_of("lsst.sal.MTCamera.logevent_startReadout", {}) is None
 
@@ -85,6 +105,7 @@ def test_a_topic_that_tells_of_no_event_is_passed_over() -> None:
         (STARTED, {"imageIndex": 0}, "imageIndex 0 of imagesInSequence 2"),
         (STARTED, {"imageIndex": 3}, "imageIndex 3 of imagesInSequence 2"),
         (STARTED, {"imageIndex": 1.0}, r"imageIndex 1\.0 is not an integer"),
+        (ENDED, {"additionalValues": "BIAS\0:g"}, "imageType 'BIAS.x00' has characters"),
         (STARTED, {"additionalKeys": "imageType"}, "1 additionalKeys .* but 2 additionalValues"),
         (STARTED, {"additionalKeys": "", "additionalValues": ""}, "no groupId among"),
         (STARTED, {"additionalValues": "OBJECT:"}, "no groupId among"),

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,15 +21,10 @@ from lsst.daf.butler import Butler
 
 from backbone.butler import ButlerArchive
 from backbone.dead_letters import DeadLetterTopic
-from backbone.ocps import ABORT_JOB, EXECUTE, Command, Execute
 from cluster.batch.joining import NAMESPACE
-from cluster.batch.request import BatchRequest, Priority
-from cluster.batch.run_folder import CANCELED, Failure, Progress, RunFolder, Steps
+from cluster.batch.request import Priority
+from cluster.batch.run_folder import CANCELED, RunFolder
 from cluster.child_process import ChildProcess
-from cluster.ocps import summed_up
-from cluster.ocps_jobs import Jobs, sole
-from cluster.ocps_request import OcpsOptions, requested
-from schemas.errors import BadData
 from schemas.instrument import camera
 from simulators.ocs.ocps import JOB_RESULT, OcpsRemote, Told, main
 
@@ -38,11 +34,9 @@ DETECTORS = 8
 QUERY = f"instrument='LSSTCam' AND detector < {DETECTORS}"
 SUM = sum(range(DETECTORS))
 WITHIN_S = 120.0
-RECORD = {
-    "salIndex": 3, "private_seqNum": 7, "private_origin": 12, "private_identity": "Script:1",
-    "private_sndStamp": 1.8e9 + 37.0,
-}  # fmt: skip
 ACK, IN_PROGRESS, COMPLETE, FAILED, ABORTED = 300, 301, 303, -302, -303
+DISABLED, ENABLED, FAULT, OFFLINE, STANDBY = 1, 2, 3, 4, 5
+EVENT = "lsst.sal.OCPS.logevent_"
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +67,26 @@ def ray_address() -> Iterator[str]:
 class Observatory:
     """A service of its own SAL index, so that commands of other tests are not its."""
 
-    def __init__(self, broker: str, registry: str, butler: Path, ray_address: str, folder: Path) -> None:
+    def __init__(
+        self, broker: str, registry: str, butler: Path, ray_address: str, folder: Path, pipelines: Path = FOREIGN
+    ) -> None:
         self.broker, self.registry, self.butler, self.folder = broker, registry, butler, folder
         self.index = uuid4().int % 10**6
         self.command = [
             sys.executable, "-m", "cluster.cli", "ocps", "--kafka", broker, "--registry", registry,
-            "--butler", str(butler), "--runs", str(folder), "--pipelines", str(FOREIGN), "--index", str(self.index),
+            "--butler", str(butler), "--runs", str(folder), "--pipelines", str(pipelines), "--index", str(self.index),
             "--ray-address", ray_address,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        path = os.pathsep.join([str(ROOT), str(FOREIGN)])
-        self.process = subprocess.Popen(self.command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL)
+    def start(self, *more: str) -> None:
+        path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(FOREIGN)])}
+        self.process = subprocess.Popen([*self.command, *more], env=os.environ | path, stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(10.0)
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10.0)
 
     def remote(self) -> OcpsRemote:
         return OcpsRemote(self.broker, self.registry, self.index)
@@ -142,27 +138,38 @@ async def eventually(reached: Callable[[], object]) -> None:
 
 
 @pytest.mark.ray
-async def test_a_command_delivered_twice_is_one_run_acknowledged_to_its_end(observatory: Observatory) -> None:
+async def test_a_command_delivered_twice_to_a_service_killed_twice_is_one_run_told_of_to_its_end(
+    observatory: Observatory,
+) -> None:
     async with observatory.remote() as remote:
         number, value = await remote.framed(
             "execute", pipeline="numbers.yaml", config="-c number:factor=3", data_query=QUERY
         )
         await remote.send("execute", value)
         await remote.send("execute", value)
-        acks = await remote.acknowledgements(number, WITHIN_S)
-        assert codes(acks) == [ACK, IN_PROGRESS, COMPLETE]
-        assert {(ack["identity"], ack["cmdtype"]) for ack in acks} == {("Script:100017", 3)}
+        seen: list[Told] = []
+        waiting = asyncio.create_task(remote.acknowledgements(number, WITHIN_S, seen.append))
+        await eventually(lambda: any(ack["ack"] == IN_PROGRESS for ack in seen))
+        observatory.kill()
+        observatory.start()
+        job = observatory.job(seen[-1])
+        await eventually(lambda: RunFolder(job / "run").progress().steps)
+        observatory.kill()
+        observatory.start()
+        acks = await waiting
         summary = last(acks)
-        assert summary["steps"]["number"] == {"total": DETECTORS, "done": DETECTORS, "failed": 0, "blocked": 0}
-        assert (summary["failures"], summary["state"]) == ([], "done")
-        assert summary["seconds"] > 0
         told = await result_of(remote, summary["job_id"])
+    assert codes(acks) == [ACK, IN_PROGRESS, COMPLETE]
+    assert {(ack["identity"], ack["cmdtype"]) for ack in acks} == {("Script:100017", 3)}
+    assert summary["steps"]["number"] == {"total": DETECTORS, "done": DETECTORS, "failed": 0, "blocked": 0}
+    assert (summary["failures"], summary["state"]) == ([], "done")
+    assert summary["seconds"] > 0
     assert (told["exit_code"], told["result"]) == (0, acks[-1]["result"])
     found = Butler.from_config(str(observatory.butler), collections=summary["collection"])
     assert found.get("sum", instrument="LSSTCam")["value"] == 3 * SUM
-    (job,) = (path for path in observatory.folder.iterdir() if path.is_dir())
+    assert found.collections.query(f"ocps/numbers/{job.name}/*") == [summary["collection"]]
+    assert [path for path in observatory.folder.iterdir() if path.is_dir()] == [job]
     assert job.name == summary["job_id"]
-    assert summary["collection"].startswith(f"ocps/numbers/{job.name}/")
     assert RunFolder(job / "run").request.priority == Priority.OCS
 
 
@@ -179,28 +186,6 @@ async def test_a_job_that_is_aborted_ends_and_says_so(observatory: Observatory) 
         assert codes(await remote.acknowledgements(hangs, WITHIN_S)) == [ACK, IN_PROGRESS, ABORTED]
         assert (await result_of(remote, job_id))["exit_code"] == 255
     assert run.progress().state == CANCELED
-
-
-@pytest.mark.ray
-async def test_a_service_that_was_killed_twice_goes_on_and_tells_the_end(observatory: Observatory) -> None:
-    async with observatory.remote() as remote:
-        number = await remote.command("execute", pipeline="numbers", data_query=QUERY)
-        seen: list[Told] = []
-        waiting = asyncio.create_task(remote.acknowledgements(number, WITHIN_S, seen.append))
-        await eventually(lambda: any(ack["ack"] == IN_PROGRESS for ack in seen))
-        observatory.kill()
-        observatory.start()
-        job = observatory.job(seen[-1])
-        await eventually(lambda: RunFolder(job / "run").progress().steps)
-        observatory.kill()
-        observatory.start()
-        acks = await waiting
-    assert codes(acks) == [ACK, IN_PROGRESS, COMPLETE]
-    summary = last(acks)
-    assert summary["steps"]["number"]["done"] == DETECTORS
-    found = Butler.from_config(str(observatory.butler), collections=summary["collection"])
-    assert found.get("sum", instrument="LSSTCam")["value"] == 10 * SUM
-    assert found.collections.query(f"ocps/numbers/{job.name}/*") == [summary["collection"]]
 
 
 async def _short(remote: OcpsRemote) -> int:
@@ -232,7 +217,6 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(
             ({"pipeline": "numbers", "config": "-c"}, "nothing after -c"),
             ({"pipeline": "numbers", "version": "w_2020_01"}, "w_2020_01"),
             ({"pipeline": "numbers", "prereq_jobs": "yesterday"}, "no job 'yesterday'"),
-            ({"pipeline": "numbers", "data_query": "instrument='LSSTCam' AND detector < 0"}, "no quanta"),
             ({"pipeline": "numbers", "data_query": QUERY, "config": "number:faktor=3"}, "faktor"),
         ],
         "abort_job": [({"job_id": "yesterday"}, "no job 'yesterday'")],
@@ -259,74 +243,105 @@ async def test_bad_commands_are_refused_with_a_reason_and_the_service_goes_on(
     ]
 
 
-def test_a_command_is_kept_once_and_found_again_with_how_far_it_was(tmp_path: Path) -> None:
-    command = Command.of(EXECUTE, RECORD)
-    jobs = Jobs(tmp_path)
-    job = jobs.take(command, {**RECORD, "pipeline": "numbers", "blob": b"\xff"}, now=5.0)
-    assert job is not None
-    assert jobs.take(command, RECORD, now=6.0) is None
-    job.keep(acked=True, starts=1)
-    (found,) = Jobs(tmp_path).unfinished()
-    assert (found.command, found.record["pipeline"], found.state) == (command, "numbers", job.state)
-    assert Jobs(tmp_path).take(command, RECORD, now=7.0) is None
-    found.keep(told=True)
-    assert Jobs(tmp_path).unfinished() == []
+async def commanded(remote: OcpsRemote, name: str, **values: str) -> tuple[object, object]:
+    """What becomes of a command in the end: its code and result."""
+    acks = await remote.acknowledgements(await remote.command(name, **values), WITHIN_S)
+    assert acks[0]["ack"] == ACK
+    assert acks[-1]["error"] == int(acks[-1]["ack"] == FAILED)
+    return acks[-1]["ack"], acks[-1]["result"]
 
 
-def test_quanta_that_failed_are_told_by_step_and_the_first_by_name(tmp_path: Path) -> None:
-    job = Jobs(tmp_path).take(Command.of(EXECUTE, RECORD), RECORD, now=0.0)
-    assert job is not None
-    steps = {"number": Steps(total=12, done=5, failed=7), "sum": Steps(total=1, blocked=1)}
-    failures = [Failure("number", f"{{detector: {k}}}", "refused", "x" * 1000, 1) for k in range(7)]
-    outcome = summed_up(job, Progress(state="failed", run="r", steps=steps, failures=failures))
-    told = json.loads(outcome.result)
-    assert (outcome.ack, outcome.error, outcome.exit_code) == (FAILED, 2, 1)
-    assert told["steps"]["number"] == {"total": 12, "done": 5, "failed": 7, "blocked": 0}
-    assert (told["steps"]["sum"]["blocked"], told["collection"]) == (1, "r")
-    assert [each["data_id"] for each in told["failures"]] == [f"{{detector: {k}}}" for k in range(5)]
-    assert told["failures_left_out"] == 2
-    assert len(outcome.result) < 3000
+async def told_of(remote: OcpsRemote, event: str) -> Told:
+    """What one who comes now finds."""
+    async with asyncio.timeout(WITHIN_S):
+        while (told := await remote.last(EVENT + event)) is None:  # noqa: ASYNC110 - another process tells it
+            await asyncio.sleep(0.05)
+    return told
 
 
-def test_two_services_do_not_share_a_folder(tmp_path: Path) -> None:
-    with sole(tmp_path), pytest.raises(BadData, match="another service"), sole(tmp_path):
-        pass
+def refused(command: str, state: str) -> tuple[int, str]:
+    return FAILED, f"Failed: {command} not allowed in state <State.{state}>"
 
 
-def options(tmp_path: Path, **changed: Any) -> OcpsOptions:
-    return OcpsOptions(
-        kafka="", registry="", butler=tmp_path, pipelines=FOREIGN, runs=tmp_path, inputs=("LSSTCam/defaults",), index=3
-    ).model_copy(update=changed)
+DONE = COMPLETE, "Done"
 
 
-def test_a_configuration_is_words_of_pipetask(tmp_path: Path) -> None:
-    asked = Execute(pipeline="numbers.yaml#number", config="-c number:factor=3 -i u/a,u/b number:once='a b'")
-    request: BatchRequest = requested(asked, "j", options(tmp_path))
-    assert request.settings == ("number:factor=3", "number:once=a b")
-    assert request.inputs == ("LSSTCam/defaults", "u/a", "u/b")
-    assert (request.pipeline, request.output) == (f"{FOREIGN}/numbers.yaml#number", "ocps/numbers/j")
+@pytest.fixture
+def component(broker: str, registry: str, butler: Path, tmp_path: Path) -> Iterator[Observatory]:
+    """One that has been started by nobody, with pipelines of its own."""
+    (tmp_path / "pipelines").mkdir()
+    shutil.copy(FOREIGN / "numbers.yaml", tmp_path / "pipelines")
+    made = Observatory(broker, registry, butler, "127.0.0.1:9", tmp_path / "jobs", tmp_path / "pipelines")
+    yield made
+    made.kill()
 
 
-def test_each_command_has_a_job_of_its_own() -> None:
-    job = Command.of(EXECUTE, RECORD).job_id
-    assert job == Command.of(EXECUTE, dict(RECORD)).job_id
-    assert job.startswith("20270115T080000Z-7-")
-    others: list[dict[str, object]] = [
-        {"private_seqNum": 8},
-        {"private_origin": 13},
-        {"private_identity": "x"},
-        {"private_sndStamp": 1.8e9},
-    ]
-    ids = {Command.of(EXECUTE, {**RECORD, **other}).job_id for other in others} | {
-        Command.of(ABORT_JOB, RECORD).job_id,
-        job,
-    }
-    assert len(ids) == 6
+async def test_a_script_brings_the_component_to_life_and_to_its_end(component: Observatory) -> None:
+    component.start("--state", "standby")
+    async with component.remote() as remote:
+        assert (await told_of(remote, "summaryState"))["summaryState"] == STANDBY
+        assert (await told_of(remote, "errorCode"))["errorCode"] == 0
+        assert str((await told_of(remote, "softwareVersions"))["subsystemVersions"]).startswith("lsst-pipe-base=")
+        available = await told_of(remote, "configurationsAvailable")
+        assert (available["url"], available["private_identity"]) == (
+            (component.folder.parent / "pipelines").as_uri(),
+            f"OCPS:{component.index}",
+        )
+        assert await commanded(remote, "execute", pipeline="numbers") == refused("execute", "STANDBY: 5")
+        assert await commanded(remote, "enable") == refused("enable", "STANDBY: 5")
+        code, why = await commanded(remote, "start", configurationOverride="mine.yaml")
+        assert (code, "mine.yaml" in str(why)) == (FAILED, True)
+        assert await commanded(remote, "start") == DONE
+        assert (await told_of(remote, "configurationApplied"))["url"] == available["url"]
+        assert await commanded(remote, "exitControl") == refused("exitControl", "DISABLED: 1")
+        assert await commanded(remote, "enable") == DONE
+        assert await commanded(remote, "enable") == refused("enable", "ENABLED: 2")
+        assert await commanded(remote, "disable") == DONE
+        assert await commanded(remote, "abort_job", job_id="x") == refused("abort_job", "DISABLED: 1")
+        assert await commanded(remote, "standby") == DONE
+        assert await commanded(remote, "exitControl") == DONE
+        assert component.process is not None
+        assert await asyncio.to_thread(component.process.wait, 20.0) == 0
+        assert await states_of(remote) == [STANDBY, DISABLED, ENABLED, DISABLED, STANDBY, OFFLINE]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("private_sndStamp", float("nan")), ("salIndex", "3"), ("private_origin", None)]
-)
-def test_who_cannot_be_answered_is_named(field: str, value: object) -> None:
-    with pytest.raises(BadData, match=field):
-        Command.of(EXECUTE, {**RECORD, field: value})
+async def states_of(remote: OcpsRemote) -> list[object]:
+    """All that were told, in their order, up to the last."""
+    final, told = await remote.last(EVENT + "summaryState"), []
+    async with aclosing(remote.told(EVENT + "summaryState")) as every:
+        async for each in every:
+            if each["salIndex"] == remote.index:
+                told.append(each["summaryState"])
+                if each == final:
+                    break
+    return told
+
+
+async def test_a_component_that_died_goes_on_as_it_was_and_one_that_cannot_work_is_in_fault(
+    component: Observatory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    component.start()
+    async with component.remote() as remote:
+        assert (await told_of(remote, "summaryState"))["summaryState"] == ENABLED
+        pipeline = component.folder.parent / "pipelines/numbers.yaml"
+        pipeline.rename(component.folder.parent / "away")
+        assert (await commanded(remote, "execute", pipeline="numbers"))[0] == FAILED
+        component.kill()
+        pipeline.parent.joinpath("other.yaml").touch()
+        before = await told_of(remote, "heartbeat")
+        component.start()
+        assert await commanded(remote, "execute", pipeline="numbers") == refused("execute", "FAULT: 3")
+        assert "there is no pipeline" in str((await told_of(remote, "errorCode"))["errorReport"])
+        async with asyncio.timeout(WITHIN_S):
+            while (await told_of(remote, "heartbeat"))["private_origin"] == before["private_origin"]:
+                pass
+        pipeline.parent.joinpath("other.yaml").unlink()
+        assert await commanded(remote, "standby") == DONE
+        assert (await told_of(remote, "errorCode"))["errorCode"] == 0
+        assert (await commanded(remote, "start"))[0] == FAILED
+        (component.folder.parent / "away").rename(pipeline)
+        assert await commanded(remote, "start") == DONE
+        assert await states_of(remote) == [ENABLED, FAULT, FAULT, STANDBY, DISABLED]
+    peers = ["--kafka", component.broker, "--registry", component.registry, "--index", str(component.index)]
+    assert await asyncio.to_thread(main, [*peers, "state"]) == 0
+    assert capsys.readouterr().out == "DISABLED\n"

@@ -1,21 +1,27 @@
-"""The graph of calibration production: which exposure goes where; nothing is computed."""
+"""Calibration production: which exposure goes where, and which are left out."""
 
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DatasetType
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
 from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
 
 from backbone.butler import ButlerArchive
-from pipelines.calibration import Assemble, CalibrationConfig
-from schemas.errors import BadData
+from payloads.calibration.bias import make_bias
+from payloads.calibration.frames import Rejected
+from pipelines.calibration import Assemble, CalibrationConfig, _pairs, _read
+from schemas.errors import BadData, Transient
 from schemas.identity import exposure_id, image_name
+from schemas.image import Raw
 from schemas.instrument import camera
 from tests.backbone import kept_objects as kept
+from tests.payloads.calibration import small_ccd
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "calibration.yaml"
 DAY, DETECTORS = 20260705, (93, 94)
@@ -117,3 +123,81 @@ def test_products_that_failed_a_check_are_not_assembled() -> None:
 
     with pytest.raises(BadData, match=r"detector 94, r: not verified: flat: photon noise of a pixel is 0\.0171$"):
         step.run(camera("LSSTCam")[94], report, None, None, None, None, Flat(), None)  # type: ignore[arg-type]
+
+
+def test_an_afternoon_takes_crosstalk_and_photon_transfer_that_stand(
+    taken: tuple[Path, dict[int, tuple[str, str, int]]],
+) -> None:
+    butler = Butler.from_config(str(taken[0]), collections=["LSSTCam/raw/all", "u/standing"], run="u/new")
+    pipeline = Pipeline.from_uri(f"{PIPELINE}#afternoon").to_graph(registry=butler.registry)
+    standing = Butler.from_config(str(taken[0]), run="u/standing", writeable=True)
+    names = [{"instrument": "LSSTCam", "detector": detector} for detector in DETECTORS]
+    for name, kind in (("crosstalk", "PachonCrosstalk"), ("photon_transfer", "PachonPhotonTransfer")):
+        dimensions = ("instrument", "detector")
+        made = DatasetType(name, dimensions, kind, universe=standing.dimensions, isCalibration=True)
+        standing.registry.registerDatasetType(made)
+        standing.registry.insertDatasets(name, names, run="u/standing")
+    where = f"instrument='LSSTCam' AND exposure.day_obs={DAY}"
+    graph = AllDimensionsQuantumGraphBuilder(pipeline, butler, where=where).finish().assemble()
+    steps = {label: len(quanta) for label, quanta in graph.quanta_by_task.items()}
+    assert steps == {"bias": 2, "dark": 2, "flat": 4, "defects": 4, "verify": 4, "calibration": 4}
+    quanta = graph.build_execution_quanta(task_label="dark").values()
+    assert {ref.run for quantum in quanta for ref in quantum.inputs["photon_transfer"]} == {"u/standing"}
+
+
+def handles(*got: Raw | Exception, groups: str = "") -> Any:
+    """Deferred datasets; `groups`: a letter each."""
+
+    def handle(number: int, what: Raw | Exception) -> SimpleNamespace:
+        def get() -> Raw:
+            if isinstance(what, Exception):
+                raise what
+            return what
+
+        seen = SimpleNamespace(id=number, group=groups[number] if groups else "g")
+        return SimpleNamespace(dataId=_DataId({"exposure": seen}), get=get)
+
+    return [handle(number, what) for number, what in enumerate(got)]
+
+
+class _DataId(dict[str, int]):
+    """A data id with its records."""
+
+    def __init__(self, records: dict[str, Any]) -> None:
+        super().__init__(detector=94)
+        self.records = records
+
+
+def broken(what: str) -> ValueError:
+    """As the Data Butler tells of a file that its formatter refuses."""
+    error = ValueError("Failure from formatter")
+    error.__cause__ = BadData(what)
+    return error
+
+
+def test_a_raw_that_cannot_be_read_is_left_out_of_a_product_and_named() -> None:
+    first, *others = small_ccd.raws("bias", 3)
+    frames = [first, broken("no END card"), *others]
+    bias = make_bias(_read(handles(*frames)), small_ccd.SMALL)
+    assert bias.pixels.used == tuple(raw.observation.exposure for raw in (first, *others))
+    (left_out,) = bias.pixels.rejected
+    assert left_out.exposure == 1
+    assert "exposure 1 detector 94" in left_out.why
+    assert "no END card" in left_out.why
+
+
+def test_a_disk_that_does_not_answer_is_no_bad_raw() -> None:
+    error = ValueError("Failure from formatter")
+    error.__cause__ = OSError(5, "Input/output error")
+    with pytest.raises(Transient, match="exposure 0 detector 94"):
+        list(_read(handles(error)))
+
+
+def test_a_pair_of_which_one_is_broken_or_lacking_is_left_out_and_named() -> None:
+    one, other = small_ccd.raws("bias", 2)
+    told = list(_pairs(handles(one, other, one, broken("no END card"), one, groups="aabbc")))
+    assert told[0] == (one, other)
+    rejected = [each for each in told if isinstance(each, Rejected)]
+    assert [each.exposure for each in rejected] == [2, 4]
+    assert "exposure 3 detector 94" in rejected[0].why
+    assert rejected[1].why == "group c: 1 exposures are no pair"

@@ -1,10 +1,13 @@
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from schemas.clock import midnight_of, noon_of
 from schemas.image import Observation
-from simulators.ocs.schedule import plan_own
+from simulators.ocs.afternoon import plan_afternoon
+from simulators.ocs.schedule import dump_plan, load_plan, plan_own
 from simulators.ocs.timeline import EXPOSE, timeline
 
 PLAN = plan_own(2, 3)
@@ -90,3 +93,28 @@ def test_latiss_speaks_through_its_own_component() -> None:
     kinds = {m.kind for m in timeline(plan_own(2, 1, instrument="LATISS"))}
     assert "lsst.sal.ATCamera.logevent_endReadout" in kinds
     assert not any("MTCamera" in kind for kind in kinds)
+
+
+def test_calibration_exposures_are_told_as_what_they_are_and_at_no_place_of_the_sky() -> None:
+    plan = plan_afternoon("g_6", 20260705)
+    said = list(timeline(plan))
+    announced = [m.payload for m in said if _name(m.kind) == "nextVisit" and isinstance(m.payload, dict)]
+    assert {(each["coordinateSystem"], each["rotationSystem"], each["filters"]) for each in announced} == {
+        (1, 1, "g_6")
+    }
+    ended = [m.payload for m in said if _name(m.kind) == "endReadout" and isinstance(m.payload, dict)]
+    types = Counter(str(each["additionalValues"]).split(":")[0] for each in ended)
+    assert types == {"BIAS": 10, "DARK": 5, "FLAT": 10}
+    taken = [m.payload for m in said if isinstance(m.payload, Observation)]
+    assert Counter(each.image_type for each in taken) == {"bias": 10, "dark": 5, "flat": 10}
+
+
+def test_an_afternoon_is_25_exposures_one_after_another_before_its_night(tmp_path: Path) -> None:
+    plan = plan_afternoon("r_57", 20260705)
+    seen = [visit.observation(0) for visit in plan]
+    assert len({each.exposure for each in seen}) == len({visit.group for visit in plan}) == len(plan) == 25
+    assert (seen[0].started, seen[0].exposure) == (noon_of(20260705), 2026070590001)
+    assert all(after.started >= before.readout_ended for before, after in itertools.pairwise(seen))
+    assert seen[-1].readout_ended < midnight_of(20260705)
+    dump_plan(plan, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan

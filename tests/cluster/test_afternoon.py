@@ -1,0 +1,52 @@
+"""Calibration exposures by way of the observatory: real broker, registry, OCS and DAQ, the night's actors."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from lsst.daf.butler import Butler
+
+from backbone.butler import ButlerArchive
+from backbone.schema_registry import SchemaRegistry
+from cluster.afternoon import BEGIN_S, archived, lacking, observatory_of
+from cluster.services import free_port
+from cluster.settings import Settings
+from schemas.clock import NightClock
+from schemas.identity import DatasetId
+from schemas.instrument import camera
+from simulators.camera import calibrations
+from simulators.ocs.afternoon import plan_afternoon
+from simulators.ocs.schedule import PlannedVisit
+from simulators.ocs.timeline import ANNOUNCED_S
+
+SEED, DAY, DETECTOR, SPEED = 3, 20260705, 94, 4.0
+WITHIN_S = 120.0
+
+
+def _plan() -> list[PlannedVisit]:
+    """A bias, and a flat after it."""
+    plan = plan_afternoon("g_6", DAY)
+    return [plan[0], replace(plan[-1], start_tai=plan[0].start_tai + plan[0].duration)]
+
+
+async def test_exposures_that_the_ocs_tells_of_are_archived_as_what_they_are(broker: str, tmp_path: Path) -> None:
+    plan = _plan()
+    settings = Settings(output=tmp_path, detectors=(DETECTOR,), kafka=broker, daq=f"grpc://127.0.0.1:{free_port()}")
+    archive = ButlerArchive.create(settings.butler)
+    archive.register_camera(settings.camera)
+    clock = NightClock.starting(plan[0].start_tai - ANNOUNCED_S, delay_s=BEGIN_S, speed=SPEED)
+    with ExitStack() as stack:
+        async with SchemaRegistry(tmp_path / "schemas.json") as registry:
+            named = settings.model_copy(update={"registry": registry.url})
+            observatory = observatory_of(named, plan, SEED, stack, clock)
+            assert len(lacking(named, plan)) == len(plan)
+            await archived(named, clock, lambda: observatory.ocs.returncode is not None, WITHIN_S)
+    assert lacking(settings, plan) == []
+    for visit in plan:
+        seen = visit.observation(0)
+        kept = archive.get(DatasetId.of_raw("LSSTCam", seen.exposure, DETECTOR))
+        told = kept.observation
+        assert (told.image_type, told.physical_filter, told.band) == (visit.image_type, "g_6", "g")
+        assert kept.sha256 == calibrations.raw(SEED, seen, camera("LSSTCam")[DETECTOR]).sha256
+    records = Butler.from_config(str(settings.butler)).query_dimension_records("exposure", instrument="LSSTCam")
+    assert {record.observation_type for record in records} == {"bias", "flat"}
