@@ -2,14 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from cluster.exits import exit_with
 from schemas.errors import BadData
+
+if TYPE_CHECKING:
+    from cluster.batch.request import Needs
 
 batch = typer.Typer(help="Run pipelines of lsst-pipe-base on the Ray cluster (docs/batch.md).", no_args_is_help=True)
 
@@ -47,9 +51,9 @@ def submit(
             raise BadData(f"--priority {priority!r}: it is one of {', '.join(Priority.__members__).lower()}")
         request = BatchRequest(
             butler=butler.resolve(), pipeline=pipeline, inputs=tuple(inputs.split(",")), output=output, where=where,
-            settings=tuple(settings or ()), needs=_read(needs) if needs else {}, priority=Priority[priority.upper()],
+            settings=tuple(settings or ()), needs=_read(needs, pipeline) if needs else {},
+            priority=Priority[priority.upper()], ray_address=ray_address, night=night and night.resolve(), slots=slots,
             python_path=tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))),
-            ray_address=ray_address, night=night and night.resolve(), slots=slots,
         )  # fmt: skip
         console = _console()
         run = commands.submit(runs.resolve(), request, console)
@@ -172,11 +176,20 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _read(needs: Path) -> dict[str, object]:
+def _read(needs: Path, pipeline: str) -> "dict[str, Needs]":
+    from cluster.batch.graph import labels_of  # noqa: PLC0415 - so that --help answers at once
+    from cluster.batch.request import Needs  # noqa: PLC0415 - the same
+
+    labels = labels_of(pipeline)
     try:
         told = yaml.safe_load(needs.read_text(encoding="utf-8"))
+        found = TypeAdapter(dict[str, Needs]).validate_python(told)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadData(f"--needs {needs}: {where or repr(told)}: {first['msg']}") from error
     except (OSError, yaml.YAMLError) as error:
         raise BadData(f"--needs {needs}: {error}") from error
-    if not isinstance(told, dict):
-        raise BadData(f"--needs {needs}: not a table of labels")
-    return told
+    if strange := sorted(found.keys() - set(labels)):
+        raise BadData(f"--needs {needs}: {', '.join(strange)}: the steps of {pipeline} are {', '.join(labels)}")
+    return found

@@ -1,6 +1,7 @@
 """`pachon batch`: submit, status, cancel, restart; and `coordinate`, the process that they start."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +21,12 @@ from cluster.batch.job_work import JobWork
 from cluster.batch.joining import of_night, on_ray
 from cluster.batch.quanta_work import QuantaWork
 from cluster.batch.request import BatchRequest, OnCluster
-from cluster.batch.run_folder import DONE, RUNNING, Progress, RunFolder, run_folders
+from cluster.batch.run_folder import CUT_OFF, DONE, RUNNING, Progress, RunFolder, run_folders
 from cluster.batch.work import Work
 from schemas.clock import REAL_TIME
 from schemas.errors import BadData
 
-_LOOK_S = 0.5
+_LOOK_S, _SILENT_S = 0.5, 60.0
 
 _PATIENCE = {"RAY_raylet_start_wait_time_s": "60"}
 """What Ray's start may take, niced and beside whatever else there is to do: Ray itself gives up after 30 s."""
@@ -47,25 +48,26 @@ def prepare(path: Path, request: BatchRequest, name: str) -> tuple[RunFolder, in
     run = RunFolder.make(path, request)
     try:
         quanta = graph.build(run, name)
-    except BadData:
-        for file in run.path.iterdir():
-            file.unlink()
-        run.path.rmdir()
+    except BaseException:
+        shutil.rmtree(run.path)
         raise
-    (run.path / "run").write_text(name, encoding="utf-8")
+    run.name_file.write_text(name, encoding="utf-8")
     return run, quanta
 
 
 def start(run: RunFolder) -> None:
     """Start a coordinator that outlives this command. Raises BadData if there is one."""
-    run.claim(os.getpid())
-    with run.log.open("ab") as log:
-        coordinator = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "batch", "coordinate", str(run.path)],
-            env=_PATIENCE | os.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    run.hand_over(coordinator.pid)
+    claim = run.claim()
+    try:
+        with run.log.open("ab") as log:
+            coordinator = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", "batch", "coordinate", str(run.path)],
+                env=_PATIENCE | os.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True, pass_fds=[claim],
+            )  # fmt: skip
+        run.hand_over(coordinator.pid)
+    finally:
+        os.close(claim)  # the coordinator has it open, and nobody that it starts
 
 
 def wait(run: RunFolder, console: Console) -> int:
@@ -92,7 +94,7 @@ def _work(run: RunFolder) -> Iterator[Work[Any]]:
         yield JobWork(run)
         return
     sys.path[:0] = run.request.python_path  # whoever restarts a run may have another one than who submitted it
-    name = (run.path / "run").read_text(encoding="utf-8")
+    name = run.name_file.read_text(encoding="utf-8")
     with Butler.from_config(str(run.request.butler), run=name, writeable=True) as butler:
         yield QuantaWork(run, butler, name)
 
@@ -115,6 +117,8 @@ def show(run: RunFolder, console: Console) -> None:
     """All that is known of a run."""
     progress = run.progress()
     console.print(f"{run.path}: {_line(progress)}")
+    if progress.state == CUT_OFF:
+        console.print(f"  its coordinator said last: {run.last_line() or 'nothing'}")
     for label, step in progress.steps.items():
         mean = f"{step.seconds / step.done:.2f} s each" if step.done else ""
         counted = f"{step.kept + step.done} of {step.total} done, {step.running} running"
@@ -130,6 +134,9 @@ def _line(progress: Progress) -> str:
     line = f"{progress.state}, {done} of {total} done, {progress.failed} failed or blocked"
     if progress.state == RUNNING and progress.ends_at:
         line += f", ends in about {max(progress.ends_at - REAL_TIME.now(), 0.0):.0f} s"
+    silent = REAL_TIME.now() - progress.updated
+    if progress.state == RUNNING and silent > _SILENT_S:
+        line += f", has told nothing for {silent:.0f} s"
     return f"{line}, {progress.retried} attempts repeated"
 
 

@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from itertools import chain, islice
+from pathlib import Path
+from statistics import fmean, median
 from typing import Any, Generic
 
 import networkx as nx  # type: ignore[import-untyped]
@@ -23,10 +25,12 @@ from schemas.clock import Clock
 BACKOFF_S = 1.0
 """Before the second attempt; twice as long before each further one."""
 
-START_S = 120.0
-"""What a new process may take to begin."""
+END_S = 120.0
+"""What a process may take, beyond twice its deadline, to end."""
 
 _POLL_S, _TELL_S, _KILLED_S = 0.2, 1.0, 10.0
+
+_MOST = 10_000
 
 _log = structlog.get_logger()
 
@@ -43,9 +47,10 @@ class Waiting(Generic[Key]):
 
 @dataclass(frozen=True)
 class Running(Generic[Key]):
-    """An attempt under way, and how long there were slots for it, s."""
+    """An attempt under way, whether its process has begun, and how long there were slots for it since, s."""
 
     waiting: Waiting[Key]
+    begun: bool = False
     had: float = 0.0
     hung: bool = False
 
@@ -69,8 +74,10 @@ class Executor(Generic[Key]):
         """CPUs of late, while there were any."""
         self._environment = {"env_vars": {"PACHON_BATCH": "1", **work.environment}}
         self._remote = ray.remote(work.execute)
-        totals = Counter(work.label(key) for stage in work.stages for key in stage)
+        every = [(work.label(key), work.needs(key).cpus) for stage in work.stages for key in stage]
+        totals = Counter(label for label, _ in every)
         steps = {label: Steps(total=totals[label]) for label in work.labels}
+        self._cpus = {name: fmean(cpus for label, cpus in every if label == name) for name in totals}
         self.progress = Progress(run=work.run, pid=os.getpid(), started=clock.now(), steps=steps)
 
     def run(self) -> Progress:
@@ -86,10 +93,9 @@ class Executor(Generic[Key]):
 
     def _walk(self, stage: "nx.DiGraph[Key]") -> bool:
         """Whether it was walked to its end, and not canceled."""
-        self._walker = Walker(stage.copy())
-        done = self._work.done()
-        for key in filter(done.__contains__, nx.topological_sort(stage)):  # else what comes after would be ready again
-            self._walker.finish(key)
+        done = self._work.done() & set(stage)
+        self._walker = Walker(nx.DiGraph(stage.subgraph(set(stage) - done)))
+        for key in done:
             self._step(key).kept += 1
         for ready in self._walker:
             for key in sorted(ready, key=self._order):
@@ -102,9 +108,9 @@ class Executor(Generic[Key]):
         return True
 
     def wanted(self) -> int:
-        """CPUs of all that is ready or under way."""
-        running = [each.waiting for each in self._running.values()]
-        return sum(each.needs.cpus for each in [*self._queue, *running])
+        """CPUs of all that is ready or under way, as far as any cluster may have them."""
+        running = (each.waiting for each in self._running.values())
+        return sum(each.needs.cpus for each in islice(chain(running, self._queue), _MOST))
 
     def _order(self, key: Key) -> tuple[str, str]:
         return self._work.label(key), self._work.name(key)
@@ -120,17 +126,22 @@ class Executor(Generic[Key]):
         """Hand to Ray while there are slots; what needs more than there are has all of them."""
         slots, now = self._slots(), time.monotonic()
         used = sum(running.waiting.needs.cpus for running in self._running.values())
-        queue, self._queue = self._queue, []
-        for waiting in queue:
+        left: list[Waiting[Key]] = []
+        for place, waiting in enumerate(self._queue):
+            if used >= slots:
+                left += self._queue[place:]
+                break
             fits = used + min(waiting.needs.cpus, max(slots, 1)) <= slots
             if not fits or waiting.not_before > now:
-                self._queue.append(waiting)
+                left.append(waiting)
                 continue
             self._hand_over(waiting)
             used += waiting.needs.cpus
+        self._queue = left
 
     def _hand_over(self, waiting: Waiting[Key]) -> None:
         label, needs, room = self._work.label(waiting.id), waiting.needs, _largest_node()
+        self._words(waiting).unlink(missing_ok=True)  # of an earlier coordinator's
         ref = self._remote.options(
             num_cpus=min(needs.cpus, room["CPU"]), memory=min(needs.memory_mb * 10**6, room["memory"]),
             name=f"batch {label}", max_retries=0, runtime_env=self._environment,
@@ -160,13 +171,17 @@ class Executor(Generic[Key]):
             if running.hung:
                 return Made(0.0, 0.0, error="hung", message=f"not done within {running.waiting.needs.deadline_s:g} s")
             return self._last_words(running.waiting, error)
+        finally:
+            self._words(running.waiting).unlink(missing_ok=True)
         return made
 
+    def _words(self, waiting: Waiting[Key]) -> Path:
+        return self._folder.last_words(waiting.id, waiting.attempt)
+
     def _last_words(self, waiting: Waiting[Key], error: Exception) -> Made:
-        words = self._folder.last_words(waiting.id, waiting.attempt)
-        if words.exists():
-            kind, _, message = words.read_text(encoding="utf-8").partition(" ")
-            words.unlink()
+        words = self._words(waiting)
+        kind, _, message = (words.read_text(encoding="utf-8") if words.exists() else "").partition(" ")
+        if kind:
             return Made(0.0, 0.0, error=kind, message=message)
         if isinstance(error, ray.exceptions.OutOfMemoryError):
             return Made(0.0, 0.0, error="memory", message="killed by Ray: its node ran out of memory")
@@ -208,17 +223,20 @@ class Executor(Generic[Key]):
         if not self._slots():
             return
         for ref, running in self._running.items():
-            had = running.had + seconds
-            hung = had > 2.0 * running.waiting.needs.deadline_s + START_S
+            begun = running.begun or self._words(running.waiting).exists()  # else it waits for room, in Ray's queue
+            had = running.had + seconds if begun else 0.0
+            hung = had > 2.0 * running.waiting.needs.deadline_s + END_S
             if hung and not running.hung:
                 ray.cancel(ref, force=not self._work.interrupted)
-            self._running[ref] = dataclasses.replace(running, had=had, hung=hung)
+            self._running[ref] = dataclasses.replace(running, begun=begun, had=had, hung=hung)
 
     def _kill_all(self) -> None:
         for ref in self._running:
             ray.cancel(ref, force=not self._work.interrupted)
         if self._running:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=_KILLED_S)
+        for running in self._running.values():
+            self._words(running.waiting).unlink(missing_ok=True)
 
     def _tell(self) -> None:
         now = self._clock.now()
@@ -228,14 +246,21 @@ class Executor(Generic[Key]):
             self._folder.tell(self.progress)
 
     def _estimate(self, now: float) -> float:
-        """When it will end: what is left of each step, as long as those before took; 0 if none of any is done."""
+        """When it will end; 0 if nothing is done.
+
+        What is left of each step takes as long as what was done of it, all CPUs share it, and one unit is not shared.
+        """
         means = {label: step.seconds / step.done for label, step in self.progress.steps.items() if step.done}
         if not means:
             return 0.0
         guess = median(means.values())
-        left = sum(step.left * means.get(label, guess) for label, step in self.progress.steps.items())
         self._pace = self._slots() or self._pace
-        return now + left / self._pace
+        rounds = {
+            label: max(step.left * self._cpus[label] / self._pace, 1.0)
+            for label, step in self.progress.steps.items()
+            if step.left
+        }
+        return now + sum(means.get(label, guess) * number for label, number in rounds.items())
 
     def _end(self, state: str) -> Progress:
         self._kill_all()

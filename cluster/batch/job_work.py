@@ -84,7 +84,8 @@ class JobWork:
         job = self._jobs[key]
         self._attempts[key] = attempt
         self._states.add(JobState(key, RUNNING, attempt))
-        return Attempt(job, needs, self._folder.path / job.log, self._workflow.folder)
+        words = self._folder.last_words(key, attempt)
+        return Attempt(job, needs, self._folder.path / job.log, self._workflow.folder, words)
 
     def attempts(self, key: str, made: Made) -> int:
         """As it was submitted, but a job that hung is not left to hang again and again."""

@@ -38,17 +38,22 @@ the same signal, and still has its parent.
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a worker is told. `log`: the file to append to. `folder`: where the command is started."""
+    """What a worker is told. `log`: the file to append to. `folder`: where the command is started.
+
+    `last_words`: see `RunFolder.last_words`.
+    """
 
     job: Job
     needs: Needs
     log: Path
     folder: Path
+    last_words: Path
 
 
 def execute(attempt: Attempt) -> Made:
     """Run a job's command to its end; its exit code is told. Interrupted, it kills all that it started."""
     take_second_place()
+    attempt.last_words.touch()
     started = time.monotonic()
     try:
         child = _child(attempt)

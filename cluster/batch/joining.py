@@ -18,6 +18,7 @@ import structlog
 from cluster import proc
 from cluster.batch.lanes import Share
 from cluster.batch.request import OnCluster
+from cluster.exits import complain
 from cluster.settings import Settings
 from schemas.errors import BadData, Transient
 
@@ -31,7 +32,7 @@ _LOOK_S, _SILENT_S, _ANSWER_S = 0.5, 5.0, 2.0
 
 @dataclass(frozen=True)
 class Joined:
-    """A cluster. `address`: of its GCS, host:port. `driver`: the process that it ends with, 0 if on no night's."""
+    """A cluster. `address`: of its GCS, host:port. `driver`: the process that it ends with, 0 if none is known."""
 
     address: str
     driver: int = 0
@@ -91,13 +92,16 @@ def on_ray(asked: OnCluster, run: str) -> Iterator[Callable[[Callable[[], int]],
     _take_second_place()
     _start(joined)
     try:
-        if joined is None:
-            yield lambda _wanted: _own(asked)
-        else:
-            with ending_with(joined):
-                yield Share(run, asked.priority, asked.slots).cpus
+        with ending_with(joined or _made_here()):
+            yield Share(run, asked.priority, asked.slots).cpus if joined else lambda _wanted: _own(asked)
     finally:
         ray.shutdown()
+
+
+def _made_here() -> Joined:
+    """The cluster that this process has made, which ends with its raylet."""
+    raylet = next((each.pid for each in proc.descendants(os.getpid()) if each.name == "raylet"), 0)
+    return Joined(ray.get_runtime_context().gcs_address, raylet)
 
 
 def _asked_for(asked: OnCluster) -> Joined | None:
@@ -159,7 +163,7 @@ def _own(asked: OnCluster) -> int:
 
 @contextmanager
 def ending_with(joined: Joined) -> Iterator[None]:
-    """End this process, as a crash would, when the cluster that it joined is gone: Ray would fail unit after unit."""
+    """End this process, as a crash would, when its cluster is gone: Ray would fail unit after unit, or wait."""
     over = threading.Event()
 
     def watch() -> None:
@@ -167,7 +171,8 @@ def ending_with(joined: Joined) -> Iterator[None]:
         while not over.wait(_LOOK_S):
             heard = time.monotonic() if joined.listens else heard
             if joined.ended or time.monotonic() - heard > _SILENT_S:
-                structlog.get_logger().error("cut off: the cluster that was joined is gone", address=joined.address)
+                structlog.get_logger().error("cut off: the cluster is gone", address=joined.address)
+                complain(f"the run's Ray at {joined.address} is gone")
                 os._exit(os.EX_TEMPFAIL)
 
     threading.Thread(target=watch, name="joined", daemon=True).start()

@@ -1,5 +1,7 @@
 """What a worker process does with a quantum: executes it on a quantum-backed Butler that it keeps warm."""
 
+import ctypes
+import gc
 import itertools
 import logging
 import os
@@ -7,13 +9,13 @@ import pickle
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lsst.daf.butler import ButlerConfig, DatasetRef, Quantum, QuantumBackedButler
+from lsst.daf.butler import ButlerConfig, DatasetRef, Quantum, QuantumBackedButler, QuantumProvenanceData
 from lsst.pipe.base import ExecutionResources, InvalidQuantumError, RepeatableQuantumError
 from lsst.pipe.base.pipeline_graph import PipelineGraph
 from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
@@ -29,6 +31,8 @@ from schemas.errors import BadData, Transient
 WATCH_S = 0.2
 """How often a process looks at its memory."""
 
+_LIBC = ctypes.CDLL(None)
+
 
 @dataclass(frozen=True)
 class QuantumJob:
@@ -40,8 +44,8 @@ class QuantumJob:
     id: uuid.UUID
     quantum: bytes
     needs: Needs
-    last_words: str
-    """The file in which a process says why it ends itself."""
+    last_words: Path
+    """See `RunFolder.last_words`."""
 
 
 class _WarmButler(QuantumBackedButler):
@@ -65,33 +69,65 @@ class _WarmButler(QuantumBackedButler):
 def execute(job: QuantumJob) -> Made:
     """Execute a quantum; what it raises is told, not raised. Partial outputs of an earlier attempt are removed.
 
-    What it made is told as `QuantumProvenanceData`, in JSON.
+    What it made is told as `QuantumProvenanceData`, in JSON; of one that failed, the log that it has left.
     """
     take_second_place()
     logging.getLogger().setLevel(logging.INFO)  # what a quantum logs is kept as a dataset beside its outputs
+    job.last_words.touch()
     started = time.monotonic()
+    _make_room(job)
     with _bounded(job):
+        told: list[str] = []
         try:
-            provenance = _execute(job)
-        except Exception as error:  # noqa: BLE001 - whatever a PipelineTask raises is told by its class
-            return _made(started, error=error_class(error), message=f"{type(error).__name__}: {error}")
-        return _made(started, told=provenance)
+            _execute(job, told)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a PipelineTask raises is told by its class
+            return _made(started, "".join(told), error=error_class(error), message=f"{type(error).__name__}: {error}")
+        return _made(started, *told)
 
 
-def _made(started: float, **told: str) -> Made:
-    return Made(time.monotonic() - started, resident_mb(os.getpid()), **told)
+def _made(started: float, told: str, **failure: str) -> Made:
+    return Made(time.monotonic() - started, resident_mb(os.getpid()), told, **failure)
 
 
-def _execute(job: QuantumJob) -> str:
+def _execute(job: QuantumJob, told: list[str]) -> None:
     pipeline, butler = _opened(job.butler, job.graph)
     quantum: Quantum = pickle.loads(job.quantum)  # noqa: S301 - our own coordinator's
-    limited = butler.of(quantum)
+    step, limited = pipeline.tasks[job.label], butler.of(quantum)
     resources = ExecutionResources(num_cores=job.needs.cpus, max_mem=f"{job.needs.memory_mb} MB")
     executor = SingleQuantumExecutor(
         limited_butler_factory=lambda _: limited, clobber_outputs=True, resources=resources
     )
-    executor.execute(pipeline.tasks[job.label], quantum, job.id)
-    return limited.extract_provenance_data().model_dump_json()
+    try:
+        executor.execute(step, quantum, job.id)
+    except BaseException:
+        if step.log_output is not None:
+            told.append(_only(limited, quantum.outputs[step.log_output.dataset_type_name]))
+        raise
+    told.append(limited.extract_provenance_data().model_dump_json())
+
+
+def _only(butler: QuantumBackedButler, refs: Iterable[DatasetRef]) -> str:
+    """What is told of a quantum of which only these outputs are to be kept."""
+    kept = [ref for ref in refs if butler.stored(ref)]
+    records = {name: found.to_simple() for name, found in butler._datastore.export_records(kept).items()}  # noqa: SLF001
+    ids = {ref.id for ref in kept}
+    return QuantumProvenanceData(
+        predicted_inputs=set(), available_inputs=set(), actual_inputs=set(), predicted_outputs=ids, actual_outputs=ids,
+        datastore_records=records,
+    ).model_dump_json()  # fmt: skip
+
+
+def _make_room(job: QuantumJob) -> None:
+    """Give back what earlier quanta took: freed memory stays a process's own (see `cluster`).
+
+    Ends the process if they have left too much behind for this one.
+    """
+    if not _opened.cache_info().currsize or resident_mb(os.getpid()) < 0.5 * job.needs.memory_mb:
+        return
+    gc.collect()
+    _LIBC.malloc_trim(0)
+    if (held := resident_mb(os.getpid())) > job.needs.memory_mb:
+        _end(job, "died", f"its process still held {held:.0f} MB of earlier quanta, more than this one asked for")
 
 
 @lru_cache(maxsize=1)
@@ -110,15 +146,29 @@ FINAL = "refused"
 
 
 def error_class(error: BaseException) -> str:
-    """How an exception is dealt with: a key of `quanta_work.ATTEMPTS`."""
+    """How an exception is dealt with, a key of `quanta_work.ATTEMPTS`: by the first of its causes that is known.
+
+    The Data Butler wraps what a formatter raises.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if known := _class_of(cause):
+            return known
+        cause = cause.__cause__
+    return "unknown"
+
+
+def _class_of(error: BaseException) -> str:
     match error:
         case MemoryError():
             return "memory"
         case BadData() | InvalidQuantumError() | RepeatableQuantumError() | FileNotFoundError():
             return FINAL
-        case Transient() | DBAPIError() | OSError() | TimeoutError():
+        case Transient() | DBAPIError() | TimeoutError() | ConnectionError():
             return "transient"
-    return "unknown"
+        case OSError() if error.errno is not None:  # else not of the system: astropy raises such for a broken file
+            return "transient"
+    return ""
 
 
 @contextmanager
@@ -148,5 +198,7 @@ def _bounded(job: QuantumJob) -> Iterator[None]:
 
 
 def _end(job: QuantumJob, error: str, message: str) -> None:
-    Path(job.last_words).write_text(f"{error} {message}", encoding="utf-8")
-    os._exit(os.EX_SOFTWARE)
+    try:
+        job.last_words.write_text(f"{error} {message}", encoding="utf-8")
+    finally:
+        os._exit(os.EX_SOFTWARE)

@@ -79,10 +79,9 @@ class QuantaWork:
 
     def begin(self, key: UUID, attempt: int, needs: Needs) -> QuantumJob:
         """What a worker is told."""
-        words = self._folder.last_words(key, attempt)
-        quantum = pickle.dumps(self._quanta[key])
+        quantum, words = pickle.dumps(self._quanta[key]), self._folder.last_words(key, attempt)
         return QuantumJob(
-            str(self._request.butler), str(self._folder.graph), self._labels[key], key, quantum, needs, str(words)
+            str(self._request.butler), str(self._folder.graph), self._labels[key], key, quantum, needs, words
         )
 
     def attempts(self, key: UUID, made: Made) -> int:  # noqa: ARG002 - every quantum's
@@ -94,8 +93,8 @@ class QuantaWork:
         return needs.model_copy(update={"memory_mb": 2 * needs.memory_mb})
 
     def end(self, key: UUID, made: Made) -> None:
-        """What it made goes to the registry, soon."""
-        if not made.error:
+        """What it made goes to the registry, soon; of one that failed, its log."""
+        if made.told:
             self._ledger.add(key, made.told)
 
     def keep(self) -> None:

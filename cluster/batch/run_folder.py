@@ -1,19 +1,24 @@
 """A batch run on disk: what was asked, its graph, how far it is. `pachon batch` and its coordinator meet here."""
 
+import fcntl
 import json
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from cluster.batch.job_states import JobStates
 from cluster.batch.request import BatchRequest, OnCluster
 from cluster.batch.workflow import Workflow
-from cluster.proc import process
 from schemas.clock import REAL_TIME
 from schemas.errors import BadData
 
 RUNNING, DONE, FAILED, CANCELED, CUT_OFF = "running", "done", "failed", "canceled", "cut off"
+
+_LOCK = struct.Struct("hhqqi")
+"""fcntl(2)'s struct flock: type, whence, start, length, process id."""
 
 
 @dataclass
@@ -92,8 +97,8 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether there is one, of a request or of a workflow."""
-        return (self.path / "request.json").is_file() or self.of_jobs
+        """Whether there is one, of a request, submitted to its end, or of a workflow."""
+        return self.name_file.is_file() or self.of_jobs
 
     @property
     def of_jobs(self) -> bool:
@@ -135,8 +140,8 @@ class RunFolder:
         return self.path / "coordinator.log"
 
     def last_words(self, name: object, attempt: int) -> Path:
-        """Where the process of a quantum's attempt says why it ends itself."""
-        return self.path / f"{name}.{attempt}.last"
+        """A file that the process of an attempt makes when it begins, and in which it says why it ends itself."""
+        return self.path / f"{quote(str(name), safe='')}.{attempt}.last"
 
     def tell(self, progress: Progress) -> None:
         """Keep how far it is; a reader sees the last one or this one, whole."""
@@ -158,24 +163,52 @@ class RunFolder:
         return progress
 
     def coordinated(self) -> bool:
-        """Whether its coordinator runs."""
+        """Whether its coordinator runs, or is being started."""
         try:
-            found = process(int((self.path / "coordinator.pid").read_text(encoding="ascii")))
-        except (FileNotFoundError, ValueError):
+            lock = os.open(self._lock, os.O_RDWR)
+        except FileNotFoundError:
             return False
-        return found is not None and found.runs
+        try:
+            held = fcntl.fcntl(lock, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        finally:
+            os.close(lock)
+        return bool(_LOCK.unpack(held)[0] != fcntl.F_UNLCK)
 
-    def claim(self, pid: int) -> None:
-        """Say that a process coordinates it. Raises BadData if another does."""
-        if self.coordinated():
-            raise BadData(f"{self.path}: this run has a coordinator already")
+    def claim(self) -> int:
+        """The right to coordinate it: an open file, held by whoever has it open, and free again when nobody has.
+
+        Raises BadData if another has it.
+        """
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except BlockingIOError as error:
+            os.close(lock)
+            raise BadData(f"{self.path}: this run has a coordinator already") from error
         (self.path / "canceled").unlink(missing_ok=True)
-        self.hand_over(pid)
-        self.tell(Progress(pid=pid, updated=REAL_TIME.now()))
+        self.tell(Progress(updated=REAL_TIME.now()))
+        return lock
 
     def hand_over(self, pid: int) -> None:
-        """Say that another process coordinates it from now on."""
+        """Say which process coordinates it from now on."""
         (self.path / "coordinator.pid").write_text(str(pid), encoding="ascii")
+
+    def last_line(self) -> str:
+        """What the coordinator printed last."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1] if lines else ""
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "coordinator.lock"
+
+    @property
+    def name_file(self) -> Path:
+        """The name of the collection that it writes; made when all else of a request's run is."""
+        return self.path / "run"
 
     def cancel(self) -> None:
         """Ask its coordinator to end it."""

@@ -31,7 +31,7 @@ class Bias:
         return self.pixels.image * spread_out(gain, detector)
 
 
-def make_bias(raws: Iterable[Raw], detector: Detector) -> Bias:
+def make_bias(raws: Iterable[Raw | Rejected], detector: Detector) -> Bias:
     """The bias of a detector. Ten frames leave 0.32 of one's read noise.
 
     Raises BadData if fewer than three frames are good.
@@ -42,9 +42,12 @@ def make_bias(raws: Iterable[Raw], detector: Detector) -> Bias:
     return Bias(detector.id, pixels, read_noise)
 
 
-def _frames(raws: Iterable[Raw], detector: Detector, noise: dict[int, Floats]) -> Iterator[Frame | Rejected]:
+def _frames(raws: Iterable[Raw | Rejected], detector: Detector, noise: dict[int, Floats]) -> Iterator[Frame | Rejected]:
     nothing: Calibration = blank(detector)
     for raw in raws:
+        if isinstance(raw, Rejected):
+            yield raw
+            continue
         exposure = raw.observation.exposure
         try:
             image = reduced(raw, detector, nothing, "bias").image

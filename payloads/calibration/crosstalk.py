@@ -52,12 +52,15 @@ class Crosstalk:
     rejected: tuple[Rejected, ...]
 
 
-def measure_crosstalk(raws: Iterable[Raw], detector: Detector, bias: Bias) -> Crosstalk:
+def measure_crosstalk(raws: Iterable[Raw | Rejected], detector: Detector, bias: Bias) -> Crosstalk:
     """The crosstalk of a detector, of one exposure or several. Raises BadData if none is good."""
     calibration = blank_with(detector, bias=bias.pixels.image)
     found: dict[int, tuple[Floats, Floats]] = {}
     rejected: list[Rejected] = []
     for raw in raws:
+        if isinstance(raw, Rejected):
+            rejected.append(raw)
+            continue
         try:
             found[raw.observation.exposure] = _of_one(raw, detector, calibration)
         except BadData as error:

@@ -29,7 +29,7 @@ class Dark:
     seconds: float
 
 
-def make_dark(raws: Iterable[Raw], detector: Detector, bias: Bias, electronics: Electronics) -> Dark:
+def make_dark(raws: Iterable[Raw | Rejected], detector: Detector, bias: Bias, electronics: Electronics) -> Dark:
     """The dark of a detector. Raises BadData if fewer than three frames are good."""
     pattern = bias.in_electrons(electronics.gain, detector)
     calibration = blank_with(detector, bias=pattern, **electronics.parts())
@@ -43,9 +43,12 @@ def make_dark(raws: Iterable[Raw], detector: Detector, bias: Bias, electronics: 
 
 
 def _frames(
-    raws: Iterable[Raw], detector: Detector, calibration: Calibration, times: dict[int, float]
+    raws: Iterable[Raw | Rejected], detector: Detector, calibration: Calibration, times: dict[int, float]
 ) -> Iterator[Frame | Rejected]:
     for raw in raws:
+        if isinstance(raw, Rejected):
+            yield raw
+            continue
         exposure, seconds = raw.observation.exposure, raw.observation.exposure_time
         if seconds <= 0.0:
             yield Rejected(exposure, f"{name_of(raw)}: a dark of {seconds} s")

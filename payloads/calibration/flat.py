@@ -38,7 +38,7 @@ class Flat:
 
 
 def make_flat(
-    raws: Iterable[Raw], detector: Detector, band: str, bias: Bias, dark: Dark, electronics: Electronics
+    raws: Iterable[Raw | Rejected], detector: Detector, band: str, bias: Bias, dark: Dark, electronics: Electronics
 ) -> Flat:
     """The flat of a detector in a band. Raises BadData if fewer than three frames are good."""
     pattern = bias.in_electrons(electronics.gain, detector)
@@ -58,9 +58,13 @@ def _over(pixels: Stacked, mean: float) -> Stacked:
 
 
 def _frames(
-    raws: Iterable[Raw], detector: Detector, band: str, calibration: Calibration, seen: dict[int, tuple[float, float]]
-) -> Iterator[Frame | Rejected]:
+    raws: Iterable[Raw | Rejected], detector: Detector, band: str, calibration: Calibration,
+    seen: dict[int, tuple[float, float]],
+) -> Iterator[Frame | Rejected]:  # fmt: skip
     for raw in raws:
+        if isinstance(raw, Rejected):
+            yield raw
+            continue
         exposure, other = raw.observation.exposure, raw.observation.band
         if other != band:
             yield Rejected(exposure, f"{name_of(raw)}: a flat in {other!r} among those in {band!r}")

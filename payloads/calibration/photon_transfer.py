@@ -78,7 +78,7 @@ class PhotonTransfer:
 
 
 def measure_photon_transfer(
-    pairs: Iterable[tuple[Raw, Raw]], detector: Detector, bias: Bias, crosstalk: Crosstalk
+    pairs: Iterable[tuple[Raw, Raw] | Rejected], detector: Detector, bias: Bias, crosstalk: Crosstalk
 ) -> PhotonTransfer:
     """Solve the ladder of a detector; one pair is in memory at a time.
 
@@ -89,6 +89,9 @@ def measure_photon_transfer(
     found: dict[int, tuple[float, PairMoments]] = {}
     rejected: list[Rejected] = []
     for pair in pairs:
+        if isinstance(pair, Rejected):
+            rejected.append(pair)
+            continue
         exposure = pair[0].observation.exposure
         try:
             found[exposure] = pair[0].observation.exposure_time, _of_pair(pair, detector, calibration)

@@ -1,12 +1,15 @@
+import io
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from backbone.butler import ButlerArchive
 from cluster import calibrate
+from cluster.batch.run_folder import RunFolder
 from cluster.cli import app
 from cluster.settings import Settings
 from schemas.clock import midnight_of, noon_of
@@ -54,6 +57,21 @@ def test_raws_are_archived_once(tmp_path: Path) -> None:
     assert calibrate.take(settings, [bias], 1, 1) == 0
     name = DatasetId.of_raw("LSSTCam", bias.exposure, kept.E2V_DETECTOR)
     assert archive.observation_of(name).image_type == "bias"
+
+
+@pytest.mark.parametrize(("made", "code"), [(2, 0), (1, 1)])
+def test_a_calibration_that_is_lacking_is_told_also_if_nothing_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int, code: int
+) -> None:
+    (tmp_path / "run").write_text("u/run")
+    monkeypatch.setattr(calibrate, "take", lambda *_: 0)
+    monkeypatch.setattr(calibrate.commands, "submit", lambda *_: RunFolder(tmp_path))
+    monkeypatch.setattr(calibrate.commands, "wait", lambda *_: 0)
+    monkeypatch.setattr(ButlerArchive, "certify", lambda *_: made)
+    settings = Settings(output=tmp_path, detectors=(kept.E2V_DETECTOR,))
+    console = Console(record=True, quiet=False, file=io.StringIO())
+    assert calibrate.run(settings, ["r_57", "g_6"], 20260705, 1, 1, console) == code
+    assert f"{made} of 2 calibrations hold" in console.export_text()
 
 
 @pytest.mark.parametrize(("night", "said"), [("20260732", "20260732 is not a night"), ("20260705", "u/nothing")])

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -59,6 +60,7 @@ class Maker:
     def submitted(self, request: BatchRequest) -> RunFolder:
         folder = RunFolder.make(self.folder / "run", request)
         graph.build(folder, self.run)
+        folder.name_file.write_text(self.run)
         return folder
 
     def executor(self, folder: RunFolder, slots: int = 2) -> Executor[UUID]:
@@ -153,7 +155,7 @@ def test_a_canceled_run_goes_on_where_it_was(make: Maker) -> None:
     assert first.run().state == CANCELED
     before = make.detectors()
     assert 3 <= len(before) < DETECTORS
-    folder.claim(0)
+    os.close(folder.claim())
     progress = make.executor(folder).run()
     assert progress.state == DONE
     assert progress.steps["number"].kept == len(before)
@@ -195,8 +197,19 @@ def test_without_slots_nothing_runs(make: Maker) -> None:
         ({"where": "instrument='LSSTCam' AND detector < 0"}, "no quanta"),
         ({"where": "instrument='LSSTCam' AND detektor = 3"}, "detektor"),
         ({"pipeline": "/nowhere/p.yaml"}, "/nowhere/p.yaml"),
+        ({"pipeline": "misspelt.yaml"}, "number: 'confg' is neither class nor config"),
+        ({"pipeline": "falling.yaml"}, "ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_runs(make: Maker, changed: dict[str, object], said: str) -> None:
+def test_what_cannot_be_run_is_refused_before_anything_runs(
+    make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("misspelt.yaml").write_text(
+        "description: d\ntasks: {number: {class: third_party.NumberTask, confg: {factor: 3}}}\n"
+    )
+    Path("falling.yaml").write_text("description: falls\ntasks: {falls: falling.Step}\n")
+    Path("falling.py").write_text("1 / 0\n")
     with pytest.raises(BadData, match=said):
         make.submitted(make.asked(**changed))
