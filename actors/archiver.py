@@ -8,7 +8,7 @@ from actors.camera_reader import DataAcquisition, PixelStore, raw_of
 from backbone.l1 import L1Database
 from schemas.events import AlertsReady, DiaSourcesReady, Event, RawArchived, RawReady
 from schemas.identity import DatasetId
-from schemas.image import Raw
+from schemas.image import Observation, Raw
 
 
 class LongTermArchive(Protocol):
@@ -16,6 +16,9 @@ class LongTermArchive(Protocol):
 
     def put_raw(self, raw: Raw) -> tuple[str, str]:
         """Write and check a raw; its URI and SHA-256. Once is enough: the same raw again changes nothing."""
+
+    def register_exposure(self, observation: Observation) -> None:
+        """Make an exposure and its visit known: what is made of them has no place before. Once is enough."""
 
     def put(self, dataset: DatasetId, kept: object, /) -> str:
         """Keep a dataset; its URI. Once is enough."""
@@ -39,6 +42,7 @@ class Archiver(Actor):
     async def on_dia_sources_ready(self, event: DiaSourcesReady) -> Sequence[Event]:
         """Keep the figures of the visit-detector: seeing, zero point, seconds by stage."""
         figures = event.summary | {f"cpu_s_{stage}": seconds for stage, seconds in event.stages.items()}
+        self._archive.register_exposure(event.observation)  # its raws may not have been archived yet
         self._archive.put(_product("visit_summary", event), figures)
         return []
 

@@ -11,6 +11,7 @@ from schemas.events import (
     AlertsSent,
     DetectorFailed,
     DetectorManifest,
+    DetectorReadOut,
     DiaSourcesReady,
     Event,
     NextVisitCanceled,
@@ -91,11 +92,15 @@ class VisitKeeper(Actor):
     async def on_next_visit_canceled(self, event: NextVisitCanceled) -> Sequence[Event]:
         """Give up the detectors whose pixels are not complete; what was exposed to the end is processed."""
         visit = await self._visit(event.group)
-        waiting = visit.waiting_for_pixels if visit else []
+        if visit is None:
+            return []
+        told = [f for f in await self._chronicle.facts("DetectorReadOut", group=event.group)
+                if isinstance(f, DetectorReadOut)]  # fmt: skip
+        exposed = {f.detector for f in told if f.observation.band and f.observation.snap >= visit.snaps - 1}
         return [
             DetectorFailed(group=event.group, visit=None, detector=detector, stage="canceled", reason=event.reason)
-            for detector in waiting
-        ]
+            for detector in visit.waiting_for_pixels if detector not in exposed
+        ]  # fmt: skip
 
     def overdue(self) -> Sequence[Event]:
         """What is given up at this time of the clock, because pixels never came."""

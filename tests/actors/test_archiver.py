@@ -26,6 +26,7 @@ class FakeArchive:
     full: bool = False
     raws: dict[str, Raw] = field(default_factory=dict)
     kept: dict[DatasetId, object] = field(default_factory=dict)
+    visits: set[int] = field(default_factory=set)
 
     def put_raw(self, raw: Raw) -> tuple[str, str]:
         uri = f"file:///archive/{raw.observation.exposure}_{raw.detector}.fits"
@@ -33,6 +34,9 @@ class FakeArchive:
             raise Transient(f"{uri}: no room")
         self.raws.setdefault(uri, raw)
         return uri, raw.sha256
+
+    def register_exposure(self, observation: Observation) -> None:
+        self.visits.add(observation.visit)
 
     def put(self, dataset: DatasetId, kept: object, /) -> str:
         self.kept[dataset] = kept
@@ -103,13 +107,14 @@ async def test_a_full_disk_and_a_dead_camera_are_transient_and_named(place: Plac
         await place.archiver().react(ready)
 
 
-async def test_the_figures_of_a_visit_detector_are_kept_with_its_seconds(
+async def test_the_figures_of_a_visit_detector_are_kept_with_its_seconds_before_its_raws_are(
     place: Place, measured: Callable[..., DiaSourcesReady]
 ) -> None:
     event = measured().model_copy(update={"summary": {"seeing": 0.7}, "stages": {"detect": 0.4}})
     assert await place.archiver().react(event) == []
     name = DatasetId(dataset_type="visit_summary", instrument="LSSTCam", visit=VISIT, detector=94)
     assert place.archive.kept == {name: {"seeing": 0.7, "cpu_s_detect": 0.4}}
+    assert place.archive.visits == {VISIT}
 
 
 async def test_the_sources_are_kept_as_they_were_committed_and_no_other_detectors(place: Place) -> None:

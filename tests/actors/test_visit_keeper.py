@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from schemas.clock import NightClock
 from schemas.events import (
     AlertsSent,
     DetectorFailed,
+    DetectorReadOut,
     Event,
     NextVisitCanceled,
     RawReady,
@@ -94,6 +96,19 @@ async def test_a_canceled_visit_gives_up_what_has_no_pixels(
     ready = RawReady(group="g1", detector=90, observation=observation(snap=1), raw=raw, sha256="")
     events = await told(keeper, journal, assigned(90), assigned(94), ready, NextVisitCanceled(group="g1"))
     assert [(e.detector, e.stage) for e in events if isinstance(e, DetectorFailed)] == [(94, "canceled")]
+
+
+@pytest.mark.parametrize(("snap", "band", "given_up"), [(1, "r", []), (0, "r", [94]), (1, "", [94])])
+async def test_what_was_exposed_to_the_end_before_its_visit_was_canceled_is_waited_for(
+    keeper: VisitKeeper, journal: MemoryJournal, assigned: Assigned, observation: Callable[..., Observation],
+    snap: int, band: str, given_up: list[int],
+) -> None:  # fmt: skip
+    """Without a band, its pixels are only archived."""
+    await told(keeper, journal, assigned(94))
+    seen = replace(observation(snap=snap), band=band)
+    await journal.append([DetectorReadOut(group="g1", detector=94, observation=seen)], {}, 1.0)
+    events = await told(keeper, journal, NextVisitCanceled(group="g1"))
+    assert [e.detector for e in events if isinstance(e, DetectorFailed)] == given_up
 
 
 async def test_pixels_that_never_come_are_given_up_in_time(

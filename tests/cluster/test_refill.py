@@ -1,6 +1,7 @@
 """What a broker that lost its memory is told again: held to what it had been told, byte for byte."""
 
 import asyncio
+import base64
 import json
 import signal
 import sys
@@ -23,6 +24,7 @@ from actors.herald import Herald
 from actors.lite_emitter import LiteEmitter
 from backbone.alert_archive import AlertArchive
 from backbone.alert_stream import PARTITIONS, Alert, AlertStream
+from backbone.dead_letters import DeadLetterTopic
 from backbone.journal import PostgresJournal
 from backbone.l1_postgres import L1Postgres
 from backbone.notices import Notice
@@ -35,7 +37,7 @@ from cluster.services import EmbeddedKafka
 from cluster.settings import Settings
 from payloads.alert_production.alert_schema import alert_schema, frame
 from schemas.clock import ManualClock, NightClock, mjd_from_tai
-from schemas.events import AlertsReady, DetectorManifest, Event, NightBegan, NoticeDue, VisitDone
+from schemas.events import AlertsReady, DetectorManifest, Event, InputRefused, NightBegan, NoticeDue, VisitDone
 from tests.actors.fakes import FakeBroker
 from tests.actors.packets_of import packets_of
 from tests.backbone.l1_results import result
@@ -166,6 +168,31 @@ async def test_a_broker_that_lost_all_has_notices_alerts_and_lite_alerts_again_w
     after = await all_of(place, 2 * N, 2 * N, 3)
     assert after == before
     assert sum(headers == (("late", b"offline"),) for _, _, headers in before[0]) == N
+
+
+async def test_dead_letters_are_there_again_in_their_order(place: Place) -> None:
+    sent = [refusal(number, number * b"x" or None) for number in range(3)]
+    topic = DeadLetterTopic(place.settings.kafka)
+    for one in sent:
+        await place.note(one)
+        await topic.keep(one)
+    await place.note(refusal(7, 10_000_001 * b"x"))  # the broker never had it
+    await place.journal.append([refusal(8, b"of an earlier night")], {}, BEGAN - 86400.0)
+    before = await asyncio.to_thread(topic.read)
+    with ExitStack() as stack:
+        await refilled(place, stack)
+    after = await asyncio.to_thread(topic.read)
+    assert [replace(one, refused_ms=0) for one in after] == [replace(one, refused_ms=0) for one in before]
+    assert [(one.offset, one.value, one.headers) for one in after] == [
+        (number, number * b"x" or None, (("origin", b"ocs"),)) for number in range(3)
+    ]
+
+
+def refusal(offset: int, value: bytes | None) -> InputRefused:
+    payload = None if value is None else base64.b64encode(value).decode()
+    origin = base64.b64encode(b"ocs").decode()
+    return InputRefused(topic="nextVisit", partition=0, offset=offset, reason="no Avro", payload=payload,
+                        headers=(("origin", origin),), sent_ms=7)  # fmt: skip
 
 
 async def test_a_file_that_cannot_be_read_holds_up_nothing_else_and_is_not_tried_for_ever(place: Place) -> None:

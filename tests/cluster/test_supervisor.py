@@ -43,9 +43,11 @@ def supervisor(tmp_path: Path) -> Supervisor:
     return Supervisor(options, 20260705, settings, Servers("", ""), Console(quiet=True), tmp_path / "x", ExitStack())
 
 
-async def ended(supervisor: Supervisor, program: str) -> tuple[Driver, int]:
+async def ended(supervisor: Supervisor, program: str, begins: Path | None = None) -> tuple[Driver, int]:
+    """`begins`: a file that it writes first."""
+    touch = f"open({str(begins)!r}, 'w').close()\n" if begins else ""
     with Pulse() as pulse:
-        driver = Driver([sys.executable, "-c", program], pulse)
+        driver = Driver([sys.executable, "-c", touch + program], pulse)
         code = await asyncio.wait_for(supervisor.watch(driver), 30.0)
         driver.tell_silence()
         return driver, code
@@ -88,8 +90,8 @@ class Old:
 
     age_s = 4000.0
 
-    def __init__(self, *, hung: bool) -> None:
-        self.hung = hung
+    def __init__(self, *, hung: bool = False, played: bool = True) -> None:
+        self.hung, self.played = hung, played
 
 
 async def test_a_driver_that_hangs_again_and_again_ends_the_night(supervisor: Supervisor) -> None:
@@ -97,20 +99,29 @@ async def test_a_driver_that_hangs_again_and_again_ends_the_night(supervisor: Su
     driver = Old(hung=True)
     for _ in range(MAX_DEATHS - 1):
         supervisor._mourn(driver, -9)  # type: ignore[arg-type]
-    with pytest.raises(Broken, match="hung, and had 10 times hung, or died soon after its start"):
+    with pytest.raises(Broken, match="hung, and had 10 times hung, or ended soon after its start"):
         supervisor._mourn(driver, -9)  # type: ignore[arg-type]
 
 
-async def test_a_night_that_never_begins_is_given_up_however_long_its_drivers_try(supervisor: Supervisor) -> None:
-    driver = Old(hung=False)
+@pytest.mark.parametrize("began", [False, True], ids=["before the night", "in the night"])
+async def test_drivers_that_cannot_play_are_given_up_however_long_they_try(supervisor: Supervisor, began: bool) -> None:
+    if began:
+        supervisor.settings.clock_file.touch()
+    driver = Old(played=False)
     for _ in range(MAX_DEATHS - 1):
         supervisor._mourn(driver, AGAIN)  # type: ignore[arg-type]
-    with pytest.raises(Broken, match="gave up, and had 10 times hung, or died before the night began"):
+    how = "soon after its start" if began else "before the night began"
+    with pytest.raises(Broken, match=f"gave up, and had 10 times hung, or ended {how}"):
         supervisor._mourn(driver, AGAIN)  # type: ignore[arg-type]
 
 
-async def test_a_driver_that_ran_for_long_in_its_night_may_die(supervisor: Supervisor) -> None:
+async def test_a_driver_that_played_for_long_may_die(supervisor: Supervisor) -> None:
     supervisor.settings.clock_file.touch()
     for _ in range(3 * MAX_DEATHS):
-        supervisor._mourn(Old(hung=False), -9)  # type: ignore[arg-type]
+        supervisor._mourn(Old(), -9)  # type: ignore[arg-type]
     assert supervisor.early_deaths == 0
+
+
+async def test_a_driver_plays_when_its_ray_may_be_joined(supervisor: Supervisor) -> None:
+    assert (await ended(supervisor, BEATS_AND_ENDS))[0].played is False
+    assert (await ended(supervisor, BEATS_AND_ENDS, begins=supervisor.settings.join_file))[0].played is True
