@@ -152,8 +152,10 @@ class Repository:
         kind = kind_of(dataset)
         try:
             return self._butler.find_dataset(kind.name, _data_id(kind, dataset), collections=collections, timespan=span)
-        except (DataIdValueError, MissingCollectionError):
+        except DataIdValueError:
             return None
+        except MissingCollectionError:  # one that repositories made earlier have not, or nothing was put there yet
+            return self._find(dataset, collections[1:], span) if len(collections) > 1 else None
 
     def ingest(self, dataset: DatasetId, path: Path) -> bool:
         """Take a file in, by a rename, as that of a dataset; False, and it is left, if there is one already.

@@ -6,7 +6,7 @@ in one is left out by the next. Called again, it goes on where it was cut off, a
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 
     Raises BadData where nothing was seen, and as `commands.submit` does.
     """
-    chosen = first_part([patch for patch in patches(campaign) if _is_inner(*patch)], part)
+    chosen = first_part(ranked(patches(campaign)), part)
     tracts, on_sky = _tracts(chosen), _patches(chosen)
     console.print(f"{len(chosen)} patches of {len({tract for tract, _ in chosen})} tracts, into {campaign.output}")
     return _steps(campaign, "drp.yaml", (tracts, tracts, on_sky, on_sky, on_sky), console)
@@ -76,15 +76,15 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 
 def templates(campaign: Campaign, console: Console) -> Outcome:
     """Make templates, and have prompt processing take them. Raises BadData as `release` does."""
-    tracts = _tracts(patches(campaign))
+    tracts = _tracts([*patches(campaign)])
     outcome = _steps(campaign, "templates.yaml", (tracts,) * 4, console)
     archive = ButlerArchive.open(campaign.butler)
     console.print(f"{archive.use_templates(f'{campaign.output}/*')} templates, for prompt processing")
     return outcome
 
 
-def patches(campaign: Campaign) -> list[Patch]:
-    """Patches that the visits touch, those first that the most visit-detectors do."""
+def patches(campaign: Campaign) -> dict[Patch, int]:
+    """Patches that the visits touch, and how many visit-detectors each."""
     archive = ButlerArchive.create(campaign.butler)
     archive.register_camera(camera(campaign.instrument))
     with Butler.from_config(str(campaign.butler)) as butler:
@@ -94,7 +94,7 @@ def patches(campaign: Campaign) -> list[Patch]:
     depth = Counter((int(each["tract"]), int(each["patch"])) for each in seen)
     if not depth:
         raise BadData(f"{campaign.butler}: no visit fits {campaign.query}")
-    return sorted(depth, key=lambda patch: (-depth[patch], patch))
+    return dict(depth)
 
 
 def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
@@ -104,11 +104,17 @@ def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
     return {tract for circle in circles for tract in tracts_touched(circle)}
 
 
-def _is_inner(number: int, patch: int) -> bool:
-    """Whether a patch has pixels in its tract's own area; what lies beyond is the next tract's, too."""
+def ranked(seen: Mapping[Patch, int]) -> list[Patch]:
+    """Patches of which a part is its tract's own, by how much of the visits' light is there: the most first."""
+    light = {patch: depth * _inner(*patch) for patch, depth in seen.items()}
+    return sorted((patch for patch in light if light[patch] > 0.0), key=lambda patch: (-light[patch], patch))
+
+
+def _inner(number: int, patch: int) -> float:
+    """The part of a patch that lies in its tract's own area; what lies beyond is the next tract's, too."""
     tract, box = skymap.tract(number), skymap.Tract.patch_box(patch)
     x, y = np.meshgrid(np.linspace(box.x0, box.x1, _PROBES), np.linspace(box.y0, box.y1, _PROBES))
-    return bool((skymap.tract_ids(*tract.wcs.pixel_to_sky(x, y)) == number).any())
+    return float((skymap.tract_ids(*tract.wcs.pixel_to_sky(x, y)) == number).mean())
 
 
 def first_part(seen: Sequence[Patch], part: int) -> list[Patch]:

@@ -81,7 +81,8 @@ def _name_transients(told: Table, sky: Table, objects: Table, band: str, middle:
     sky = sky.copy()
     sky["mean_flux"] = sky["flux"]  # of two at one object, the brighter is the one
     found = match(sky, objects, middle)
-    bright = (found >= 0) & (sky["flux"] > _CHANGING_SHARE * objects[f"{band}_psfFlux"][found])
+    sky, found = sky[found >= 0], found[found >= 0]
+    bright = sky["flux"] > _CHANGING_SHARE * objects[f"{band}_psfFlux"][found]
     told["kind"][found[bright]] = sky["kind"][bright]
 
 

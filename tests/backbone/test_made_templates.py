@@ -61,3 +61,12 @@ def test_a_collection_without_templates_is_refused_by_name(tmp_path: Path, run: 
     archive.register_camera(camera("LSSTCam"))
     with pytest.raises(BadData, match=run):
         archive.use_templates(run)
+
+
+def test_a_repository_made_before_there_were_such_still_has_its_templates(folder: Path) -> None:
+    before = level_at(folder)
+    butler = Butler.from_config(str(folder), writeable=True)
+    chain = butler.collections.get_info("LSSTCam/defaults").children
+    butler.collections.redefine_chain("LSSTCam/defaults", [name for name in chain if name != "templates/made"])
+    butler.collections.x_remove("templates/made")
+    assert level_at(folder) == before

@@ -11,7 +11,7 @@ from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQua
 from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
 
 from backbone.butler import ButlerArchive
-from cluster.release import Campaign, first_part, patches
+from cluster.release import Campaign, first_part, patches, ranked
 from pipelines.steps import OF_CCD
 from pipelines.visits import SingleFrameConfig, SingleFrameStep
 from schemas import skymap
@@ -115,8 +115,11 @@ def test_the_second_step_takes_all_detectors_of_a_tract_and_band_that_the_first_
 
 
 def test_a_part_of_the_sky_is_its_best_covered_patches(folder: Path) -> None:
-    seen = patches(campaign(folder))
+    depth = patches(campaign(folder))
+    seen = ranked(depth)
     assert first_part(seen, 100) == seen
+    assert set(seen) <= set(depth)
+    assert depth[seen[0]] == max(depth.values()) == len(VISITS) * len(DETECTORS)
     assert first_part(seen, 10) == seen[: max(1, -(-len(seen) // 10))]
     for part in (0, 101):
         with pytest.raises(BadData, match=f"{part} %"):

@@ -186,3 +186,11 @@ def test_the_depth_is_five_sigma_of_what_is_faint() -> None:
     small = stars(np.concatenate([np.full(20, 25.0), np.full(80, 16.0)]))
     small.objects["r_psfFluxErr"][20:] = 1e4
     assert small.band().depth_mag == pytest.approx(31.4 - 2.5 * np.log10(5 * ERROR), abs=1e-3)
+
+
+def test_a_patch_in_which_nothing_was_found_has_all_its_sources_missed() -> None:
+    small = release(["star"] * 5 + ["transient"] * 2, np.full(7, 21.0))
+    small.sources["mean_flux"][5:] = 0.0
+    small.objects = small.objects[:0]
+    assert sum(found.true for found in small.band().stars) == 5
+    assert [found.share for found in small.band().stars if found.true] == [0.0]
