@@ -2,10 +2,10 @@
 
     python -m bench.storm [--seeds 1,2] [--visits 97] [--detectors R22_S11] [--speed 1] [--output storms/]
 
-A fault of the library in each visit, drawn by the seed (docs/faults.md); 97 visits, 37 s apart, are an hour
-of the night, which passes `speed` times as fast. Prints for each seed what the night's own report counts, from the journal, the L1 database, the simulator's truth,
-and a consumer of the alert topic in a process of its own; and what did not go as injected. The exit code is that of the
-worst night.
+A fault of the library in each visit, drawn by the seed (docs/faults.md); 97 visits, 37 s apart, are an hour of the
+night, which passes `speed` times as fast. Prints for each seed what the night's own report counts, from the journal,
+the L1 database, the simulator's truth, and a consumer of the alert topic in a process of its own; and what did not go
+as injected. The exit code is that of the worst night.
 """
 
 import argparse

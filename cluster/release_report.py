@@ -1,5 +1,6 @@
 """The report of a data release: its tables, patch by patch, from the Data Butler, held to the truth if there is one."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,9 @@ from schemas.errors import BadData
 from schemas.tables import Table
 from simulators.sky.sky import Sky
 from simulators.sky.sources import Kind
+
+logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
+"""It warns that pandas is not there, into which a table could be turned."""
 
 _BAD_STAR = StarFlag.MASKED | StarFlag.CROWDED | StarFlag.NOT_STELLAR | StarFlag.UNMEASURED
 
