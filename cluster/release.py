@@ -153,12 +153,8 @@ def _steps(campaign: Campaign, pipeline: str, places: Sequence[str], console: Co
 
 def _step(campaign: Campaign, pipeline: str, place: str, console: Console) -> RunFolder | None:
     """Run a step, or go on with it; its run, None if all of it is there."""
-    request = BatchRequest(
-        butler=campaign.butler, pipeline=pipeline, inputs=(f"{campaign.instrument}/defaults",), output=campaign.output,
-        where=f"{campaign.query} AND {place}", priority=Priority.RELEASE, skip_existing=True, slots=campaign.slots,
-        night=campaign.night, needs=dict.fromkeys(_LABELS, Needs(memory_mb=MEMORY_MB)),
-    )  # fmt: skip
-    run = _unfinished(campaign.runs, request)
+    request = request_of(campaign, pipeline, place)
+    run = unfinished(campaign.runs, request)
     if run is None:
         try:
             run = commands.submit(campaign.runs, request, console)
@@ -170,10 +166,19 @@ def _step(campaign: Campaign, pipeline: str, place: str, console: Console) -> Ru
     return run
 
 
+def request_of(campaign: Campaign, pipeline: str, place: str) -> BatchRequest:
+    """What a step asks of batch; `place`: the Butler's query of tracts or patches."""
+    return BatchRequest(
+        butler=campaign.butler, pipeline=pipeline, inputs=(f"{campaign.instrument}/defaults",), output=campaign.output,
+        where=f"{campaign.query} AND {place}", priority=Priority.RELEASE, skip_existing=True, slots=campaign.slots,
+        night=campaign.night, needs=dict.fromkeys(_LABELS, Needs(memory_mb=MEMORY_MB)),
+    )  # fmt: skip
+
+
 _LABELS = ("single_frame", "relative_calibration", "warp", "coadd", "template", "objects", "forced", "light_curves")
 
 
-def _unfinished(folder: Path, request: BatchRequest) -> RunFolder | None:
+def unfinished(folder: Path, request: BatchRequest) -> RunFolder | None:
     """The run of a request like this that has not come to its end, or in which something failed."""
     asked = request.pipeline, request.where, request.output
     for run in run_folders(folder):
