@@ -17,6 +17,7 @@ MJD = np.array([59000.1, 61041.22, 61400.9])
 def by_astropy(monkeypatch: pytest.MonkeyPatch) -> Motion:
     """Position (au), velocity (au/day) from the Sun, and the Sun's; measured UT1 and polar motion."""
     monkeypatch.setattr(iers.conf, "auto_download", False)
+    monkeypatch.setattr(iers.conf, "auto_max_age", None)  # the table that came along grows old
     time = Time(MJD, format="mjd", scale="tai")
     site = EarthLocation.from_geodetic(LONGITUDE * u.deg, LATITUDE * u.deg, HEIGHT * u.m)
     earth, sun = (get_body_barycentric_posvel(body, time, ephemeris="builtin") for body in ("earth", "sun"))
