@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer
 
 DETECTOR, VISITS, SEED = "R22_S11", 2, 3
-DEADLINE_S = 280.0
+DEADLINE_S = 560.0
 
 Fact = dict[str, Any]
 
