@@ -35,9 +35,9 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], kind: str = "f
     return f"<table class={kind}><tr>{top}</tr>{body}</table>"
 
 
-def number(value: float | None, unit: str = "") -> str:
+def number(value: float | None, unit: str = "", digits: int = 2) -> str:
     """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.2f}{unit}"
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -30,6 +30,7 @@ Plane = NDArray[np.float32] | NDArray[np.uint16]
 _CALIBRATION = tuple(field.name for field in fields(Calibration))
 _MASKED = ("image", "mask", "variance")
 _BITS = ("mask", "defects")
+_VISITS = "VISITS"
 _KEYWORD_LENGTH = 8
 _MODULUS = (1 << 32) - 1
 
@@ -54,7 +55,9 @@ def write_template(path: Path, template: Template, cards: Cards) -> None:
     _check(path, planes, of_one_shape=_MASKED)
     psf = {"ORDER": template.psf.order, "NY": template.psf.shape[0], "NX": template.psf.shape[1]}
     wcs = template.wcs.to_header() | {"BUNIT": "nJy"}
-    primary = {**cards, "FILTBAND": template.band}
+    primary: dict[str, str | float | int] = {**cards, "FILTBAND": template.band}
+    if template.visits:
+        primary[_VISITS] = ",".join(map(str, template.visits))
     _write(path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf})
 
 
@@ -68,10 +71,20 @@ def read_template(path: Path, box: Box | None = None) -> Template:
         wcs = Wcs.from_header(dict(hdus["IMAGE"].header))
         cards = hdus["PSF"].header
         psf = Psf(plane(hdus, "psf"), cards["ORDER"], (cards["NY"], cards["NX"]))
-        band = str(hdus[0].header["FILTBAND"])
+        band, visits = str(hdus[0].header["FILTBAND"]), _visits(hdus)
     if box is None:
-        return Template(pixels, wcs, psf, band)
-    return Template(pixels, wcs.shifted(box.x0, box.y0), psf_in_box(psf, box), band)
+        return Template(pixels, wcs, psf, band, visits)
+    return Template(pixels, wcs.shifted(box.x0, box.y0), psf_in_box(psf, box), band, visits)
+
+
+def visits_of_template(path: Path) -> tuple[int, ...]:
+    """`Template.visits` of a file. Raises as `read_template` does."""
+    with refused_by_name(path), opened(path, do_not_scale_image_data=True) as hdus:
+        return _visits(hdus)
+
+
+def _visits(hdus: fits.HDUList) -> tuple[int, ...]:
+    return tuple(int(visit) for visit in str(hdus[0].header.get(_VISITS, "")).split(",") if visit)
 
 
 def _check(path: Path, planes: Mapping[str, Plane], *, of_one_shape: tuple[str, ...]) -> None:

@@ -26,6 +26,7 @@ from schemas.tables import Table
 from schemas.wcs import Wcs
 from simulators.camera.products import TEMPLATE_MJD, template_patch
 from simulators.sky.sky import Sky
+from tests.payloads.drp.object_sky import Coadd
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -33,16 +34,6 @@ Flags = NDArray[np.bool_]
 SEED, PATCH, SIDE = 7, 205, PATCH_PIXELS + 2 * MARGIN
 EDGE, NEAR = 20.0, 2.0
 MAGNITUDES = np.arange(17.0, 25.01, 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Coadd:
-    """A template and a margin of noise about it."""
-
-    pixels: MaskedImage
-    wcs: Wcs
-    psf: Psf
-    depth: NDArray[np.uint16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +48,7 @@ class Catalogue:
 
 
 def coadd_of(template: Template) -> Coadd:
+    """A template and a margin of noise about it."""
     inner, sky = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN], np.float32(np.percentile(template.pixels.variance, 10.0))
     image = np.random.default_rng(SEED).normal(0.0, sky**0.5, (SIDE, SIDE)).astype(np.float32)
     mask, variance = np.zeros((SIDE, SIDE), np.uint16), np.full((SIDE, SIDE), sky, np.float32)
@@ -89,7 +81,6 @@ def theirs(pixels: MaskedImage) -> Catalogue:
     background = sep.Background(image)
     light = image - background
     found = sep.extract(light, 5.0, err=background.globalrms)
-    sep.set_sub_object_limit(4096)
     a, b = np.maximum(found["a"], 0.5), np.maximum(found["b"], 0.5)
     radius, _ = sep.kron_radius(light, found["x"], found["y"], a, b, found["theta"], 6.0)
     flux, error, _ = sep.sum_ellipse(light, found["x"], found["y"], a, b, found["theta"], 2.5 * np.maximum(radius, 1.4),

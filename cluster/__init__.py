@@ -1,5 +1,6 @@
 """How it runs: topology, bus, hosts, services, settings, the night and the command line. Alone imports Ray."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -19,3 +20,6 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
 # `ray start` asks for this user's token where there is one; who joins it must show that, before ray is imported.
 if (Path.home() / ".ray" / "auth_token").exists():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+# They warn that eups, and pandas to turn tables into, are not there: nobody wants them.
+for _name in ("lsst.utils.packages", "lsst.daf.butler._storage_class"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

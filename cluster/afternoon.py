@@ -22,7 +22,7 @@ from backbone.registry_client import RegistryClient
 from backbone.sal import SalReader
 from backbone.schema_registry import SchemaRegistry
 from cluster.bus import Bus
-from cluster.calibrate import PIPELINE
+from cluster.calibrate import PIPELINE, query
 from cluster.catch_up import CatchUpTimes
 from cluster.child_process import ChildProcess
 from cluster.host import Host
@@ -36,10 +36,10 @@ from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.topology import POOLS
 from schemas.clock import Clock, NightClock
-from schemas.errors import Transient
+from schemas.errors import Broken, Transient
 from schemas.identity import DatasetId
 from simulators.faults import dump
-from simulators.ocs.afternoon import FIRST, plan_afternoon
+from simulators.ocs.afternoon import plan_afternoon
 from simulators.ocs.schedule import PlannedVisit, dump_plan
 from simulators.ocs.timeline import ANNOUNCED_S
 
@@ -76,9 +76,10 @@ class DaySite(ServerSite):
 
 def run(settings: Settings, options: AfternoonOptions, console: Console) -> int:
     """Expose, archive, make; the exit code: 1 if raws or products are missing."""
+    settings.camera.band_of(options.physical_filter)  # raises BadData for one that the camera lacks
+    plan = plan_afternoon(options.physical_filter, options.day_obs, settings.instrument)
     archive = ButlerArchive.create(settings.butler)
     archive.register_camera(settings.camera)
-    plan = plan_afternoon(options.physical_filter, options.day_obs, settings.instrument)
     day = settings.output / "afternoon"
     day.mkdir(exist_ok=True)
     with EmbeddedKafka(day / "kafka.log") as broker, ExitStack() as stack:
@@ -166,19 +167,20 @@ async def _made(settings: Settings, day: Path, options: AfternoonOptions, stack:
     """Have the OCPS commanded as a script does; the script's exit code."""
     peers = ["--kafka", settings.kafka, "--registry", settings.registry]
     inputs = f"{settings.instrument}/raw/all,{options.standing}"
-    service = ["-m", "cluster.cli", "ocps", *peers, "--butler", str(settings.butler), "--runs", str(day / "ocps")]
-    stack.enter_context(ChildProcess("ocps", [sys.executable, *service, "--input", inputs], day / "ocps.log"))
+    command = [sys.executable, "-m", "cluster.cli", "ocps", *peers, "--butler", str(settings.butler)]
+    service = ChildProcess("ocps", [*command, "--runs", str(day / "ocps"), "--input", inputs], day / "ocps.log")
+    stack.enter_context(service)
     script = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "simulators.ocs.ocps", *peers, "--within", str(MADE_WITHIN_S),
-        "execute", "--pipeline", f"{PIPELINE.stem}#afternoon", "--data-query", _query(settings, options),
+        "execute", "--pipeline", f"{PIPELINE.stem}#afternoon", "--data-query", query(settings, options.day_obs),
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    told, _ = await script.communicate()
-    for line in told.decode().splitlines():
+    told = await _told(script, service)
+    for line in told:
         console.print(line)
     assert script.returncode is not None
     if script.returncode == 0:
-        _, _, result = told.decode().splitlines()[-1].partition(" ")
+        _, _, result = told[-1].partition(" ")
         console.print(
             f"verified: pachon batch certify {json.loads(result)['collection']} --butler {settings.butler} "
             f"--from {options.day_obs}"
@@ -186,7 +188,13 @@ async def _made(settings: Settings, day: Path, options: AfternoonOptions, stack:
     return script.returncode
 
 
-def _query(settings: Settings, options: AfternoonOptions) -> str:
-    detectors = ", ".join(str(detector) for detector in settings.detectors)
-    seen = f"exposure.day_obs={options.day_obs} AND exposure.seq_num >= {FIRST}"
-    return f"instrument='{settings.instrument}' AND {seen} AND detector IN ({detectors})"
+async def _told(script: asyncio.subprocess.Process, service: ChildProcess) -> list[str]:
+    """What the script has said when it ends. Raises Broken if the service, which it waits for, ended before."""
+    telling = asyncio.create_task(script.communicate())
+    while not telling.done() and service.returncode is None:
+        await asyncio.wait({telling}, timeout=TICK_S)
+    if not telling.done():
+        script.kill()
+        await telling
+        raise Broken(f"the OCPS ended with {service.returncode}: {service.log_tail()}")
+    return telling.result()[0].decode().splitlines()

@@ -23,6 +23,7 @@ from schemas.image import Observation
 from schemas.instrument import Camera, camera
 from simulators.camera import calibrations
 from simulators.ocs.afternoon import BIASES, DARK_S, DARKS, FIRST, FLAT_S, FLATS
+from simulators.ocs.schedule import READOUT_S
 
 PIPELINE = Path(__file__).parents[1] / "pipelines" / "calibration.yaml"
 STEPS = ("bias", "crosstalk", "photon_transfer", "dark", "flat", "defects", "verify", "calibration")
@@ -31,7 +32,6 @@ MEMORY_MB = 4000
 SPOTS, SPOT_S = 4, 1.0
 LADDER_S = (0.1, 0.4, 1.0, 1.8, 2.6, 3.4, 4.3, 6.0, 9.0, 16.0)
 """Of pairs of flats: the last fill every amplifier."""
-READOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def run(settings: Settings, filters: Sequence[str], day_obs: int, seed: int, wor
     console.print(f"{len(seen)} exposures of {len(settings.detectors)} detectors, {taken} raws taken now")
     made = commands.submit(settings.output / "batch", _request(settings, day_obs, workers), console)
     code = commands.wait(made, console)
-    name = (made.path / "run").read_text(encoding="utf-8")
-    number = archive.certify(name, "calibration", noon_of(day_obs), None)
+    number = archive.certify(made.name_file.read_text(encoding="utf-8"), "calibration", noon_of(day_obs), None)
     wanted = len(settings.detectors) * len(filters)  # without frames of a kind, a detector is not even in the graph
     console.print(f"{number} of {wanted} calibrations hold from {day_obs} on, in {settings.instrument}/calib")
     return code or int(number < wanted)
@@ -121,11 +120,16 @@ def _archive(folder: Path) -> ButlerArchive:
     return ButlerArchive.open(folder)
 
 
-def _request(settings: Settings, day_obs: int, workers: int) -> BatchRequest:
+def query(settings: Settings, day_obs: int) -> str:
+    """The Butler's, of the exposures of an afternoon."""
     detectors = ", ".join(str(detector) for detector in settings.detectors)
-    where = f"instrument='{settings.instrument}' AND exposure.day_obs={day_obs} AND exposure.seq_num >= {FIRST}"
+    taken = f"exposure.day_obs={day_obs} AND exposure.seq_num >= {FIRST}"
+    return f"instrument='{settings.instrument}' AND {taken} AND detector IN ({detectors})"
+
+
+def _request(settings: Settings, day_obs: int, workers: int) -> BatchRequest:
     return BatchRequest(
         butler=settings.butler, pipeline=str(PIPELINE), inputs=(f"{settings.instrument}/raw/all",),
-        output=f"{settings.instrument}/calib/{day_obs}", where=f"{where} AND detector IN ({detectors})",
+        output=f"{settings.instrument}/calib/{day_obs}", where=query(settings, day_obs),
         priority=Priority.CALIBRATION, needs=dict.fromkeys(STEPS, Needs(memory_mb=MEMORY_MB)), slots=workers,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from cluster.metrics import Metrics
 from cluster.options import NightOptions
 from cluster.settings import Settings
 from cluster.stored_clock import DUSK_S
+from cluster.template_truth import TemplateTruth
 from cluster.topology import POOLS
 from schemas.clock import Clock
 from schemas.events import Event, NextVisit, NextVisitCanceled, NightEnded, ReadoutEnded, VisitDone, VisitRefused
@@ -45,7 +46,8 @@ def night_facts(options: NightOptions, plan: Sequence[PlannedVisit], settings: S
     """What the command knows of its night."""
     began = plan[0].start_tai - ANNOUNCED_S - options.speed * DUSK_S
     groups = [visit.group for visit in plan]
-    return NightFacts(str(plan[0].day_obs), began, options.seed, options.speed, groups, settings.truth)
+    retold = TemplateTruth(settings, plan, options.seed)
+    return NightFacts(str(plan[0].day_obs), began, options.seed, options.speed, groups, settings.truth, retold=retold)
 
 
 class Progress:

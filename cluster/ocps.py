@@ -19,8 +19,8 @@ from backbone.registry_client import RegistryClient
 from backbone.sal import Received, SalReader, decoded
 from cluster import logs
 from cluster.batch.request import BatchRequest
-from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, RUNNING, Progress
-from cluster.ocps_jobs import Job, Jobs, Outcome, sole
+from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, HUNG_S, RUNNING, Progress, Silence
+from cluster.ocps_jobs import BROKEN, QUANTA_FAILED, REFUSED, Job, Jobs, Outcome, sole
 from cluster.ocps_life import Life, check
 from cluster.ocps_request import OcpsOptions, requested
 from cluster.ocps_run import SUBMIT_S, JobRun
@@ -30,10 +30,7 @@ from schemas.errors import BadData, Transient
 STALE_S = 600.0
 """A command that nobody took for so long has been given up by whoever sent it."""
 
-_POLL_S, _RENEW_S, _NEXT_S, _WAIT_S, _HUNG_S = 0.5, 60.0, 600.0, 86400.0, 600.0
-_REFUSED, _FAILED, _BROKEN = 1, 2, 3
-"""What `error` of an acknowledgement says: the command cannot be executed; quanta failed; ours is the fault."""
-
+_POLL_S, _RENEW_S, _NEXT_S, _WAIT_S = 0.5, 60.0, 600.0, 86400.0
 _PAUSES_S = (0.0, 10.0, 60.0)
 """Before each start of a run: the first, and those after it was cut off."""
 
@@ -144,7 +141,7 @@ class Service:
             raise
         except Exception as error:  # noqa: BLE001 - one command must not end this service, and the next, and the next
             _log.exception("broken", job=job.id)
-            return _outcome(job, Ack.FAILED, _BROKEN, 1, error=repr(error))
+            return _outcome(job, Ack.FAILED, BROKEN, 1, error=repr(error))
 
     async def _execute(self, job: Job) -> Outcome:
         asked = checked(Execute, job.record)
@@ -196,7 +193,7 @@ class Service:
         target.keep(aborted=True)
         follower = _Renewal(self._writer, job)
         await follower.tell("ending")
-        await self._until(lambda: target.state.outcome, follower, SUBMIT_S + _HUNG_S)
+        await self._until(lambda: target.state.outcome, follower, SUBMIT_S + HUNG_S)
         return _outcome(job, Ack.COMPLETE, 0, 0, aborted=target.id)
 
 
@@ -226,7 +223,7 @@ class _Renewal:
 async def _ended(job: Job, request: BatchRequest, follower: _Renewal) -> Outcome:
     """Start a job's run, again if it was cut off, and wait for its end."""
     run = JobRun(job.path)
-    silence, cut_off = _Silence(), time.monotonic()
+    silence, cut_off = Silence(), time.monotonic()
     while True:
         starting = run.starting  # asked first: what it has done when it is over is then seen
         progress = run.run.progress() if run.run is not None else None
@@ -257,7 +254,7 @@ def _hopeless(job: Job, run: JobRun) -> Outcome | None:
     if refused:
         return _refused(job, said)
     if job.state.starts >= len(_PAUSES_S):
-        return _outcome(job, Ack.FAILED, _BROKEN, 1, error=f"it died {job.state.starts} times, at last saying: {said}")
+        return _outcome(job, Ack.FAILED, BROKEN, 1, error=f"it died {job.state.starts} times, at last saying: {said}")
     return None
 
 
@@ -266,20 +263,6 @@ def _end(run: JobRun) -> None:
     run.stop_starting()
     if run.run is not None:
         run.run.cancel()
-
-
-class _Silence:
-    """Since when a coordinator has told nothing new."""
-
-    def __init__(self) -> None:
-        self._heard, self._last = time.monotonic(), -1.0
-
-    def too_long(self, progress: Progress | None) -> bool:
-        """Whether it hangs."""
-        updated = progress.updated if progress is not None else -1.0
-        if updated != self._last:
-            self._heard, self._last = time.monotonic(), updated
-        return time.monotonic() - self._heard > _HUNG_S
 
 
 def summed_up(job: Job, progress: Progress) -> Outcome:
@@ -293,7 +276,7 @@ def summed_up(job: Job, progress: Progress) -> Outcome:
         for each in progress.failures[:_TOLD_FAILURES]
     ]
     ack, error, code = {DONE: (Ack.COMPLETE, 0, 0), CANCELED: (Ack.ABORTED, 0, 255)}.get(
-        progress.state, (Ack.FAILED, _FAILED, 1)
+        progress.state, (Ack.FAILED, QUANTA_FAILED, 1)
     )
     return _outcome(
         job, ack, error, code, state=progress.state, collection=progress.run, steps=steps, failures=failures,
@@ -302,7 +285,7 @@ def summed_up(job: Job, progress: Progress) -> Outcome:
 
 
 def _refused(job: Job, why: str) -> Outcome:
-    return _outcome(job, Ack.FAILED, _REFUSED, 1, error=why)
+    return _outcome(job, Ack.FAILED, REFUSED, 1, error=why)
 
 
 def _outcome(job: Job, ack: Ack, code: int, exit_code: int, **told: Any) -> Outcome:  # noqa: ANN401 - JSON

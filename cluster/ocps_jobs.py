@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from backbone.ocps import Ack, Command, Record
 from schemas.errors import BadData
 
+REFUSED, QUANTA_FAILED, BROKEN = 1, 2, 3
+"""What `Outcome.error` says: the command cannot be executed; quanta failed; ours is the fault."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

@@ -21,12 +21,11 @@ from backbone.ocps import (
     Start,
     checked,
 )
-from cluster.ocps_jobs import Outcome, read, write
+from cluster.ocps_jobs import REFUSED, Outcome, read, write
 from cluster.ocps_request import OcpsOptions, pipelines
 from schemas.errors import BadData, Transient
 
 _BEAT_S = 1.0
-_REFUSED = 1
 
 _log = structlog.get_logger()
 
@@ -67,7 +66,7 @@ class Life:
             if command.name == "start":
                 self._configure(checked(Start, record))
         except BadData as error:
-            return Outcome(ack=Ack.FAILED, error=_REFUSED, exit_code=1, result=f"Failed: {error}")
+            return Outcome(ack=Ack.FAILED, error=REFUSED, exit_code=1, result=f"Failed: {error}")
         if command.name not in LIFE:
             return None
         self._keep(_Kept(state=state, after=command.job_id))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster.batch.request import BatchRequest
-from cluster.batch.run_folder import RunFolder
+from cluster.batch.run_folder import RunFolder, last_line
 from schemas.errors import BadData
 
 SUBMIT_S = 600.0
@@ -72,10 +72,10 @@ class JobRun:
 
     def said(self) -> tuple[bool, str]:
         """Whether that process refused the request; the last line that it, or the coordinator after it, has printed."""
-        last = _last_line(self._log)
+        last = last_line(self._log)
         refused = last.startswith("pachon: ")
         if self.run is not None and not refused:
-            last = _last_line(self.run.log) or last
+            last = last_line(self.run.log) or last
         return refused, last.removeprefix("pachon: ")[:_MOST_SAID]
 
     def kill(self) -> None:
@@ -100,14 +100,6 @@ def submit(folder: Path) -> int:
         run, _ = commands.prepare(folder / "run", request, name)
     commands.start(run)
     return 0
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except FileNotFoundError:
-        return ""
-    return lines[-1] if lines else ""
 
 
 def _too_late(_number: int, _frame: object) -> None:

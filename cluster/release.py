@@ -5,27 +5,32 @@ in one is left out by the next. Called again, it goes on where it was cut off, a
 """
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DimensionRecord
 from rich.console import Console
 
 from backbone.butler import ButlerArchive
 from backbone.sky_products import tracts_touched
 from cluster.batch import commands
 from cluster.batch.graph import NothingToDo
+from cluster.batch.joining import of_night
 from cluster.batch.request import BatchRequest, Needs, Priority
 from cluster.batch.run_folder import CANCELED, CUT_OFF, DONE, Failure, RunFolder, run_folders
+from cluster.settings import Settings
 from schemas import skymap
 from schemas.errors import BadData
 from schemas.instrument import camera
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 MEMORY_MB = 6000
+MB_PER_IMAGE, MB_PER_WARP = 180, 32
+"""A visit-detector's image with its stars; on each patch, its warp, and its share of what is made of that."""
 WHOLE = 100
 _PROBES = 9
 
@@ -48,11 +53,16 @@ class Campaign:
     night: Path | None = None
 
     @property
-    def query(self) -> str:
-        """The Butler's, of its visits."""
+    def visits(self) -> str:
+        """The Butler's query of its visits."""
         detectors = ", ".join(map(str, self.detectors))
         nights = f"day_obs >= {self.first} AND day_obs <= {self.last}"
-        return f"instrument='{self.instrument}' AND skymap='{skymap.NAME}' AND {nights} AND detector IN ({detectors})"
+        return f"instrument='{self.instrument}' AND {nights} AND detector IN ({detectors})"
+
+    @property
+    def query(self) -> str:
+        """That of its visits on the sky."""
+        return f"skymap='{skymap.NAME}' AND {self.visits}"
 
 
 @dataclass
@@ -68,7 +78,9 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 
     Raises BadData where nothing was seen, and as `commands.submit` does.
     """
-    chosen = first_part(ranked(patches(campaign)), part)
+    seen = patches(campaign)
+    chosen = first_part(ranked(seen), part)
+    _check_room(campaign, sum(seen[patch] for patch in chosen))
     tracts, on_sky = _tracts(chosen), _patches(chosen)
     console.print(f"{len(chosen)} patches of {len({tract for tract, _ in chosen})} tracts, into {campaign.output}")
     return _steps(campaign, "drp.yaml", (tracts, tracts, on_sky, on_sky, on_sky), console)
@@ -76,7 +88,9 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 
 def templates(campaign: Campaign, console: Console) -> Outcome:
     """Make templates, and have prompt processing take them. Raises BadData as `release` does."""
-    tracts = _tracts([*patches(campaign)])
+    seen = patches(campaign)
+    _check_room(campaign, sum(seen.values()))
+    tracts = _tracts([*seen])
     outcome = _steps(campaign, "templates.yaml", (tracts,) * 4, console)
     archive = ButlerArchive.open(campaign.butler)
     console.print(f"{archive.use_templates(f'{campaign.output}/*')} templates, for prompt processing")
@@ -97,10 +111,25 @@ def patches(campaign: Campaign) -> dict[Patch, int]:
     return dict(depth)
 
 
+def _check_room(campaign: Campaign, warps: int) -> None:
+    """Raises BadData if the disk lacks the space for what is not there yet."""
+    with Butler.from_config(str(campaign.butler)) as butler:
+        images = len(_seen(butler, campaign))
+    files = (campaign.butler / campaign.output).rglob("*.fits")
+    had_mb = sum(file.stat().st_size for file in files) // 2**20
+    need_mb = images * MB_PER_IMAGE + warps * MB_PER_WARP - had_mb
+    free_mb = shutil.disk_usage(campaign.butler).free // 2**20
+    if free_mb < need_mb:
+        raise BadData(f"{campaign.butler} has {free_mb} MB free; {campaign.output} needs about {need_mb} MB more")
+
+
+def _seen(butler: Butler, campaign: Campaign) -> list[DimensionRecord]:
+    """Regions of the visit-detectors."""
+    return butler.query_dimension_records("visit_detector_region", where=campaign.visits, limit=None, explain=False)
+
+
 def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
-    where = campaign.query.replace(f" AND skymap='{skymap.NAME}'", "")
-    records = butler.query_dimension_records("visit_detector_region", where=where, limit=None, explain=False)
-    circles = [record.region.getBoundingCircle() for record in records]
+    circles = [record.region.getBoundingCircle() for record in _seen(butler, campaign)]
     return {tract for circle in circles for tract in tracts_touched(circle)}
 
 
@@ -139,6 +168,7 @@ def _patches(chosen: Sequence[Patch]) -> str:
 def _steps(campaign: Campaign, pipeline: str, places: Sequence[str], console: Console) -> Outcome:
     outcome = Outcome()
     for number, place in enumerate(places, start=1):
+        campaign = replace(campaign, night=beside(campaign.night, console))
         run = _step(campaign, f"{PIPELINES / pipeline}#step{number}", place, console)
         if run is None:
             console.print(f"step {number}: there already")
@@ -149,6 +179,23 @@ def _steps(campaign: Campaign, pipeline: str, places: Sequence[str], console: Co
         outcome.failed += progress.failed
         outcome.failures += progress.failures
     return outcome
+
+
+def beside(night: Path | None, console: Console) -> Path | None:
+    """The night on whose Ray a step is done; None, a Ray of its own, when it has ended meanwhile.
+
+    Raises BadData for a folder in which none was ever played.
+    """
+    if night is None:
+        return None
+    try:
+        of_night(night)
+    except BadData as error:
+        if not Settings(output=night).plan_file.exists():
+            raise
+        console.print(f"{error}: what is left is done on a Ray of its own")
+        return None
+    return night
 
 
 def _step(campaign: Campaign, pipeline: str, place: str, console: Console) -> RunFolder | None:

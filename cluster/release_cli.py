@@ -49,8 +49,9 @@ def drp(
         from cluster import release as steps  # noqa: PLC0415 - so that --help answers at once
 
         settings = _settings(output, detectors, instrument)
+        on = steps.beside(night, _console())
         span = _span(archived) or _simulated(settings, filters, nights, fields, seed, workers)
-        campaign = _campaign(settings, span, f"drp/{release}", workers, night)
+        campaign = _campaign(settings, span, f"drp/{release}", workers, on)
         outcome = steps.release(campaign, part, _console())
         _report(campaign, outcome, settings.output / "release" / release, None if archived else seed)
         return 1 if outcome.failed else 0
@@ -76,8 +77,9 @@ def templates(
         from cluster import release as steps  # noqa: PLC0415 - so that --help answers at once
 
         settings = _settings(output, detectors, instrument)
+        on = steps.beside(night, _console())
         span = _span(archived) or _simulated(settings, filters, nights, fields, seed, workers)
-        campaign = _campaign(settings, span, f"templates/{span[0]}-{span[1]}", workers, night)
+        campaign = _campaign(settings, span, f"templates/{span[0]}-{span[1]}", workers, on)
         return 1 if steps.templates(campaign, _console()).failed else 0
 
     exit_with(play)

@@ -1,9 +1,9 @@
 """The report of a data release: its tables, patch by patch, from the Data Butler, held to the truth if there is one."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
@@ -13,7 +13,7 @@ from access.release.given import POSITION_DTYPE, REFERENCE_DTYPE, Frame, Frames,
 from access.release.model import Missing, Summary
 from access.release.write import report, write
 from backbone.butler import ButlerArchive
-from backbone.butler_errors import NotKept
+from backbone.butler_errors import NotKept, told_as_ours
 from backbone.sky_products import refcat_for
 from payloads.drp.relative import RelativeCalibration
 from payloads.imaging.calibrate import at_epoch
@@ -24,9 +24,6 @@ from schemas.errors import BadData
 from schemas.tables import Table
 from simulators.sky.sky import Sky
 from simulators.sky.sources import Kind
-
-logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
-"""It warns that pandas is not there, into which a table could be turned."""
 
 _BAD_STAR = StarFlag.MASKED | StarFlag.CROWDED | StarFlag.NOT_STELLAR | StarFlag.UNMEASURED
 
@@ -91,19 +88,27 @@ def catalogue_of(butler: Path) -> Reference:
 
 
 class _Release:
-    """The tables of a release. `frames`: those that calibration kept; `excluded`: those that it did not."""
+    """The tables of a release. `frames`: those that calibration kept in any tract; `excluded`: where it did not."""
 
     def __init__(self, butler: Butler, collections: Sequence[str]) -> None:
         self._butler, self._collections = butler, tuple(collections)
         self._calibrations: dict[tuple[int, str], RelativeCalibration] = {
-            (int(ref.dataId["tract"]), str(ref.dataId["band"])): butler.get(ref)
+            (int(ref.dataId["tract"]), str(ref.dataId["band"])): self._get(ref)
             for ref in self._refs("relative_calibration")
         }
-        out = {(each.visit, each.detector): each.why for c in self._calibrations.values() for each in c.excluded}
-        summaries: list[Frame] = [butler.get(ref) for ref in self._refs("visit_detector_summary")]
-        self.frames = [frame for frame in summaries if (frame.visit, frame.detector) not in out]
-        self.excluded = [Missing(step="relative_calibration", data_id=f"visit {visit} detector {detector}", why=why)
-                         for (visit, detector), why in sorted(out.items())]  # fmt: skip
+        self._kept = {(tract, *ccd) for (tract, _), each in self._calibrations.items() for ccd in _ccds(each)}
+        self._out = {
+            (tract, each.visit, each.detector): each.why
+            for (tract, _), calibration in self._calibrations.items()
+            for each in calibration.excluded
+        }
+        summaries: list[Frame] = [self._get(ref) for ref in self._refs("visit_detector_summary")]
+        nowhere = {key[1:] for key in self._out} - {key[1:] for key in self._kept}
+        self.frames = [frame for frame in summaries if (frame.visit, frame.detector) not in nowhere]
+        self.excluded = [
+            Missing(step="relative_calibration", data_id=f"tract {tract} visit {visit} detector {detector}", why=why)
+            for (tract, visit, detector), why in sorted(self._out.items())
+        ]
         self._stars = {self._ccd(ref): ref for ref in self._refs("single_visit_star")}
         self._seen = lru_cache(maxsize=4096)(self._positions_of)
 
@@ -116,7 +121,7 @@ class _Release:
         frames = Frames(self.frames)
         for ref in sorted(self._refs("object"), key=self._patch):
             tract, patch = key = self._patch(ref)
-            near = frames.near(tract, patch)
+            near = [each for each in frames.near(tract, patch) if (tract, each.visit, each.detector) not in self._out]
             light_curves = self._table(curves.get(key), drp_tables.light_curve_dtype())
             yield PatchTables(
                 tract=tract, patch=patch, objects=self._table(ref, drp_tables.object_dtype()),
@@ -131,10 +136,9 @@ class _Release:
 
     def _positions_of(self, tract: int, band: str, visit: int, detector: int) -> Table:
         calibration, ref = self._calibrations.get((tract, band)), self._stars.get((visit, detector))
-        rows = np.zeros(0, POSITION_DTYPE)
-        if calibration is None or ref is None or (visit, detector) not in _known(calibration):
-            return rows
-        stars = self._butler.get(ref)
+        if calibration is None or ref is None or (tract, visit, detector) not in self._kept:
+            return np.zeros(0, POSITION_DTYPE)
+        stars = self._get(ref)
         stars = stars[(stars["flags"] & _BAD_STAR == 0) & (stars["flux_err"] > 0.0)]
         rows = np.zeros(len(stars), POSITION_DTYPE)
         rows["visit"], rows["snr"] = visit, stars["flux"] / stars["flux_err"]
@@ -145,11 +149,15 @@ class _Release:
         """A table as an array, empty for none."""
         if ref is None:
             return np.zeros(0, dtype)
-        table: Table = np.ma.filled(self._butler.get(ref).as_array())
+        table: Table = np.ma.filled(self._get(ref).as_array())
         lacking = set(dtype.names or ()) - set(table.dtype.names or ())
         if lacking:
             raise BadData(f"{ref} lacks the columns {', '.join(sorted(lacking))}")
         return table
+
+    def _get(self, ref: DatasetRef) -> Any:  # noqa: ANN401 - by dataset type
+        with told_as_ours(str(ref)):
+            return self._butler.get(ref)
 
     def _refs(self, kind: str) -> list[DatasetRef]:
         """The release's datasets of a type; none of a type that is not known."""
@@ -169,5 +177,6 @@ class _Release:
         return int(ref.dataId["visit"]), int(ref.dataId["detector"])
 
 
-def _known(calibration: RelativeCalibration) -> set[tuple[int, int]]:
-    return set(zip(calibration.visit.tolist(), calibration.detector.tolist(), strict=True))
+def _ccds(calibration: RelativeCalibration) -> Iterator[tuple[int, int]]:
+    """Visit and detector of each frame that it has."""
+    return zip(calibration.visit.tolist(), calibration.detector.tolist(), strict=True)

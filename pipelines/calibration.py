@@ -4,14 +4,13 @@ Exposures are told apart by their observation type (bias, dark, flat, spot), fla
 group: the two of a pair are the snaps of one.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar
 
 from lsst.daf.butler import DataCoordinate, DatasetRef, DeferredDatasetHandle, DimensionRecord
 from lsst.pex.config import Field
-from lsst.pipe.base import PipelineTask, PipelineTaskConfig, PipelineTaskConnections, QuantumContext, Struct
+from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
 from lsst.pipe.base import connectionTypes as connection
-from lsst.pipe.base.connections import InputQuantizedConnection, OutputQuantizedConnection
 
 from backbone.butler_errors import told_as_ours
 from payloads.calibration.assemble import assemble
@@ -23,6 +22,7 @@ from payloads.calibration.flat import Flat, make_flat
 from payloads.calibration.frames import Rejected
 from payloads.calibration.photon_transfer import PhotonTransfer, measure_photon_transfer
 from payloads.calibration.verify import verify
+from pipelines.steps import Handles, Step
 from schemas.errors import BadData
 from schemas.image import Raw
 from schemas.instrument import Detector, camera
@@ -31,12 +31,11 @@ OF_DETECTOR = ("instrument", "detector")
 PAIR = 2
 OF_FILTER = (*OF_DETECTOR, "physical_filter")
 
-Handles = Sequence[DeferredDatasetHandle]
 Inputs = dict[str, tuple[Any, Collection[DatasetRef]]]
 """Of a quantum, by connection: its declaration and its datasets."""
 
 
-def _input(name: str, kind: str, dimensions: tuple[str, ...] = OF_DETECTOR) -> Any:  # noqa: ANN401 - the same
+def _input(name: str, kind: str, dimensions: tuple[str, ...] = OF_DETECTOR) -> Any:  # noqa: ANN401 - pipe_base's classes are not typed
     return connection.Input(doc=f"The {name}.", name=name, storageClass=kind, dimensions=dimensions, isCalibration=True)
 
 
@@ -54,46 +53,42 @@ class _FromRaws(PipelineTaskConnections, dimensions=OF_DETECTOR):
         dimensions=("instrument", "exposure", "detector"), multiple=True, deferLoad=True,
     )  # fmt: skip
 
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Whether an exposure is one of the step's."""
-        raise NotImplementedError
+    observation_type: ClassVar[str]
+    """Of the exposures that the step takes."""
+
+    of_pairs: ClassVar[bool | None] = None
+    """Whether they are those of pairs, or the single ones; None: both."""
 
     def adjustQuantum(
         self, inputs: Inputs, outputs: Inputs, label: str, data_id: DataCoordinate
     ) -> tuple[Inputs, Inputs]:
         """Leave the wanted exposures, in their order; a step without any is not in the graph."""
         declared, refs = inputs["raws"]
-        kept = {_exposure(ref.dataId): ref for ref in refs if self.wanted(_exposure(ref.dataId))}
+        kept = {_exposure(ref.dataId): ref for ref in refs if self._wants(_exposure(ref.dataId))}
         ordered = [kept[seen] for seen in sorted(kept, key=lambda seen: int(seen.id))]
         adjusted: Inputs = {"raws": (declared, ordered)}
         super().adjustQuantum({**inputs, **adjusted}, outputs, label, data_id)
         return adjusted, {}
 
+    def _wants(self, seen: DimensionRecord) -> bool:
+        if self.of_pairs is not None and self.of_pairs != (int(seen.seq_end) > int(seen.seq_start)):
+            return False
+        return str(seen.observation_type) == self.observation_type
 
-class _OfDetector(PipelineTask):
+
+class _OfDetector(Step):
     """A step on one detector, whose geometry `run` is given besides its datasets."""
 
-    def runQuantum(
-        self,
-        butlerQC: QuantumContext,
-        inputRefs: InputQuantizedConnection,
-        outputRefs: OutputQuantizedConnection,
-    ) -> None:
-        """Get, run, put."""
-        data_id = butlerQC.quantum.dataId
-        assert data_id is not None
-        detector = camera(str(data_id["instrument"]))[int(data_id["detector"])]
-        butlerQC.put(self.run(detector=detector, **butlerQC.get(inputRefs)), outputRefs)
+    def given(self, data_id: DataCoordinate) -> dict[str, object]:
+        """The detector."""
+        return {"detector": camera(str(data_id["instrument"]))[int(data_id["detector"])]}
 
 
 class BiasConnections(_FromRaws, dimensions=OF_DETECTOR):
     """Exposures of no time, and their mean."""
 
+    observation_type = "bias"
     bias = _output("bias", "PachonBias")
-
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Take the biases."""
-        return bool(seen.observation_type == "bias")
 
 
 class BiasConfig(PipelineTaskConfig, pipelineConnections=BiasConnections):
@@ -114,12 +109,9 @@ class MakeBias(_OfDetector):
 class CrosstalkConnections(_FromRaws, dimensions=OF_DETECTOR):
     """Exposures of spots, and the matrix."""
 
+    observation_type = "spot"
     bias = _input("bias", "PachonBias")
     crosstalk = _output("crosstalk", "PachonCrosstalk")
-
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Take the spots."""
-        return bool(seen.observation_type == "spot")
 
 
 class CrosstalkConfig(PipelineTaskConfig, pipelineConnections=CrosstalkConnections):
@@ -140,13 +132,10 @@ class MeasureCrosstalk(_OfDetector):
 class PhotonTransferConnections(_FromRaws, dimensions=OF_DETECTOR):
     """Flats in pairs, and what they tell of the amplifiers."""
 
+    observation_type, of_pairs = "flat", True
     bias = _input("bias", "PachonBias")
     crosstalk = _input("crosstalk", "PachonCrosstalk")
     photon_transfer = _output("photon_transfer", "PachonPhotonTransfer")
-
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Take the flats of pairs."""
-        return bool(seen.observation_type == "flat" and _is_of_pair(seen))
 
 
 class PhotonTransferConfig(PipelineTaskConfig, pipelineConnections=PhotonTransferConnections):
@@ -167,14 +156,11 @@ class MeasurePhotonTransfer(_OfDetector):
 class DarkConnections(_FromRaws, dimensions=OF_DETECTOR):
     """Long exposures in the dark, and their mean."""
 
+    observation_type = "dark"
     bias = _input("bias", "PachonBias")
     crosstalk = _input("crosstalk", "PachonCrosstalk")
     photon_transfer = _input("photon_transfer", "PachonPhotonTransfer")
     dark = _output("dark", "PachonDark")
-
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Take the darks."""
-        return bool(seen.observation_type == "dark")
 
 
 class DarkConfig(PipelineTaskConfig, pipelineConnections=DarkConnections):
@@ -197,15 +183,12 @@ class MakeDark(_OfDetector):
 class FlatConnections(_FromRaws, dimensions=OF_FILTER):
     """Single flats in a filter, and their mean."""
 
+    observation_type, of_pairs = "flat", False
     bias = _input("bias", "PachonBias")
     crosstalk = _input("crosstalk", "PachonCrosstalk")
     photon_transfer = _input("photon_transfer", "PachonPhotonTransfer")
     dark = _input("dark", "PachonDark")
     flat = _output("flat", "PachonFlat", OF_FILTER)
-
-    def wanted(self, seen: DimensionRecord) -> bool:
-        """Take the single flats; the dimensions have chosen those in the filter."""
-        return bool(seen.observation_type == "flat" and not _is_of_pair(seen))
 
 
 class FlatConfig(PipelineTaskConfig, pipelineConnections=FlatConnections):
@@ -331,10 +314,6 @@ class Assemble(_OfDetector):
             raise BadData(f"detector {detector.id}, {flat.band}: not verified: {'; '.join(failed)}")
         electronics = photon_transfer.electronics(crosstalk)
         return Struct(calibration=assemble(detector, bias, dark, flat, defects, electronics))
-
-
-def _is_of_pair(seen: DimensionRecord) -> bool:
-    return int(seen.seq_end) > int(seen.seq_start)
 
 
 def _read(raws: Handles) -> Iterator[Raw | Rejected]:

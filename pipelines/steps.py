@@ -1,7 +1,10 @@
 """What the steps of releases share: how datasets are declared, and what every quantum is given."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from lsst.daf.butler import DataCoordinate, DatasetRef, DatasetType, DeferredDatasetHandle
@@ -23,6 +26,9 @@ OF_WARP = ("instrument", "visit", *OF_PATCH)
 OF_COADD = (*OF_PATCH, "band")
 
 Handles = Sequence[DeferredDatasetHandle]
+
+_KEPT_IMAGES = 4
+"""As many as a patch has detectors of a visit where four meet; 170 MB each."""
 
 
 def taken(name: str, kind: str, dimensions: tuple[str, ...], *, many: bool = False, late: bool = False) -> Any:  # noqa: ANN401 - pipe_base's classes are not typed
@@ -58,7 +64,7 @@ def catalogues() -> Any:  # noqa: ANN401 - the same
 
 
 class Step(PipelineTask):
-    """A step whose `run` is given its quantum's data id besides its datasets."""
+    """A step whose `run` is given what its quantum is about, besides its datasets."""
 
     def runQuantum(
         self,
@@ -69,7 +75,11 @@ class Step(PipelineTask):
         """Get, run, put."""
         data_id = butlerQC.quantum.dataId
         assert data_id is not None
-        butlerQC.put(self.run(data_id=data_id, **butlerQC.get(inputRefs)), outputRefs)
+        butlerQC.put(self.run(**self.given(data_id), **butlerQC.get(inputRefs)), outputRefs)
+
+    def given(self, data_id: DataCoordinate) -> dict[str, object]:
+        """The data id."""
+        return {"data_id": data_id}
 
 
 def joined(refcats: Sequence[Table], data_id: DataCoordinate) -> Table:
@@ -96,4 +106,19 @@ def calibrated(images: Handles, relative: RelativeCalibration) -> Iterator[tuple
         raise NoWorkFound(f"the relative calibration excludes {[ccd_of(handle.dataId) for handle in images]}")
     for handle in sorted(used, key=lambda handle: ccd_of(handle.dataId)):
         visit, detector = ccd_of(handle.dataId)
-        yield detector, apply(relative, handle.get(), visit, detector)
+        yield detector, apply(relative, _image(_Asked(handle.ref.id, handle)), visit, detector)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A dataset by its id, and who reads it."""
+
+    id: UUID
+    handle: DeferredDatasetHandle = field(compare=False)
+
+
+@lru_cache(maxsize=_KEPT_IMAGES)
+def _image(asked: _Asked) -> VisitImage:
+    """A visit's image, kept for the next patch: a CCD lies on thirty, and to read it takes half of a warp's time."""
+    image: VisitImage = asked.handle.get()
+    return image

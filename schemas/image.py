@@ -171,12 +171,16 @@ class VisitImage:
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """Deep sky in nJy, one band, in its own WCS (a tract's pixel grid, cropped), with one PSF."""
+    """Deep sky in nJy, one band, in its own WCS (a tract's pixel grid, cropped), with one PSF.
+
+    `visits`: whose mean it is; none where nobody knows.
+    """
 
     pixels: MaskedImage
     wcs: Wcs
     psf: Psf
     band: str
+    visits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,39 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from cluster.services import EmbeddedKafka, EmbeddedPostgres
+
+ALONE = "pytest.mark.ray"
+"""What marks a file in which a Ray is started: two of them, or their nights, would compete for two cores."""
+
+ROOT = Path(__file__).parents[1]
+
+
+class Scheduling(LoadFileScheduling):
+    """File by file; one process has all files with a Ray, from the start, the other what else there is."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if alone(ROOT / file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not alone(item.path))
+
+
+@cache
+def alone(file: Path) -> bool:
+    return ALONE in file.read_text("utf-8")
 
 
 @contextmanager

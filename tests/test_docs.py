@@ -23,6 +23,7 @@ NAMES = sorted(
 COMMANDS = (
     "night", "alerts", "archived-alerts", "difference", "replay-alerts", "withdraw", "precover", "status", "visit",
     "dead-letters", "dead-letters --kafka x show", "dead-letters --kafka x resubmit",
+    "calibrate", "afternoon", "drp", "templates",
 )  # fmt: skip
 
 

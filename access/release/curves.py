@@ -1,10 +1,9 @@
 """Light curves to be looked at: of the objects that vary most, with what they truly did."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from access.release.given import PatchTables, Reference, primary
 from access.release.held import MATCH_ARCSEC, Held
@@ -18,8 +17,6 @@ _FEWEST_POINTS = 4
 
 POINT_DTYPE = np.dtype([("mjd", "f8"), ("band", "U1"), ("flux", "f4"), ("err", "f4"), ("true", "f4")])
 """nJy; true: that moment's, NaN without a reference."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +34,13 @@ class Curve:
 def curves(patch: PatchTables, held: Held) -> list[Curve]:
     """The patch's objects that vary most, of each kind that varies, if there is a truth; without `true`."""
     good, kinds = usable(patch.forced), _kinds(held)
-    ids, chosen, chi2_dof = _variability(good)
-    often = int(np.sum(chi2_dof > 0.0))
-    objects = {int(row["objectId"]): row for row in primary(patch.objects)}
-    found = []
-    for number in np.argsort(-chi2_dof, kind="stable")[:often]:
-        key = int(ids[number])
-        if key in objects and (not kinds or key in kinds):
-            points = _points(good[chosen == number])
-            place = float(objects[key]["coord_ra"]), float(objects[key]["coord_dec"])
-            found.append(Curve(key, kinds.get(key, ""), *place, float(chi2_dof[number]), points))
-    return most(found)
+    places = {int(row["objectId"]): (float(row["coord_ra"]), float(row["coord_dec"])) for row in primary(patch.objects)}
+    found = [
+        Curve(key, kinds.get(key, ""), *places[key], chi2_dof, np.zeros(0, POINT_DTYPE))
+        for key, chi2_dof in _variability(good)
+        if chi2_dof > 0.0 and key in places and (not kinds or key in kinds)
+    ]
+    return [replace(curve, points=_points(good[good["objectId"] == curve.object_id])) for curve in most(found)]
 
 
 def most(found: Sequence[Curve]) -> list[Curve]:
@@ -64,17 +57,17 @@ def _kinds(held: Held) -> dict[int, str]:
     return dict(zip(rows["objectId"].tolist(), rows["kind"].tolist(), strict=True))
 
 
-def _variability(forced: Table) -> tuple[NDArray[np.int64], NDArray[np.intp], Floats]:
-    """Ids of objects, each row's object among them, chi2 a degree of freedom about each band's mean, 0 of few."""
+def _variability(forced: Table) -> Iterable[tuple[int, float]]:
+    """Objects' ids, and their chi2 a degree of freedom about each band's mean, 0 of few."""
     ids, chosen = np.unique(forced["objectId"], return_inverse=True)
-    _, group = np.unique(np.rec.fromarrays([chosen, forced["band"]]), return_inverse=True)
+    names, band = np.unique(forced["band"], return_inverse=True)
+    _, first, group = np.unique(chosen * len(names) + band, return_index=True, return_inverse=True)
     flux, weight = forced["psfFlux"].astype(np.float64), forced["psfFluxErr"].astype(np.float64) ** -2.0
     mean = np.bincount(group, weight * flux) / np.bincount(group, weight)
     chi2 = np.bincount(chosen, weight * (flux - mean[group]) ** 2, len(ids))
-    bands = np.bincount(chosen[np.unique(group, return_index=True)[1]], minlength=len(ids))
-    points = np.bincount(chosen, minlength=len(ids))
-    freedom = points - bands
-    return ids, chosen, np.where(freedom >= _FEWEST_POINTS - 1, chi2 / np.maximum(freedom, 1), 0.0)
+    freedom = np.bincount(chosen, minlength=len(ids)) - np.bincount(chosen[first], minlength=len(ids))
+    chi2_dof = np.where(freedom >= _FEWEST_POINTS - 1, chi2 / np.maximum(freedom, 1), 0.0)
+    return zip(ids.tolist(), chi2_dof.tolist(), strict=True)
 
 
 def _points(forced: Table) -> Table:

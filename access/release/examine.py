@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from access.release.curves import Curve, curves, most
-from access.release.given import PatchTables, Reference, primary
+from access.release.given import PatchTables, Reference, ab_mag, primary
 from access.release.held import Held, hold
 from access.release.repeated import Repeated, repeated
 from schemas.instrument import BANDS
@@ -59,7 +59,7 @@ def _depth(patch: PatchTables, band: str) -> Table:
     faint = error[np.isfinite(flux) & (error > 0.0) & (flux < _FAINT_SNR * error)]
     row["tract"], row["patch"], row["band"], row["objects"] = patch.tract, patch.patch, band, np.isfinite(flux).sum()
     row["visits"] = len(patch.visits(band))
-    row["depth_mag"] = 31.4 - 2.5 * np.log10(5.0 * np.median(faint)) if len(faint) else np.nan
+    row["depth_mag"] = ab_mag(5.0 * np.median(faint)) if len(faint) else np.nan
     return row
 
 

@@ -111,6 +111,12 @@ class PatchTables:
         return seen
 
 
+def ab_mag(flux: NDArray[np.floating]) -> Floats:
+    """Magnitudes of fluxes (nJy)."""
+    magnitudes: Floats = 31.4 - 2.5 * np.log10(flux, dtype=np.float64)
+    return magnitudes
+
+
 def primary(objects: Table) -> Table:
     """The objects that count, each once: no parents of blends, none that a neighbouring patch has too."""
     placed = np.isfinite(objects["coord_ra"]) & np.isfinite(objects["coord_dec"])

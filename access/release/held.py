@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from access.release.given import RADIUS_DEG, REFERENCE_DTYPE, PatchTables, Reference, flagged, primary
+from access.release.given import RADIUS_DEG, REFERENCE_DTYPE, PatchTables, Reference, ab_mag, flagged, primary
 from schemas.skymap import Tract
 from schemas.tables import Table
 from schemas.wcs import to_tangent
@@ -62,16 +62,15 @@ def hold(patch: PatchTables, reference: Reference | None) -> Held:
         return Held(np.zeros(0, HELD_DTYPE), told)
     rows, everything = [], [np.zeros(0, REFERENCE_DTYPE)]
     for band in patch.bands:
-        times = list(patch.visits(band).values())
-        if times:
-            sky = reference.sources(*patch.middle, RADIUS_DEG, band, float(np.mean(times)))
-            sky = sky[(sky["mean_flux"] > 0.0) | (sky["flux"] > 0.0)]
-            everything.append(sky)
-            lasting = sky[sky["mean_flux"] > 0.0]
-            found = match(lasting, objects, patch.middle)
-            rows.append(_held(patch, objects, band, lasting, found))
-            told["kind"][found[found >= 0]] = lasting["kind"][found >= 0]
-            _name_transients(told, sky[sky["mean_flux"] == 0.0], objects, band, patch.middle)
+        mjd = float(np.mean(list(patch.visits(band).values())))
+        sky = reference.sources(*patch.middle, RADIUS_DEG, band, mjd)
+        sky = sky[(sky["mean_flux"] > 0.0) | (sky["flux"] > 0.0)]
+        everything.append(sky)
+        lasting = sky[sky["mean_flux"] > 0.0]
+        found = match(lasting, objects, patch.middle)
+        rows.append(_held(patch, objects, band, lasting, found))
+        told["kind"][found[found >= 0]] = lasting["kind"][found >= 0]
+        _name_transients(told, sky[sky["mean_flux"] == 0.0], objects, band, patch.middle)
     if reference.complete:
         told["false"] = ~_near(np.concatenate(everything), objects, patch.middle)
     return Held(np.concatenate([np.zeros(0, HELD_DTYPE), *rows]), told)
@@ -108,7 +107,7 @@ def _held(patch: PatchTables, objects: Table, band: str, sky: Table, found: NDAr
     own &= visits > 0
     rows = np.zeros(int(own.sum()), HELD_DTYPE)
     rows["band"], rows["kind"], rows["flux"] = band, sky["kind"][own], sky["mean_flux"][own]
-    rows["mag"] = 31.4 - 2.5 * np.log10(rows["flux"])
+    rows["mag"] = ab_mag(rows["flux"])
     rows["visits"], rows["alone"] = visits[own], alone[own]
     _measure(rows, sky[own], objects, found[own], band)
     return rows

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from access import robust
-from access.html import STYLE, in_cards, percent, table
+from access.html import STYLE, in_cards, number, percent, table
 from access.release import plots
 from access.release.examine import bands_of
 from access.release.maps import coverage
@@ -75,10 +75,10 @@ def depth_table(bands: Sequence[Band]) -> tuple[Row, list[Row]]:
 
 def _depth_cells(band: Band) -> Row:
     return (
-        band.band, str(band.visits), str(band.objects), figure(band.depth_mag, 2), figure(band.stars_50_mag, 2),
-        figure(band.galaxies_50_mag, 2), f"{figure(band.ra_mas, 1)}, {figure(band.dec_mas, 1)}",
-        f"{figure(band.position_rms_mas, 1)}, {figure(band.position_width_mas, 1)}", figure(band.star_bias_mmag, 1),
-        figure(band.galaxy_bias_mmag, 0),
+        band.band, str(band.visits), str(band.objects), number(band.depth_mag), number(band.stars_50_mag),
+        number(band.galaxies_50_mag), f"{number(band.ra_mas, digits=1)}, {number(band.dec_mas, digits=1)}",
+        f"{number(band.position_rms_mas, digits=1)}, {number(band.position_width_mas, digits=1)}",
+        number(band.star_bias_mmag, digits=1), number(band.galaxy_bias_mmag, digits=0),
     )  # fmt: skip
 
 
@@ -90,15 +90,10 @@ def repeats_table(bands: Sequence[Band]) -> tuple[Row, list[Row]]:
 
 def _repeats_cells(band: str, again: Repeats) -> Row:
     return (
-        band, str(again.stars), figure(again.pa1_mmag, 1), percent(again.pf1), figure(again.chi2_dof, 2),
-        figure(again.pull_width, 2), figure(again.zero_point_mmag, 1), figure(again.forced_bias_mmag, 1),
-        str(again.pairs), figure(again.am1_mas, 1),
+        band, str(again.stars), number(again.pa1_mmag, digits=1), percent(again.pf1), number(again.chi2_dof),
+        number(again.pull_width), number(again.zero_point_mmag, digits=1), number(again.forced_bias_mmag, digits=1),
+        str(again.pairs), number(again.am1_mas, digits=1),
     )  # fmt: skip
-
-
-def figure(value: float | None, digits: int) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _coverage(release: Shown) -> str:
@@ -115,8 +110,8 @@ def _tracts(depth: Table) -> str:
 
 def _tract_cells(rows: Table, bands: Sequence[str]) -> Row:
     own = [rows[rows["band"] == band] for band in bands]
-    depth = (figure(robust.median(r["depth_mag"][np.isfinite(r["depth_mag"])]), 2) for r in own)
-    visits = (figure(robust.median(r["visits"]), 0) for r in own)
+    depth = (number(robust.median(r["depth_mag"][np.isfinite(r["depth_mag"])])) for r in own)
+    visits = (number(robust.median(r["visits"]), digits=0) for r in own)
     return str(len(np.unique(rows["patch"]))), *map(", ".join, zip(visits, depth, strict=True))
 
 

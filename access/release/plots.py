@@ -258,14 +258,11 @@ def _of_bands(release: Shown, table: Table) -> Iterator[tuple[str, Table]]:
 
 
 def light_curves(release: Shown) -> str:
-    """Some that vary: points with errors, and what was true at those moments as rings."""
-    shown = list(release.curves)
-    if not shown:
-        return ""
-    height = -(-len(shown) // 2)
+    """Those of which there are curves: points with errors, and what was true at those moments as rings."""
+    height = -(-len(release.curves) // 2)
 
     def draw(figure: Figure) -> None:
-        for number, curve in enumerate(shown, 1):
+        for number, curve in enumerate(release.curves, 1):
             _curve(figure.add_subplot(height, 2, number), curve)
 
     return panels((11.0, 2.6 * height), draw)

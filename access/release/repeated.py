@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
-from access.release.given import PatchTables, flagged, primary
+from access.release.given import PatchTables, ab_mag, flagged, primary
 from access.release.held import Held
 from schemas.tables import Table
 from schemas.wcs import separation_arcsec, to_tangent
@@ -129,7 +129,7 @@ def _photometry(
     told = np.zeros(len(ids), STAR_DTYPE)
     told["band"], told["objectId"], told["n"] = band, ids, number
     with np.errstate(divide="ignore", invalid="ignore"):
-        told["mag"] = 31.4 - 2.5 * np.log10(mean)
+        told["mag"] = ab_mag(mean)
         told["rms_mmag"] = MMAG * np.sqrt(np.bincount(star, (flux - _plain(flux, star)) ** 2) / (number - 1)) / mean
         told["chi2_dof"] = np.bincount(star, weight * off**2) / (number - 1)
         told["from_true"] = mean / true

@@ -1,7 +1,8 @@
 """From the journal, the L1 database and the truth to a report."""
 
+import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from access.report.model import Balance, Latency, Report, VisitRow
-from access.report.truth_check import Compared, compare, read_truth, summary
+from access.report.truth_check import Columns, Compared, compare, read_truth, summary
 from backbone.journal import Entry, Journal
 from backbone.l1 import L1Database
 from schemas.clock import Clock
@@ -52,7 +53,8 @@ class NightFacts:
     """What the command knows of the night.
 
     `began`: TAI s; `planned`: the groups of its visits; `timed`: whether its clock ran with the wall's; `untrue`: the
-    visit-detectors in whose pixels the camera put what the truth has not; `stopped`: whether somebody ended it early.
+    visit-detectors in whose pixels the camera put what the truth has not; `stopped`: whether somebody ended it early;
+    `retold`: the truth of a visit's detector, as it is with the templates that the night had.
     """
 
     night: str
@@ -64,6 +66,7 @@ class NightFacts:
     timed: bool = True
     untrue: frozenset[tuple[int, int]] = frozenset()
     stopped: bool = False
+    retold: Callable[[Columns, int], Columns] = lambda truth, _: truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +274,7 @@ async def _compared(night: NightFacts, facts: Sequence[Event], l1: L1Database, a
             continue
         table = read_truth(night.truth, fact.visit, fact.detector)
         if table is not None:
+            table = await asyncio.to_thread(night.retold, table, fact.visit)
             sources = await l1.sources_of(fact.visit, fact.detector)
             alerted = np.isin(sources["diaSourceId"], answers["diaSourceId"])
             result.append(compare(table, sources, alerted))

@@ -22,6 +22,8 @@ BINS = (5.0, 6.0, 8.0, 12.0, 20.0, 50.0)
 BRIGHT_SNR = 20.0
 
 Floats = NDArray[np.float64]
+Columns = dict[str, NDArray[Any]]
+"""A table by column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class Compared:
     residuals: Residuals
 
 
-def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[Any]] | None:
+def read_truth(folder: Path, exposure: int, detector: int) -> Columns | None:
     """Columns of the truth table of an exposure-detector; None if there is none (a real night)."""
     path = folder / f"{exposure}-{detector:03d}.parquet"
     if not path.exists():
@@ -56,7 +58,7 @@ def read_truth(folder: Path, exposure: int, detector: int) -> dict[str, NDArray[
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def compare(truth: dict[str, NDArray[Any]], sources: Table, alerted: NDArray[np.bool_]) -> Compared:
+def compare(truth: Columns, sources: Table, alerted: NDArray[np.bool_]) -> Compared:
     """Match sources (`DiaSource`; `alerted`: which of them became alerts) to truth, nearest within 1 arcsec."""
     snr = np.abs(truth["snr"].astype(float))
     worth = truth["usable"].astype(bool) & (snr >= BINS[0])
@@ -86,9 +88,7 @@ def _nearest(
     return near, np.where(near, index, 0)
 
 
-def _residuals(
-    truth: dict[str, NDArray[Any]], rows: NDArray[np.intp], sources: Table, place: tuple[float, float]
-) -> Residuals:
+def _residuals(truth: Columns, rows: NDArray[np.intp], sources: Table, place: tuple[float, float]) -> Residuals:
     x, y = to_tangent(sources["ra"], sources["dec"], place)
     tx, ty = to_tangent(truth["ra"][rows], truth["dec"][rows], place)
     true = truth["difference_flux"][rows].astype(float)

@@ -21,10 +21,20 @@ from cluster.batch.job_work import JobWork
 from cluster.batch.joining import of_night, on_ray
 from cluster.batch.quanta_work import QuantaWork
 from cluster.batch.request import BatchRequest, OnCluster
-from cluster.batch.run_folder import CUT_OFF, DONE, RUNNING, Progress, RunFolder, run_folders
+from cluster.batch.run_folder import (
+    CUT_OFF,
+    DONE,
+    HUNG_S,
+    RUNNING,
+    Progress,
+    RunFolder,
+    Silence,
+    last_line,
+    run_folders,
+)
 from cluster.batch.work import Work
 from schemas.clock import REAL_TIME
-from schemas.errors import BadData
+from schemas.errors import BadData, Transient
 
 _LOOK_S, _SILENT_S = 0.5, 60.0
 
@@ -71,8 +81,11 @@ def start(run: RunFolder) -> None:
 
 
 def wait(run: RunFolder, console: Console) -> int:
-    """Until the run has ended; 0 if all is done."""
+    """Until the run has ended; 0 if all is done. Raises Transient if its coordinator tells nothing for `HUNG_S`."""
+    silence = Silence()
     while run.coordinated():
+        if silence.too_long(run.progress()):
+            raise Transient(f"{run.path}: the run's coordinator has told nothing for {HUNG_S:g} s: see {run.log}")
         time.sleep(_LOOK_S)
     show(run, console)
     return 0 if run.progress().state == DONE else 1
@@ -118,7 +131,7 @@ def show(run: RunFolder, console: Console) -> None:
     progress = run.progress()
     console.print(f"{run.path}: {_line(progress)}")
     if progress.state == CUT_OFF:
-        console.print(f"  its coordinator said last: {run.last_line() or 'nothing'}")
+        console.print(f"  its coordinator said last: {last_line(run.log) or 'nothing'}")
     for label, step in progress.steps.items():
         mean = f"{step.seconds / step.done:.2f} s each" if step.done else ""
         counted = f"{step.kept + step.done} of {step.total} done, {step.running} running"

@@ -244,6 +244,7 @@ class Executor(Generic[Key]):
             self._told = self.progress.updated = now
             self.progress.ends_at = self._estimate(now)
             self._folder.tell(self.progress)
+            self._work.keep_due()
 
     def _estimate(self, now: float) -> float:
         """When it will end; 0 if nothing is done.

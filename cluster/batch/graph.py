@@ -1,6 +1,5 @@
 """A run's quantum graph: built from pipeline and Butler once, kept, and read again by every coordinator."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,10 +24,6 @@ _WORDS = {
     "contracts", "description", "imports", "inherits", "instrument", "parameters", "steps", "subsets", "tasks",
 }  # fmt: skip
 """Of a pipeline's file; those of a step in it are class and config. pipe_base passes over all others."""
-
-
-logging.getLogger("lsst.utils.packages").setLevel(logging.ERROR)
-"""It warns that eups is not there, of which we have no use."""
 
 
 class NothingToDo(BadData):

@@ -106,5 +106,8 @@ class JobWork:
         code = int(made.told or 128 + signal.SIGKILL)  # its process was killed before it could tell
         self._states.add(JobState(key, state, self._attempts[key], code, made.seconds, made.memory_mb, made.message))
 
-    def keep(self) -> None:
+    def keep_due(self) -> None:
         """All is written down."""
+
+    def keep(self) -> None:
+        """The same."""

@@ -42,11 +42,16 @@ class Ledger:
         return {quantum_id for quantum_id, ref in wanted.items() if stored[ref]}
 
     def add(self, quantum_id: UUID, provenance: str) -> None:
-        """A quantum that succeeded; kept soon. Raises Transient if nothing can be, for `PATIENCE_S`."""
+        """A quantum that succeeded; kept soon. Raises as `keep_due` does."""
         if not self._waiting:
             self._kept = time.monotonic()
         self._waiting[quantum_id] = provenance
-        if len(self._waiting) < MANY and time.monotonic() - self._last <= EVERY_S:
+        self.keep_due()
+
+    def keep_due(self) -> None:
+        """Write what waits, if it is time to. Raises Transient if nothing can be written, for `PATIENCE_S`."""
+        soon = len(self._waiting) < MANY and time.monotonic() - self._last <= EVERY_S
+        if soon or not self._waiting:
             return
         try:
             self.keep()
@@ -57,11 +62,12 @@ class Ledger:
 
     def keep(self) -> None:
         """Write what waits. Raises Transient, and it waits on, if the registry cannot be written."""
-        self._last = time.monotonic()
         try:
             self._write()
         except OperationalError as error:
             raise Transient(f"the registry cannot be written: {error.orig}") from error
+        finally:
+            self._last = time.monotonic()  # a locked registry takes minutes to say so: not again for the next quantum
         self._waiting = {}
 
     def _write(self) -> None:

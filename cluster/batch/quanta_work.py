@@ -69,9 +69,11 @@ class QuantaWork:
         """As the request has it."""
         return self._request.needs_of(self._labels[key])
 
-    def priority(self, key: UUID) -> int:  # noqa: ARG002 - every quantum's
-        """All the same."""
-        return 0
+    def priority(self, key: UUID) -> int:
+        """Visit by visit: what a process has read for one quantum serves the next."""
+        data_id = self._quanta[key].dataId
+        assert data_id is not None
+        return -int(data_id.mapping.get("visit", 0))
 
     def done(self) -> AbstractSet[UUID]:
         """What the registry has."""
@@ -96,6 +98,10 @@ class QuantaWork:
         """What it made goes to the registry, soon; of one that failed, its log."""
         if made.told:
             self._ledger.add(key, made.told)
+
+    def keep_due(self) -> None:
+        """To the registry, if what waits has waited long enough."""
+        self._ledger.keep_due()
 
     def keep(self) -> None:
         """To the registry, now."""

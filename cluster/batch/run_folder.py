@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from schemas.clock import REAL_TIME
 from schemas.errors import BadData
 
 RUNNING, DONE, FAILED, CANCELED, CUT_OFF = "running", "done", "failed", "canceled", "cut off"
+
+HUNG_S = 600.0
+"""A coordinator that tells nothing for so long hangs: Ray's start, in which it cannot, may take half of that."""
 
 _LOCK = struct.Struct("hhqqi")
 """fcntl(2)'s struct flock: type, whence, start, length, process id."""
@@ -193,14 +197,6 @@ class RunFolder:
         """Say which process coordinates it from now on."""
         (self.path / "coordinator.pid").write_text(str(pid), encoding="ascii")
 
-    def last_line(self) -> str:
-        """What the coordinator printed last."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except FileNotFoundError:
-            return ""
-        return lines[-1] if lines else ""
-
     @property
     def _lock(self) -> Path:
         return self.path / "coordinator.lock"
@@ -218,6 +214,29 @@ class RunFolder:
     def canceled(self) -> bool:
         """Whether it was."""
         return (self.path / "canceled").exists()
+
+
+class Silence:
+    """How long a run's coordinator has told nothing new."""
+
+    def __init__(self) -> None:
+        self._heard, self._last = time.monotonic(), -1.0
+
+    def too_long(self, progress: Progress | None) -> bool:
+        """Whether it hangs. `progress`: what it told last, None of a run that is not there yet."""
+        updated = progress.updated if progress is not None else -1.0
+        if updated != self._last:
+            self._heard, self._last = time.monotonic(), updated
+        return time.monotonic() - self._heard > HUNG_S
+
+
+def last_line(log: Path) -> str:
+    """What was printed last into a log."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def run_folders(folder: Path) -> Iterable[RunFolder]:

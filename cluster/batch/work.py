@@ -77,5 +77,8 @@ class Work(Protocol[Key]):
     def end(self, key: Key, made: Made) -> None:
         """A unit succeeded, or failed and is given up."""
 
+    def keep_due(self) -> None:
+        """Write down what has ended, if that is due: asked once a second, also while nothing ends."""
+
     def keep(self) -> None:
         """Write down all that has ended."""

@@ -13,6 +13,7 @@ from payloads.alert_production.subtract import Subtraction, effective_sigma
 from payloads.imaging import photometry
 from payloads.imaging.photometry import PointSources, adaptive_moments, aperture_fluxes, fit_point_sources
 from payloads.imaging.psf_field import kernels_at
+from payloads.imaging.sphere import sky_jacobians
 from schemas.clock import mjd_from_tai
 from schemas.identity import dia_source_id
 from schemas.image import Image, Mask, MaskedImage, MaskPlane, Psf, VisitImage
@@ -89,19 +90,8 @@ def _centroids(detections: Detections, subtraction: Subtraction) -> tuple[_Field
     difference = subtraction.difference
     x, y = detections.x.astype(np.float64), detections.y.astype(np.float64)
     psfs = kernels_at(difference.psf, x, y)
-    field = _Field(difference.pixels, psfs, difference.wcs, _sky_jacobians(difference.wcs, x, y))
+    field = _Field(difference.pixels, psfs, difference.wcs, sky_jacobians(difference.wcs, x, y))
     return field, fit_point_sources(difference.pixels, psfs, x, y, move=True)
-
-
-def _sky_jacobians(wcs: Wcs, x: Floats, y: Floats) -> Floats:
-    _, dec = wcs.pixel_to_sky(x, y)
-    columns = []
-    for dx, dy in ((0.5, 0.0), (0.0, 0.5)):
-        ra1, dec1 = wcs.pixel_to_sky(x + dx, y + dy)
-        ra0, dec0 = wcs.pixel_to_sky(x - dx, y - dy)
-        east = (np.mod(ra1 - ra0 + 180.0, 360.0) - 180.0) * np.cos(np.radians(dec))
-        columns.append(np.stack([east, dec1 - dec0], axis=-1))
-    return np.stack(columns, axis=-1)
 
 
 def _put_point_source(table: Table, fits: PointSources, detections: Detections) -> None:

@@ -4,15 +4,14 @@ Frames of no exposure, each row less the mean of its overscan, averaged pixel by
 product is that of Plazas Malagon et al. 2024, arXiv:2404.14516).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from payloads.calibration.frames import Floats, Frame, Rejected, blank, overscan_noise, reduced, spread_out
+from payloads.calibration.frames import Floats, Frame, Rejected, blank, each_of, overscan_noise, reduced, spread_out
 from payloads.calibration.stack import Limits, Stacked, stacked
-from schemas.errors import BadData
-from schemas.image import Calibration, Image, Raw
+from schemas.image import Image, Raw
 from schemas.instrument import Detector
 
 LIMITS = Limits(of_noise=0.5, of_level=0.0, photons=False)
@@ -37,22 +36,13 @@ def make_bias(raws: Iterable[Raw | Rejected], detector: Detector) -> Bias:
     Raises BadData if fewer than three frames are good.
     """
     noise: dict[int, Floats] = {}
-    pixels = stacked(_frames(raws, detector, noise), detector, LIMITS, "bias")
+    nothing = blank(detector)
+
+    def frame(raw: Raw) -> Frame:
+        image, exposure = reduced(raw, detector, nothing, "bias").image, raw.observation.exposure
+        noise[exposure] = overscan_noise(raw, detector)
+        return Frame(exposure, image, 1.0, noise[exposure])
+
+    pixels = stacked(each_of(raws, frame), detector, LIMITS, "bias")
     read_noise = np.sqrt(np.mean([noise[exposure] ** 2 for exposure in pixels.used], axis=0))
     return Bias(detector.id, pixels, read_noise)
-
-
-def _frames(raws: Iterable[Raw | Rejected], detector: Detector, noise: dict[int, Floats]) -> Iterator[Frame | Rejected]:
-    nothing: Calibration = blank(detector)
-    for raw in raws:
-        if isinstance(raw, Rejected):
-            yield raw
-            continue
-        exposure = raw.observation.exposure
-        try:
-            image = reduced(raw, detector, nothing, "bias").image
-        except BadData as error:
-            yield Rejected(exposure, str(error))
-            continue
-        noise[exposure] = overscan_noise(raw, detector)
-        yield Frame(exposure, image, 1.0, noise[exposure])

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from payloads.calibration.bias import Bias
-from payloads.calibration.frames import AMPLIFIERS, Floats, Rejected, blank_with, name_of, part_of, reduced
+from payloads.calibration.frames import (
+    AMPLIFIERS,
+    Floats,
+    Rejected,
+    blank_with,
+    each_of,
+    name_of,
+    part_of,
+    reduced,
+    told_apart,
+)
 from schemas.errors import BadData
 from schemas.image import Calibration, Image, Raw
 from schemas.instrument import Detector
@@ -55,20 +65,12 @@ class Crosstalk:
 def measure_crosstalk(raws: Iterable[Raw | Rejected], detector: Detector, bias: Bias) -> Crosstalk:
     """The crosstalk of a detector, of one exposure or several. Raises BadData if none is good."""
     calibration = blank_with(detector, bias=bias.pixels.image)
-    found: dict[int, tuple[Floats, Floats]] = {}
-    rejected: list[Rejected] = []
-    for raw in raws:
-        if isinstance(raw, Rejected):
-            rejected.append(raw)
-            continue
-        try:
-            found[raw.observation.exposure] = _of_one(raw, detector, calibration)
-        except BadData as error:
-            rejected.append(Rejected(raw.observation.exposure, str(error)))
+    each = each_of(raws, lambda raw: (raw.observation.exposure, _of_one(raw, detector, calibration)))
+    found, rejected = told_apart(each)
     if not found:
-        why = "; ".join(each.why for each in rejected) or "no exposures came"
+        why = "; ".join(left.why for left in rejected) or "no exposures came"
         raise BadData(f"crosstalk of detector {detector.id}: no exposure is left: {why}")
-    return _mean(detector, found, tuple(rejected))
+    return _mean(detector, dict(found), rejected)
 
 
 def _mean(detector: Detector, found: dict[int, tuple[Floats, Floats]], rejected: tuple[Rejected, ...]) -> Crosstalk:

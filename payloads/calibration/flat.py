@@ -4,7 +4,7 @@ Frames under one lamp, all electronics undone, each with a level of its own (the
 levels, which is the most likely value where photons make the noise.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,10 @@ import numpy as np
 from payloads.calibration.bias import Bias
 from payloads.calibration.dark import Dark
 from payloads.calibration.electronics import Electronics
-from payloads.calibration.frames import Frame, Rejected, blank_with, name_of, reduced
+from payloads.calibration.frames import Frame, Rejected, blank_with, each_of, name_of, reduced
 from payloads.calibration.stack import Limits, Stacked, stacked
 from schemas.errors import BadData
-from schemas.image import Calibration, Image, Mask, MaskedImage, Raw
+from schemas.image import Image, Mask, MaskedImage, Raw
 from schemas.instrument import Detector
 
 LIMITS = Limits(of_noise=0.5, of_level=0.02, photons=True)
@@ -44,8 +44,16 @@ def make_flat(
     pattern = bias.in_electrons(electronics.gain, detector)
     calibration = blank_with(detector, bias=pattern, dark=dark.pixels.image, **electronics.parts())
     seen: dict[int, tuple[float, float]] = {}
-    frames = _frames(raws, detector, band, calibration, seen)
-    pixels = stacked(frames, detector, LIMITS, f"flat in {band}")
+
+    def frame(raw: Raw) -> Frame:
+        if (other := raw.observation.band) != band:
+            raise BadData(f"{name_of(raw)}: a flat in {other!r} among those in {band!r}")
+        made = reduced(raw, detector, calibration, "flat")
+        level = _level(made, calibration.saturation, name_of(raw))
+        seen[raw.observation.exposure] = raw.observation.exposure_time, level
+        return Frame(raw.observation.exposure, made.image, level, calibration.read_noise.astype(float))
+
+    pixels = stacked(each_of(raws, frame), detector, LIMITS, f"flat in {band}")
     mean = float(pixels.image.mean(where=pixels.mask == 0, dtype=np.float64))
     seconds, levels = np.sum([seen[exposure] for exposure in pixels.used], axis=0)
     return Flat(detector.id, band, _over(pixels, mean), mean * float(levels / seconds))
@@ -55,28 +63,6 @@ def _over(pixels: Stacked, mean: float) -> Stacked:
     pixels.image[:] /= np.float32(mean)
     pixels.variance[:] /= np.float32(mean * mean)
     return pixels
-
-
-def _frames(
-    raws: Iterable[Raw | Rejected], detector: Detector, band: str, calibration: Calibration,
-    seen: dict[int, tuple[float, float]],
-) -> Iterator[Frame | Rejected]:  # fmt: skip
-    for raw in raws:
-        if isinstance(raw, Rejected):
-            yield raw
-            continue
-        exposure, other = raw.observation.exposure, raw.observation.band
-        if other != band:
-            yield Rejected(exposure, f"{name_of(raw)}: a flat in {other!r} among those in {band!r}")
-            continue
-        try:
-            made = reduced(raw, detector, calibration, "flat")
-            level = _level(made, calibration.saturation, name_of(raw))
-        except BadData as error:
-            yield Rejected(exposure, str(error))
-            continue
-        seen[exposure] = raw.observation.exposure_time, level
-        yield Frame(exposure, made.image, level, calibration.read_noise.astype(float))
 
 
 def _level(made: MaskedImage, saturation: Image, name: str) -> float:

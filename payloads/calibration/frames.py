@@ -1,5 +1,6 @@
 """Calibration frames, one at a time: what is wrong with a raw, and its pixels on the assembled detector."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from schemas.instrument import Amplifier, Detector
 
 Floats = NDArray[np.float64]
 Pixel = TypeVar("Pixel", bound=np.generic)
+Exposed = TypeVar("Exposed", Raw, tuple[Raw, Raw])
+Made = TypeVar("Made")
 
 AMPLIFIERS = 16
 _NEVER = np.float32(1e30)
@@ -36,6 +39,31 @@ class Frame:
     image: Image
     level: float
     noise: Floats
+
+
+def each_of(given: Iterable[Exposed | Rejected], make: Callable[[Exposed], Made]) -> Iterator[Made | Rejected]:
+    """What is made of each raw or pair. One of which nothing good can be made is left out, by its first exposure."""
+    for exposed in given:
+        if isinstance(exposed, Rejected):  # by whoever read it
+            yield exposed
+            continue
+        try:
+            yield make(exposed)
+        except BadData as error:
+            first = exposed if isinstance(exposed, Raw) else exposed[0]
+            yield Rejected(first.observation.exposure, str(error))
+
+
+def told_apart(each: Iterable[Made | Rejected]) -> tuple[list[Made], tuple[Rejected, ...]]:
+    """What is good, and what was left out."""
+    made: list[Made] = []
+    rejected: list[Rejected] = []
+    for one in each:
+        if isinstance(one, Rejected):
+            rejected.append(one)
+        else:
+            made.append(one)
+    return made, tuple(rejected)
 
 
 def name_of(raw: Raw) -> str:

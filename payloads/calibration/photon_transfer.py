@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from payloads.calibration.bias import Bias
 from payloads.calibration.crosstalk import Crosstalk
 from payloads.calibration.electronics import Electronics
-from payloads.calibration.frames import AMPLIFIERS, Floats, Rejected, blank_with, name_of, reduced
+from payloads.calibration.frames import (
+    AMPLIFIERS,
+    Floats,
+    Rejected,
+    blank_with,
+    each_of,
+    name_of,
+    reduced,
+    told_apart,
+)
 from payloads.calibration.ladder import UNIT, Ladder, solve
 from payloads.calibration.pairs import PairMoments, pair_moments
 from schemas.errors import BadData
@@ -86,20 +95,15 @@ def measure_photon_transfer(
     Raises BadData, naming those left out, if fewer than five pairs below the full well are good.
     """
     calibration = blank_with(detector, bias=bias.pixels.image, crosstalk=crosstalk.matrix.astype(np.float32))
-    found: dict[int, tuple[float, PairMoments]] = {}
-    rejected: list[Rejected] = []
-    for pair in pairs:
-        if isinstance(pair, Rejected):
-            rejected.append(pair)
-            continue
-        exposure = pair[0].observation.exposure
-        try:
-            found[exposure] = pair[0].observation.exposure_time, _of_pair(pair, detector, calibration)
-        except BadData as error:
-            rejected.append(Rejected(exposure, str(error)))
+
+    def moments(pair: tuple[Raw, Raw]) -> tuple[int, tuple[float, PairMoments]]:
+        seen = pair[0].observation
+        return seen.exposure, (seen.exposure_time, _of_pair(pair, detector, calibration))
+
+    found, rejected = told_apart(each_of(pairs, moments))
     if len(found) < LEAST_PAIRS:
         raise BadData(_too_few(detector, "of all", len(found), rejected))
-    return _solved(detector, bias, found, tuple(rejected))
+    return _solved(detector, bias, dict(found), rejected)
 
 
 def _of_pair(pair: tuple[Raw, Raw], detector: Detector, calibration: Calibration) -> PairMoments:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from payloads.drp.trails import extend_trails
 from payloads.imaging import background
 from payloads.imaging.morphology import grown
+from schemas.errors import BadData
 from schemas.image import Image, Mask
 
 Floats = NDArray[np.float64]
@@ -29,8 +30,7 @@ _PART, _VARYING_PART = 0.2, 0.05
 star that varies does so in most visits, by whatever it does."""
 _SPREAD = 2
 """Pixels that an artefact is grown by."""
-_CELL, _UNSEEN = 128, 0.99
-_NOTHING = 1e30
+_CELL, _NOTHING = 128, 1e30
 _ROUNDS = 2
 """Of matching skies: visits that see a part of the patch only shift the mean they are matched to."""
 _MOST, _MOST_PART, _FEW_PART = 3.0, 0.03, 0.4
@@ -151,10 +151,10 @@ def _standing_out(image: Image, model: Image, others: Image, light: Image, count
 def _level(difference: Image) -> tuple[Image, Image]:
     """Level and noise of a difference, a mesh each; 0 and as good as infinite where hardly anything is to be seen."""
     mask = np.where(np.isfinite(difference), np.uint16(0), np.uint16(_BAD))
-    if np.count_nonzero(mask) > _UNSEEN * mask.size:
-        cells = tuple(max(1, round(n / _CELL)) for n in mask.shape)
-        return np.zeros(cells, np.float32), np.full(cells, _NOTHING, np.float32)
-    return background.mesh(difference, mask, _BAD, _CELL, believe_all=True)
+    try:
+        return background.mesh(difference, mask, _BAD, _CELL, believe_all=True)
+    except BadData:
+        return np.zeros((1, 1), np.float32), np.full((1, 1), _NOTHING, np.float32)
 
 
 def _blurred(model: Image, sigma: float) -> Image:

@@ -89,7 +89,7 @@ class Shares:
 
 
 def share(field: Field, models: Models) -> Shares:
-    """The simultaneous fit of all fluxes. The error of each is that in a fit with its 24 nearest neighbours."""
+    """The simultaneous fit of all fluxes. The error of each is that in a fit with the 24 that overlap most with it."""
     boxes = models.x0, models.y0, models.side, models.start, models.values
     first, second, plain, noisy = _overlaps(field.variance, field.usable, *boxes)
     n = models.side.size

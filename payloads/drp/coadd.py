@@ -16,8 +16,9 @@ from payloads.drp.coadd_psf import PsfSum, psf_within
 from payloads.drp.coadd_sky import on_empty_sky
 from payloads.drp.coadd_sums import Sums
 from payloads.drp.matching import BIN, binned, matched, targets
-from payloads.drp.warps import MARGIN, SIGMA_TO_FWHM, Warp
+from payloads.drp.warps import MARGIN, Warp
 from payloads.imaging import background
+from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage, Psf, Template
 from schemas.wcs import Wcs
@@ -106,7 +107,7 @@ def template_of(coadd: Coadd) -> Template:
     image = np.where(none, np.float32(0.0), coadd.pixels.image[inner])
     variance = np.where(none, NO_DATA_VARIANCE, coadd.pixels.variance[inner])
     wcs = coadd.wcs.shifted(MARGIN, MARGIN)
-    return Template(MaskedImage(image, mask, variance), wcs, psf_within(coadd.psf, MARGIN), coadd.band)
+    return Template(MaskedImage(image, mask, variance), wcs, psf_within(coadd.psf, MARGIN), coadd.band, coadd.visits)
 
 
 def sharpest(warps: Sequence[Loader]) -> list[Loader]:
@@ -130,7 +131,7 @@ def sharpest(warps: Sequence[Loader]) -> list[Loader]:
 def _compare(warps: Sequence[Loader]) -> _Compared:
     first = warps[0]()
     wcs, band, shape = first.wcs, first.band, first.shape
-    halves = [binned(_fitting(load(), first)) for load in warps]
+    halves = [binned(first), *(binned(_fitting(load(), first)) for load in warps[1:])]
     del first
     aims = targets(halves)
     common = min(aim.fwhm for aim in aims)
@@ -139,7 +140,7 @@ def _compare(warps: Sequence[Loader]) -> _Compared:
         stack[k] = matched(halves.pop(0), aim)
     added = np.array([aim.fwhm**2 - common**2 for aim in aims])
     skies = match_skies(stack, added == 0.0)
-    blur = np.sqrt(added) / SIGMA_TO_FWHM / BIN
+    blur = np.sqrt(added) / FWHM_OF_SIGMA / BIN
     return _Compared(wcs, band, shape, skies, find_artefacts(stack, blur))
 
 

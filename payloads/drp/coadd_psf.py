@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from payloads.drp.warps import CELL
-from payloads.imaging.psf_field import fit_psf, kernels_at
+from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points
 from schemas.image import Image, Psf
 
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ class PsfSum:
 def psf_within(psf: Psf, margin: int) -> Psf:
     """The same PSF over its image less a margin (pixels) on each side."""
     ny, nx = psf.shape[0] - 2 * margin, psf.shape[1] - 2 * margin
-    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0.0, nx - 1.0, 5), np.linspace(0.0, ny - 1.0, 5)))
+    x, y = sample_points((ny, nx))
     return fit_psf(kernels_at(psf, x + margin, y + margin), x, y, psf.order, (ny, nx))
 
 

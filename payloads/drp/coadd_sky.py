@@ -1,12 +1,15 @@
 """What is left of the sky on a coadd: light that no single visit tells from its sky is seen here, and masked."""
 
+from contextlib import suppress
+
 import numpy as np
 from scipy import ndimage
 
 from payloads.drp.matching import halved
 from payloads.imaging import background
 from payloads.imaging.morphology import grown
-from schemas.image import Mask, MaskedImage
+from schemas.errors import BadData
+from schemas.image import Image, Mask, MaskedImage
 
 _CELL = 128
 _SCALES = (1.2, 5.0)
@@ -20,9 +23,13 @@ _COVERED = np.uint16(Mask.DETECTED)
 
 def on_empty_sky(pixels: MaskedImage) -> None:
     """Subtract, in place, the level between a coadd's sources, a mesh of 256 pixels; none where none is to be seen."""
+    with suppress(BadData):  # all covered, or hardly anything to be seen
+        pixels.image[:] -= background.render(_empty_level(pixels), pixels.image.shape)
+
+
+def _empty_level(pixels: MaskedImage) -> Image:
+    """A mesh of the level. Raises BadData where no cell has enough of the sky."""
     image, flags = halved(pixels)
-    if (flags != 0).mean() > 0.99:
-        return
     level, noise = background.mesh(image, flags, _ANY, _CELL)
     flat = np.where(flags == 0, (image - background.render(level, image.shape)), np.float32(0.0))
     flat /= background.render(noise, image.shape)
@@ -30,5 +37,4 @@ def on_empty_sky(pixels: MaskedImage) -> None:
         smooth = ndimage.gaussian_filter(flat, scale)
         light = smooth > _FROM / (2.0 * np.sqrt(np.pi) * scale)  # of white noise so seen
         flags[grown(light.astype(np.uint16), 1, _SPREAD)] |= _COVERED
-    level, _ = background.mesh(image, flags, _ANY, _CELL)
-    pixels.image[:] -= background.render(level, pixels.image.shape)
+    return background.mesh(image, flags, _ANY, _CELL)[0]

@@ -19,8 +19,8 @@ from scipy.special import comb
 from scipy.stats import chi2, norm
 
 from payloads.imaging.convolve import blocks_of, convolve_blocks
-from payloads.imaging.mask_ops import footprints
-from payloads.imaging.photometry import UNUSABLE
+from payloads.imaging.mask_ops import footprints, root
+from payloads.imaging.photometry import usable
 from payloads.imaging.psf_field import kernel_sigma, kernels_at
 from schemas.image import Image, Mask, MaskedImage, MaskPlane, Psf
 
@@ -68,11 +68,10 @@ def signal_to_noise(pixels: MaskedImage, psf: Psf) -> tuple[Image, float]:
     neighbouring pixels of a coadd share is not in their variances.
     """
     x, y = blocks_of(pixels.shape, _BLOCK)
-    kernels = _cores(kernels_at(psf, x.ravel(), y.ravel())).reshape(*x.shape, *_core_shape(psf))
-    usable = (pixels.mask & UNUSABLE) == 0
-    usable &= np.isfinite(pixels.image) & (pixels.variance > 0.0) & np.isfinite(pixels.variance)
-    weight = np.divide(np.float32(1.0), pixels.variance, out=np.zeros(pixels.shape, np.float32), where=usable)
-    light = np.where(usable, pixels.image * weight, np.float32(0.0))
+    cores = _cores(kernels_at(psf, x.ravel(), y.ravel()))
+    kernels, good = cores.reshape(*x.shape, *cores.shape[1:]), usable(pixels)
+    weight = np.divide(np.float32(1.0), pixels.variance, out=np.zeros(pixels.shape, np.float32), where=good)
+    light = np.where(good, pixels.image * weight, np.float32(0.0))
     signal = convolve_blocks(light, kernels[..., ::-1, ::-1], _BLOCK)
     square = convolve_blocks(weight, kernels[..., ::-1, ::-1] ** 2, _BLOCK)
     usual = float(np.median(square[square > 0.0])) if np.any(square > 0.0) else 1.0
@@ -88,17 +87,15 @@ def sky_variance(pixels: MaskedImage) -> Image:
 
     The noise of light is a straight line of it, of the slope that bright pixels tell.
     """
-    image, variance = pixels.image, pixels.variance
-    usable = (pixels.mask & UNUSABLE) == 0
-    usable &= np.isfinite(image) & np.isfinite(variance) & (variance > 0.0)
-    if not usable.any():
+    image, variance, good = pixels.image, pixels.variance, usable(pixels)
+    if not good.any():
         return variance
-    usual = np.float32(np.median(variance[usable]))
-    bright = usable & (image > _BRIGHT * usual**0.5)
+    usual = np.float32(np.median(variance[good]))
+    bright = good & (image > _BRIGHT * usual**0.5)
     if np.count_nonzero(bright) < _FEWEST:
         return variance
     slope = np.float32(max(float(np.median((variance[bright] - usual) / image[bright])), 0.0))
-    lit = usable & (image > _LIT * usual**0.5)
+    lit = good & (image > _LIT * usual**0.5)
     sky = variance.copy()
     sky[lit] = np.maximum(variance[lit] - slope * image[lit], np.minimum(variance[lit], _LEAST_SKY * usual))
     return sky
@@ -153,16 +150,6 @@ def _one_a_star(x: Ints, y: Ints, mask: MaskPlane) -> Ints:
     return owner
 
 
-def _core_shape(psf: Psf) -> tuple[int, int]:
-    side = 2 * _core_half(psf) + 1
-    return side, side
-
-
-def _core_half(psf: Psf) -> int:
-    sigma = kernel_sigma(psf.at((psf.shape[1] - 1) / 2.0, (psf.shape[0] - 1) / 2.0))
-    return int(min(round(_CORE_SIGMAS * sigma) + 1, psf.components.shape[1] // 2))
-
-
 def _cores(kernels: Image) -> Image:
     """What the filter uses of PSFs (n, k, k): the wings hold little and cost much."""
     half = kernels.shape[1] // 2
@@ -214,17 +201,17 @@ def _climb(  # noqa: C901, PLR0912 (one pass, from the highest pixel down)
             labels[y, x] = count
             count += 1
             continue
-        labels[y, x] = _root(into, best)
+        labels[y, x] = root(into, best)
         here = ratio[y, x]
         for r in range(max(y - 1, 0), min(y + 2, ny)):
             for c in range(max(x - 1, 0), min(x + 2, nx)):
                 if labels[r, c] < 0:
                     continue
-                a, b = _root(into, labels[y, x]), _root(into, labels[r, c])
+                a, b = root(into, labels[y, x]), root(into, labels[r, c])
                 high, low = min(a, b), max(a, b)
                 if high == low:
                     continue
-                one, other = _root(group, high), _root(group, low)
+                one, other = root(group, high), root(group, low)
                 group[max(one, other)] = min(one, other)
                 if ratio[top[low] // nx, top[low] % nx] - here < prominence * noise[y, x] + contrast * here:
                     into[low] = high
@@ -237,15 +224,7 @@ def _climb(  # noqa: C901, PLR0912 (one pass, from the highest pixel down)
     peaks, groups = np.empty(kept, np.int64), np.empty(kept, np.int64)
     for k in range(count):
         if into[k] == k:
-            peaks[number[k]], groups[number[k]] = top[k], number[_root(into, _root(group, k))]
+            peaks[number[k]], groups[number[k]] = top[k], number[root(into, root(group, k))]
     for pixel in order:
-        labels[pixel // nx, pixel % nx] = number[_root(into, labels[pixel // nx, pixel % nx])]
+        labels[pixel // nx, pixel % nx] = number[root(into, labels[pixel // nx, pixel % nx])]
     return peaks, groups
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _root(parent: Ints, k: int) -> int:
-    while parent[k] != k:
-        parent[k] = parent[parent[k]]
-        k = parent[k]
-    return k

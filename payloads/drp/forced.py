@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from payloads.drp.blends import Field, Shares, point_fluxes, share
 from payloads.drp.optics import Optics, Shapes, draw
-from payloads.imaging.photometry import UNUSABLE
+from payloads.imaging.mask_ops import bits_about
+from payloads.imaging.photometry import usable
 from payloads.imaging.psf_field import kernel_sigma
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.clock import mjd_from_tai
 from schemas.drp_tables import forced_source_dtype
 from schemas.errors import BadData
-from schemas.image import Mask, MaskPlane, VisitImage
+from schemas.image import Mask, VisitImage
 from schemas.tables import Table, nulls
 
 Floats = NDArray[np.float64]
@@ -69,9 +70,7 @@ def _check(image: VisitImage, objects: Table, visit: int, detector: int, tract: 
 
 def _put_fluxes(rows: Table, image: VisitImage, x: Floats, y: Floats, mean: Floats) -> None:
     pixels = image.pixels
-    usable = (pixels.mask & UNUSABLE) == 0
-    usable &= np.isfinite(pixels.image) & np.isfinite(pixels.variance) & (pixels.variance > 0.0)
-    field = Field(pixels.image, pixels.variance, usable)
+    field = Field(pixels.image, pixels.variance, usable(pixels))
     flux, error, seen = _fluxes(field, Optics.at(image.psf, x, y), x, y, mean)
     lost = ~(seen >= _LEAST_SEEN)
     rows["psfFlux"], rows["psfFluxErr"] = np.where(lost, np.nan, flux), np.where(lost, np.nan, error)
@@ -106,15 +105,3 @@ def _put_flags(rows: Table, image: VisitImage, x: Floats, y: Floats) -> None:
         rows[f"pixelFlags_{name}"] = (near & np.uint16(bit)) != 0
     for name in _CENTER_FLAGS:
         rows[f"pixelFlags_{name}Center"] = (center & np.uint16(_FLAGS[name])) != 0
-
-
-def bits_about(mask: MaskPlane, x: Floats, y: Floats, reach: int) -> MaskPlane:
-    """Mask bits within `reach` rows and columns of the pixels nearest to x, y (n,)."""
-    ny, nx = mask.shape
-    offset = np.arange(-reach, reach + 1)
-    rows = np.floor(y + 0.5).astype(np.int64)[:, None, None] + offset[:, None]
-    columns = np.floor(x + 0.5).astype(np.int64)[:, None, None] + offset
-    on = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
-    bits = np.where(on, mask[np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)], np.uint16(0))
-    result: MaskPlane = np.bitwise_or.reduce(bits, axis=(1, 2))
-    return result

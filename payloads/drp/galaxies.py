@@ -150,7 +150,7 @@ def _fit_each(
             _slopes(here, given, model, slopes)
             _normal(data, noise, model, here[5], slopes, typical, normal, right)
             _place_errors(noise, slopes, normal, typical, covariance[k])
-        chi2[k] = _chi2(data, noise, model, here[5])
+        chi2[k] = _misfit(data, noise, model, here[5])[1]
         result[k] = here
         result[k, 0], result[k, 1] = here[0] + left, here[1] + top
         failed[k] = False
@@ -174,7 +174,9 @@ def _descend(
     begin_x, begin_y, trial, trial_model = here[0], here[1], here.copy(), np.empty_like(model)
     _unit(here, given, model)
     here[5] = _best_flux(data, noise, model)
-    best, damping = _misfit(data, noise, model, here[5]) / typical + _prior(here), 1e-3
+    if not np.isfinite(here[5]):  # nothing of the model is on usable pixels
+        return False
+    best, damping = _misfit(data, noise, model, here[5])[0] / typical + _prior(here), 1e-3
     for _ in range(steps):
         _slopes(here, given, model, slopes)
         _normal(data, noise, model, here[5], slopes, typical, normal, right)
@@ -186,7 +188,7 @@ def _descend(
             trial[:free] += _step(normal, right, damping)[:free]
             _unit(trial, given, trial_model)
             trial[5] = _best_flux(data, noise, trial_model)
-            value = _misfit(data, noise, trial_model, trial[5]) / typical + _prior(trial)
+            value = _misfit(data, noise, trial_model, trial[5])[0] / typical + _prior(trial)
             if value < best and _is_sound(trial, begin_x, begin_y):
                 gained, best, damping = best - value, value, max(damping * 0.2, 1e-7)
                 here[:], model[:] = trial, trial_model
@@ -194,7 +196,7 @@ def _descend(
                 damping *= 8.0
         if gained < _ENOUGH:
             break
-    return _is_sound(here, begin_x, begin_y) and np.isfinite(here[5])
+    return _is_sound(here, begin_x, begin_y)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -268,25 +270,16 @@ def _best_flux(data: Floats, noise: Floats, model: Floats) -> float:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _misfit(data: Floats, noise: Floats, model: Floats, flux: float) -> float:
-    total = 0.0
+def _misfit(data: Floats, noise: Floats, model: Floats, flux: float) -> tuple[float, float]:
+    """Sum of the squares of what is left of usable pixels, and chi2."""
+    squares = chi2 = 0.0
     for r in range(data.shape[0]):
         for c in range(data.shape[1]):
             if np.isfinite(noise[r, c]):
-                left = data[r, c] - flux * model[r, c]
-                total += left * left
-    return total
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _chi2(data: Floats, noise: Floats, model: Floats, flux: float) -> float:
-    total = 0.0
-    for r in range(data.shape[0]):
-        for c in range(data.shape[1]):
-            if np.isfinite(noise[r, c]):
-                left = data[r, c] - flux * model[r, c]
-                total += left * left / noise[r, c]
-    return total
+                square = (data[r, c] - flux * model[r, c]) ** 2
+                squares += square
+                chi2 += square / noise[r, c]
+    return squares, chi2
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -90,11 +90,10 @@ def _put_statistics(table: Table, sources: Table, group: Indices) -> None:
     pull = (flux - mean[group]) / error
     table["psfFluxChi2"] = _per_freedom(_sums(group, pull**2, rows), count)
     table["psfFluxStetsonJ"] = _stetson_j(pull, group, count)
-    for name, values in (("psfFlux", flux), ("", time)):
-        low, high = np.full(rows, np.inf), np.full(rows, -np.inf)
-        np.minimum.at(low, group, values)
-        np.maximum.at(high, group, values)
-        table[f"{name}Min" if name else "firstMJD"], table[f"{name}Max" if name else "lastMJD"] = low, high
+    for first, last, values in (("psfFluxMin", "psfFluxMax", flux), ("firstMJD", "lastMJD", time)):
+        table[first], table[last] = np.inf, -np.inf
+        np.minimum.at(table[first], group, values)
+        np.maximum.at(table[last], group, values)
     table["psfFluxMaxSlope"] = _max_slope(flux, time, group, rows)
 
 

@@ -10,9 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.drp.warps import CELL, SIGMA_TO_FWHM, SPOILT, Warp
+from payloads.drp.warps import CELL, SPOILT, Warp
 from payloads.imaging.convolve import convolve_blocks
 from payloads.imaging.morphology import grown
+from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.image import Image, Mask, MaskedImage, MaskPlane
 
 Floats = NDArray[np.float64]
@@ -109,7 +110,7 @@ def _target(warp: Binned) -> Target:
 
 def _gaussian_transform(fwhm: float) -> Floats:
     """Of a round Gaussian (pixels), of sum 1."""
-    sigma = fwhm / SIGMA_TO_FWHM
+    sigma = fwhm / FWHM_OF_SIGMA
     across, along = np.fft.fftfreq(_FFT)[:, None], np.fft.rfftfreq(_FFT)
     result: Floats = np.exp(-2.0 * (np.pi * sigma) ** 2 * (across**2 + along**2))
     return result

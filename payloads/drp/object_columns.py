@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import sep
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from payloads.drp.blends import point_fluxes
 from payloads.drp.detect import Labels
 from payloads.drp.optics import Shapes, draw
 from payloads.drp.scene import Band, Scene
+from payloads.imaging.mask_ops import bits_about
 from payloads.imaging.photometry import adaptive_moments, aperture_fluxes
 from schemas.drp_tables import APERTURES
 from schemas.image import Image, Mask, MaskedImage, MaskPlane
@@ -204,29 +204,15 @@ def _moments_of(kernel: Image, half: int, sigma: float) -> Floats:
 def _put_flags(
     table: Table, name: str, scene: Scene, mask: MaskPlane, depth: NDArray[np.uint16], labels: Labels
 ) -> None:
-    footprint, center = np.zeros(len(table), np.uint16), np.zeros(len(table), np.uint16)
     x, y = (
         np.clip(np.floor(c + 0.5).astype(np.int64), 0, size - 1)
         for c, size in ((scene.shapes.x, mask.shape[1]), (scene.shapes.y, mask.shape[0]))
     )
-    _gather(mask, labels, x, y, footprint, center)
+    center = bits_about(mask, x.astype(np.float64), y.astype(np.float64), 1)
+    footprint, flagged = center.copy(), (labels >= 0) & (mask != 0)
+    np.bitwise_or.at(footprint, labels[flagged], mask[flagged])
     for flag, bit in _FLAGS.items():
         table[f"{name}_pixelFlags_{flag}"] = (footprint & np.uint16(bit)) != 0
         table[f"{name}_pixelFlags_{flag}Center"] = (center & np.uint16(bit)) != 0
     table[f"{name}_inputCount"], table[f"{name}_inputCount_flag"] = depth[y, x], depth[y, x] == 0
     table[f"{name}_pixelFlags_nodata"] = (mask[y, x] & np.uint16(Mask.NO_DATA)) != 0
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _gather(mask: MaskPlane, labels: Labels, x: Ints, y: Ints, footprint: MaskPlane, center: MaskPlane) -> None:
-    """Mask bits of the pixels of each label, and in 3 x 3 pixels about x, y (n,)."""
-    ny, nx = mask.shape
-    for r in range(ny):
-        for c in range(nx):
-            if labels[r, c] >= 0:
-                footprint[labels[r, c]] |= mask[r, c]
-    for n in range(x.size):
-        for r in range(max(y[n] - 1, 0), min(y[n] + 2, ny)):
-            for c in range(max(x[n] - 1, 0), min(x[n] + 2, nx)):
-                center[n] |= mask[r, c]
-        footprint[n] |= center[n]

@@ -17,7 +17,8 @@ from payloads.drp.object_columns import put_band, put_shape
 from payloads.drp.scene import Scene, model_scene
 from payloads.drp.warps import MARGIN
 from payloads.imaging import background
-from payloads.imaging.photometry import UNUSABLE
+from payloads.imaging.photometry import usable
+from payloads.imaging.sphere import sky_jacobians
 from schemas.drp_tables import object_dtype
 from schemas.errors import BadData
 from schemas.identity import object_id, parent_object_id
@@ -115,16 +116,15 @@ def _checked(coadds: Mapping[str, Coadd], tract: Tract, patch: int) -> list[str]
 def _level(coadd: Coadd) -> _Levelled:
     """Sky is what is left where no object stands out; without any usable pixel there is nothing to level."""
     pixels = coadd.pixels
-    usable = (pixels.mask & UNUSABLE) == 0
-    usable &= np.isfinite(pixels.image) & np.isfinite(pixels.variance) & (pixels.variance > 0.0)
-    image, dark = np.where(usable, pixels.image, np.float32(0.0)), detect.sky_variance(pixels)
-    if usable.any():
+    good = usable(pixels)
+    image, dark = np.where(good, pixels.image, np.float32(0.0)), detect.sky_variance(pixels)
+    if good.any():
         first, _ = detect.signal_to_noise(MaskedImage(image, pixels.mask, dark), coadd.psf)
-        spoilt = np.where(usable & (first < _SKY_RATIO), np.uint16(0), np.uint16(Mask.DETECTED))
-        image = np.where(usable, image - _sky(image, spoilt), np.float32(0.0))
+        spoilt = np.where(good & (first < _SKY_RATIO), np.uint16(0), np.uint16(Mask.DETECTED))
+        image = np.where(good, image - _sky(image, spoilt), np.float32(0.0))
     ratio, scale = detect.signal_to_noise(MaskedImage(image, pixels.mask, dark), coadd.psf)
-    noise = np.sqrt(np.divide(pixels.variance, dark, where=usable, out=np.ones_like(dark)))
-    return _Levelled(coadd, Field(image, pixels.variance * np.float32(scale**2), usable), ratio, noise)
+    noise = np.sqrt(np.divide(pixels.variance, dark, where=good, out=np.ones_like(dark)))
+    return _Levelled(coadd, Field(image, pixels.variance * np.float32(scale**2), good), ratio, noise)
 
 
 def _sky(image: Image, spoilt: NDArray[np.uint16]) -> Image:
@@ -148,7 +148,7 @@ def _put_places(table: Table, scene: Scene, wcs: Wcs, tract: Tract, patch: int) 
     x, y = scene.shapes.x, scene.shapes.y
     ra, dec = wcs.pixel_to_sky(x, y)
     covariance = np.where(scene.galaxy[:, None, None], scene.discs.covariance, scene.points.covariance)
-    to_sky = _sky_jacobians(wcs, x, y)
+    to_sky = sky_jacobians(wcs, x, y)
     covariance = to_sky @ covariance @ to_sky.transpose(0, 2, 1)
     for start in ("coord", "exponential"):
         table[f"{start}_ra"], table[f"{start}_dec"] = ra, dec
@@ -157,18 +157,6 @@ def _put_places(table: Table, scene: Scene, wcs: Wcs, tract: Tract, patch: int) 
     table["coord_flag"] = np.where(scene.galaxy, scene.discs.failed, scene.points.failed)
     table["tract"], table["patch"] = tract.id, patch
     table["detect_isTractInner"] = tract_ids(ra, dec) == tract.id
-
-
-def _sky_jacobians(wcs: Wcs, x: Floats, y: Floats) -> Floats:
-    """(n, 2, 2): degrees to the east and north for a pixel in x and in y."""
-    _, dec = wcs.pixel_to_sky(x, y)
-    columns = []
-    for dx, dy in ((0.5, 0.0), (0.0, 0.5)):
-        ra1, dec1 = wcs.pixel_to_sky(x + dx, y + dy)
-        ra0, dec0 = wcs.pixel_to_sky(x - dx, y - dy)
-        east = (np.mod(ra1 - ra0 + 180.0, 360.0) - 180.0) * np.cos(np.radians(dec))
-        columns.append(np.stack([east, dec1 - dec0], axis=-1))
-    return np.stack(columns, axis=-1)
 
 
 def _put_peaks(table: Table, peaks: detect.Peaks, tract: Tract, patch: int) -> None:

@@ -56,9 +56,8 @@ class Band:
 class Scene:
     """What is known of all objects: `bands` in order; `points` and `discs` are the last fits of each, in its own band.
 
-    `peaks`: those given, and after them those that were missed.
-
-    `galaxy`: (n,), fitted so much better by a disc than by a point that it is drawn as one.
+    `peaks`: those given, and after them those that were missed. `galaxy`: (n,), fitted so much better by a disc than by
+    a point that it is drawn as one.
     """
 
     bands: Sequence[Band]

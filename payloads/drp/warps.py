@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.imaging import mask_ops
-from payloads.imaging.psf_field import turned_kernels
+from payloads.imaging.psf_field import turned_kernels, with_corners
+from payloads.imaging.stars import FWHM_OF_SIGMA
 from payloads.imaging.warp import warp
 from schemas.errors import BadData
 from schemas.image import Image, Mask, MaskedImage, VisitImage
@@ -30,9 +31,6 @@ SPOILT = np.uint16(
     Mask.BAD | Mask.SAT | Mask.CR | Mask.NO_DATA | Mask.UNMASKED_NAN | Mask.STREAK | Mask.EDGE | Mask.VIGNETTED
 )
 """Pixels of a visit with any of these bits tell nothing of the sky."""
-
-SIGMA_TO_FWHM = float(2.0 * np.sqrt(2.0 * np.log(2.0)))
-"""Of a Gaussian."""
 
 _THINNED = 4
 """Every so many rows and columns are enough for a median."""
@@ -123,7 +121,7 @@ def cells_of(shape: tuple[int, int]) -> tuple[int, int]:
 def _noise_area_fwhm(kernels: Image) -> float:
     """FWHM (pixels) of the round Gaussian with the mean noise area, 1 / sum p**2, of kernels (n, k, k)."""
     squares = (kernels.astype(np.float64) ** 2).sum((-2, -1))
-    return float(SIGMA_TO_FWHM / np.sqrt(4.0 * np.pi * squares.mean()))
+    return float(FWHM_OF_SIGMA / np.sqrt(4.0 * np.pi * squares.mean()))
 
 
 def _joined(visit: int, parts: Sequence[tuple[int, _Part]], wcs: Wcs, shape: tuple[int, int]) -> Warp:
@@ -137,7 +135,8 @@ def _joined(visit: int, parts: Sequence[tuple[int, _Part]], wcs: Wcs, shape: tup
         _paste(pixels, part, whole)
         _put_kernels(kernels, most, part, wcs, shape)
     sample = np.s_[::_THINNED, ::_THINNED]
-    good = pixels.variance[sample][(pixels.mask[sample] & SPOILT) == 0]
+    variance = pixels.variance[sample]
+    good = variance[((pixels.mask[sample] & SPOILT) == 0) & np.isfinite(variance) & (variance > 0.0)]
     known = kernels[np.isfinite(kernels[:, :, 0, 0])]
     return Warp(
         visit=visit, detectors=tuple(number for number, _ in parts), band=first.band, midpoint=first.midpoint,
@@ -191,11 +190,22 @@ def _put_kernels(kernels: Image, most: NDArray[np.int64], part: _Part, wcs: Wcs,
     count, x, y = _centroids(part, shape)
     chosen = count > most
     most[chosen] = count[chosen]
-    image = part.image
     if chosen.any():
-        turned = turned_kernels(image.psf, image.wcs, wcs, x[chosen], y[chosen])
+        turned = _turned(part.image, wcs, x[chosen], y[chosen])
         edge = (kernels.shape[2] - turned.shape[1]) // 2
         kernels[chosen] = np.pad(turned, ((0, 0), (edge, edge), (edge, edge)))
+
+
+def _turned(image: VisitImage, wcs: Wcs, x: Floats, y: Floats) -> Image:
+    """(n, k, k): the image's PSF at pixels x, y (n,) of the grid, of sum 1 in a stamp of the size that it has there.
+
+    Fluxes are those within that stamp, and a turned square holds as much: so it must have its corners.
+    """
+    turned = turned_kernels(with_corners(image.psf), image.wcs, wcs, x, y)
+    edge = (turned.shape[1] - image.psf.components.shape[1]) // 2
+    stamps = turned[:, edge:-edge, edge:-edge]
+    result: Image = stamps / stamps.sum((1, 2), keepdims=True)
+    return result
 
 
 def _centroids(part: _Part, shape: tuple[int, int]) -> tuple[NDArray[np.int64], Floats, Floats]:

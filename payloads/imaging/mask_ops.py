@@ -1,4 +1,4 @@
-"""Mask planes: growing a bit, painting discs, joining pixels into footprints, bridging pixels."""
+"""Mask planes: growing a bit, painting discs, joining pixels into footprints, bridging pixels, reading bits."""
 
 from typing import NamedTuple
 
@@ -68,6 +68,18 @@ def interpolate(image: Image, variance: Image, mask: MaskPlane, missing: int, av
     _bridge(image, variance, mask, pixels, avoided | missing, result)
 
 
+def bits_about(mask: MaskPlane, x: Floats, y: Floats, reach: int) -> MaskPlane:
+    """Mask bits within `reach` rows and columns of the pixels nearest to x, y (n,)."""
+    ny, nx = mask.shape
+    offset = np.arange(-reach, reach + 1)
+    rows = np.floor(y + 0.5).astype(np.int64)[:, None, None] + offset[:, None]
+    columns = np.floor(x + 0.5).astype(np.int64)[:, None, None] + offset
+    on = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+    bits = np.where(on, mask[np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)], np.uint16(0))
+    result: MaskPlane = np.bitwise_or.reduce(bits, axis=(1, 2))
+    return result
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _flagged(mask: MaskPlane, bit: int) -> Ints:
     """(n, 2): row and column of the pixels with one of the bits."""
@@ -135,16 +147,17 @@ def _join(runs: Ints) -> Ints:
             above += 1
         other = above
         while other < k and runs[other, 0] == runs[k, 0] - 1 and runs[other, 1] < runs[k, 2]:
-            a, b = _root(parent, k), _root(parent, other)
+            a, b = root(parent, k), root(parent, other)
             parent[max(a, b)] = min(a, b)
             other += 1
     for k in range(runs.shape[0]):
-        parent[k] = _root(parent, k)
+        parent[k] = root(parent, k)
     return parent
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _root(parent: Ints, k: int) -> int:
+def root(parent: Ints, k: int) -> int:
+    """The representative of the group that `k` is in, in a union of `parent` (n,), whose paths are halved."""
     while parent[k] != k:
         parent[k] = parent[parent[k]]
         k = parent[k]

@@ -51,6 +51,13 @@ class PointSources:
     failure: NDArray[np.int32]
 
 
+def usable(pixels: MaskedImage) -> NDArray[np.bool_]:
+    """(ny, nx): pixels with a finite value, a positive finite variance, and none of the bits of `UNUSABLE`."""
+    good: NDArray[np.bool_] = (pixels.mask & UNUSABLE) == 0
+    good &= np.isfinite(pixels.image) & np.isfinite(pixels.variance) & (pixels.variance > 0.0)
+    return good
+
+
 def fit_point_sources(pixels: MaskedImage, psfs: Image, x: Floats, y: Floats, *, move: bool) -> PointSources:
     """PSFs `psfs` (n, k, k) fitted about pixels x, y (n,): flux and, if `move`, position.
 

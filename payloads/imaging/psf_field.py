@@ -45,10 +45,31 @@ def warp_psf(psf: Psf, source: Wcs, target: Wcs, shape: tuple[int, int]) -> Psf:
 
 
 def turned_kernels(psf: Psf, source: Wcs, target: Wcs, x: Floats, y: Floats) -> Image:
-    """(n, k, k): a PSF known on the grid of `source` as it is at pixels x, y (n,) of `target`'s."""
+    """(n, k, k): a PSF known on the grid of `source` as it is at pixels x, y (n,) of `target`'s, each of sum 1.
+
+    0 where it is not known: the corners of a turned stamp, see `with_corners`.
+    """
     places = np.stack(source.sky_to_pixel(*target.pixel_to_sky(x, y)), axis=1)
     jacobians = _jacobians(source, target, x, y)
     return np.stack([_turned(psf.at(*place), j) for place, j in zip(places, jacobians, strict=True)])
+
+
+def with_corners(psf: Psf) -> Psf:
+    """The same PSF on a stamp that has no fewer pixels than it however it is turned.
+
+    Beyond its own square it is what the pixels as far from the middle have in the mean: those of its corners.
+    """
+    half = psf.components.shape[1] // 2
+    wide = int(np.ceil(np.sqrt(2.0) * half)) + 1
+    offset = np.arange(-wide, wide + 1.0)
+    radius, own = np.hypot(offset[:, None], offset), slice(wide - half, wide + half + 1)
+    ring = radius[own, own].round().astype(np.int64).ravel()
+    count = np.bincount(ring)
+    rings = np.stack([np.bincount(ring, part.ravel()) / count for part in psf.components])
+    at = np.bincount(ring, radius[own, own].ravel()) / count
+    result: Image = np.stack([np.interp(radius, at, values) for values in rings]).astype(np.float32)
+    result[:, own, own] = psf.components
+    return Psf(result, psf.order, psf.shape)
 
 
 def _terms(x: Floats, y: Floats, order: int, shape: tuple[int, int]) -> Floats:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from schemas.wcs import Wcs
+
 Floats = NDArray[np.float64]
 
 
@@ -18,6 +20,18 @@ def local_axes(ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
     east = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], axis=-1)
     north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
     return east, north
+
+
+def sky_jacobians(wcs: Wcs, x: Floats, y: Floats) -> Floats:
+    """(n, 2, 2): degrees to the east and to the north for a pixel in x and in y, at pixels x, y (n,)."""
+    _, dec = wcs.pixel_to_sky(x, y)
+    columns = []
+    for dx, dy in ((0.5, 0.0), (0.0, 0.5)):
+        ra1, dec1 = wcs.pixel_to_sky(x + dx, y + dy)
+        ra0, dec0 = wcs.pixel_to_sky(x - dx, y - dy)
+        east = (np.mod(ra1 - ra0 + 180.0, 360.0) - 180.0) * np.cos(np.radians(dec))
+        columns.append(np.stack([east, dec1 - dec0], axis=-1))
+    return np.stack(columns, axis=-1)
 
 
 def offsets_arcsec(ra: ArrayLike, dec: ArrayLike, from_ra: ArrayLike, from_dec: ArrayLike) -> tuple[Floats, Floats]:

@@ -21,6 +21,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.types import Schema
 
 from schemas.clock import REAL_TIME, TAI_MINUS_UTC
 from schemas.errors import BadData, PachonError, Transient
@@ -43,7 +44,7 @@ FIELDS = {
 _COMPLETE = 303
 _FINAL = {_COMPLETE, -300, -301, -302, -303, -304}
 _CALL_S = 20.0
-_QUIET_S = 1.0
+_POLL_MS = 100
 
 Told = Mapping[str, object]
 
@@ -56,7 +57,7 @@ class OcpsRemote:
         self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=False)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_CALL_S))
         self._number = random.randrange(1, 2**30)
-        self._schemas: dict[int, sal.Schema] = {}
+        self._schemas: dict[int, Schema] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -139,25 +140,44 @@ class OcpsRemote:
                 yield await self.decoded(message.value)
 
     async def last(self, topic: str) -> Told | None:
-        """What the component said last on a topic, as one who joins late finds it; None if it never said anything."""
+        """What the component said last on a topic, as one who joins late finds it; None if it never said anything.
+
+        Raises Transient if the broker does not tell within `_CALL_S`.
+        """
         found = None
-        async with self._read(topic) as consumer:
-            while messages := await consumer.getmany(timeout_ms=int(1000 * _QUIET_S)):
-                told = [await self.decoded(message.value) for batch in messages.values() for message in batch]
-                found = next((each for each in reversed(told) if each["salIndex"] == self.index), found)
+        try:
+            async with asyncio.timeout(_CALL_S), self._read(topic) as consumer:
+                async for told in self._there(consumer, TopicPartition(topic, 0)):
+                    found = told if told["salIndex"] == self.index else found
+        except TimeoutError as error:
+            raise Transient(f"broker {self._bootstrap}: {topic} was not read to its end in {_CALL_S:g} s") from error
         return found
+
+    async def _there(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> AsyncIterator[Told]:
+        """What is on a topic now; nothing if there is none. Its end comes with each answer, also one of no messages.
+
+        (Not every broker can be asked for it.)
+        """
+        if place.topic not in await consumer.topics():
+            return
+        while (end := consumer.highwater(place)) is None or await consumer.position(place) < end:
+            for batch in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                for message in batch:
+                    yield await self.decoded(message.value)
 
     @asynccontextmanager
     async def _read(self, topic: str) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap, enable_auto_commit=False, fetch_max_wait_ms=50, metadata_max_age_ms=1000
         )
-        await consumer.start()
         try:
+            await consumer.start()
             place = TopicPartition(topic, 0)
             consumer.assign([place])
             consumer.seek(place, 0)
             yield consumer
+        except KafkaError as error:
+            raise Transient(f"broker {self._bootstrap}: {error!r}") from error
         finally:
             await consumer.stop()
 
@@ -166,7 +186,7 @@ class OcpsRemote:
         _, number = struct.unpack_from(">bI", value)
         if number not in self._schemas:
             answer = await self._asked("GET", f"{self._registry}/schemas/ids/{number}", None)
-            self._schemas[number] = json.loads(answer["schema"])
+            self._schemas[number] = parse_schema(json.loads(answer["schema"]))
         told = schemaless_reader(io.BytesIO(value[5:]), self._schemas[number], None)
         if not isinstance(told, dict):
             raise BadData(f"schema {number}: a {type(told).__name__}, not a record")

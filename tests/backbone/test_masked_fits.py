@@ -8,7 +8,13 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from backbone.masked_fits import read_calibration, read_template, write_calibration, write_template
+from backbone.masked_fits import (
+    read_calibration,
+    read_template,
+    visits_of_template,
+    write_calibration,
+    write_template,
+)
 from schemas.errors import BadData
 from schemas.image import Calibration, MaskedImage, Psf, Template
 from schemas.skymap import Box, tract_at
@@ -66,6 +72,14 @@ def test_cards_with_long_names_come_through(tmp_path: Path) -> None:
     write_calibration(tmp_path / "c.fits", calibration(), {"LSST BUTLER N_INPUTS": 2, "SHORT": "x"})
     header = fits.getheader(tmp_path / "c.fits")
     assert (header["LSST BUTLER N_INPUTS"], header["SHORT"]) == (2, "x")
+
+
+def test_a_template_tells_of_which_visits_it_is_the_mean(patch: Template, patch_file: Path, tmp_path: Path) -> None:
+    assert visits_of_template(patch_file) == read_template(patch_file).visits == ()
+    made = replace(patch, visits=tuple(2026070500001 + number for number in range(40)))
+    write_template(tmp_path / "made.fits", made, {})
+    assert visits_of_template(tmp_path / "made.fits") == read_template(tmp_path / "made.fits").visits == made.visits
+    assert read_template(tmp_path / "made.fits", Box(0, 0, 5, 5)).visits == made.visits
 
 
 def test_a_template_is_read_back(patch: Template, patch_file: Path) -> None:

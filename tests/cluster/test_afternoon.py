@@ -1,17 +1,23 @@
 """Calibration exposures by way of the observatory: real broker, registry, OCS and DAQ, the night's actors."""
 
+import asyncio
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from lsst.daf.butler import Butler
+from rich.console import Console
+from typer.testing import CliRunner
 
 from backbone.butler import ButlerArchive
 from backbone.schema_registry import SchemaRegistry
-from cluster.afternoon import BEGIN_S, archived, lacking, observatory_of
+from cluster.afternoon import BEGIN_S, AfternoonOptions, _made, archived, lacking, observatory_of
+from cluster.cli import app
 from cluster.services import free_port
 from cluster.settings import Settings
 from schemas.clock import NightClock
+from schemas.errors import Broken
 from schemas.identity import DatasetId
 from schemas.instrument import camera
 from simulators.camera import calibrations
@@ -50,3 +56,24 @@ async def test_exposures_that_the_ocs_tells_of_are_archived_as_what_they_are(bro
         assert kept.sha256 == calibrations.raw(SEED, seen, camera("LSSTCam")[DETECTOR]).sha256
     records = Butler.from_config(str(settings.butler)).query_dimension_records("exposure", instrument="LSSTCam")
     assert {record.observation_type for record in records} == {"bias", "flat"}
+
+
+async def test_a_service_that_ended_is_not_waited_for(broker: str, tmp_path: Path) -> None:
+    settings = Settings(output=tmp_path, detectors=(DETECTOR,), kafka=broker)
+    options = AfternoonOptions(physical_filter="g_6", day_obs=DAY, standing="u/none", seed=SEED, speed=SPEED)
+    with ExitStack() as stack:
+        async with SchemaRegistry(tmp_path / "schemas.json") as registry, asyncio.timeout(WITHIN_S):
+            named = settings.model_copy(update={"registry": registry.url})
+            with pytest.raises(Broken, match=f"the OCPS ended with 2: .*{settings.butler}: there is no such folder"):
+                await _made(named, tmp_path, options, stack, Console(quiet=True))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--filter", "H_alpha"), ("--day-obs", "20260732")])
+def test_an_afternoon_that_cannot_be_is_refused_by_name_before_it_begins(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    given = ["afternoon", "--output", str(tmp_path / "n"), "--standing", "u/none", option, value]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert value in result.output
+    assert not (tmp_path / "n" / "butler").exists()

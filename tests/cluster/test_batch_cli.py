@@ -1,15 +1,19 @@
 """What `pachon batch` refuses and tells, in a line."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from cluster.batch import commands, run_folder
 from cluster.batch.request import BatchRequest
-from cluster.batch.run_folder import Progress, RunFolder
+from cluster.batch.run_folder import Progress, RunFolder, Silence
 from cluster.cli import app
 from schemas.clock import REAL_TIME
+from schemas.errors import Transient
 
 PIPELINE = Path(__file__).parent / "batch" / "foreign" / "numbers.yaml"
 
@@ -49,3 +53,22 @@ def test_a_coordinator_that_is_silent_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["batch", "status", str(run.path)])
     os.close(claim)
     assert "has told nothing for 30" in result.output
+
+
+def test_a_coordinator_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "HUNG_S", 0.1)
+    run = RunFolder.make(tmp_path / "run", BatchRequest(butler=tmp_path, pipeline="p", inputs=("i",), output="o"))
+    claim = run.claim()
+    with pytest.raises(Transient, match=f"{run.path}: the run's coordinator has told nothing .* see {run.log}"):
+        commands.wait(run, Console(quiet=True))
+    os.close(claim)
+
+
+def test_a_coordinator_that_tells_anything_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "HUNG_S", 0.1)
+    silence = Silence()
+    for updated in (1.0, 2.0, 3.0):
+        time.sleep(0.15)
+        assert not silence.too_long(Progress(updated=updated))
+    time.sleep(0.15)
+    assert silence.too_long(Progress(updated=3.0))

@@ -16,15 +16,19 @@ from uuid import uuid4
 
 import pytest
 import ray
+from aiokafka import AIOKafkaConsumer
 from fastavro import parse_schema, schemaless_writer
 from lsst.daf.butler import Butler
 
 from backbone.butler import ButlerArchive
 from backbone.dead_letters import DeadLetterTopic
+from backbone.ocps import SUMMARY_STATE, OcpsWriter
+from backbone.registry_client import RegistryClient
 from cluster.batch.joining import NAMESPACE
 from cluster.batch.request import Priority
 from cluster.batch.run_folder import CANCELED, RunFolder
 from cluster.child_process import ChildProcess
+from schemas.clock import REAL_TIME
 from schemas.instrument import camera
 from simulators.ocs.ocps import JOB_RESULT, OcpsRemote, Told, main
 
@@ -345,3 +349,27 @@ async def test_a_component_that_died_goes_on_as_it_was_and_one_that_cannot_work_
     peers = ["--kafka", component.broker, "--registry", component.registry, "--index", str(component.index)]
     assert await asyncio.to_thread(main, [*peers, "state"]) == 0
     assert capsys.readouterr().out == "DISABLED\n"
+
+
+async def test_what_was_said_last_is_found_however_slowly_the_broker_yields(
+    broker: str, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, empty = AIOKafkaConsumer.getmany, [True] * 3
+
+    async def slow(consumer: AIOKafkaConsumer, **how: int) -> object:
+        return {} if empty and empty.pop() else await fetched(consumer, **how, max_records=1)
+
+    index = uuid4().int % 10**6
+    async with RegistryClient(registry) as client:
+        writer, others = (OcpsWriter(broker, client, each, 1, REAL_TIME) for each in (index, index + 1))
+        for state in (STANDBY, DISABLED):
+            await writer.event(SUMMARY_STATE, summaryState=state)
+        await others.event(SUMMARY_STATE, summaryState=FAULT)
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", slow)
+    async with OcpsRemote(broker, registry, index) as remote:
+        found = await remote.last(SUMMARY_STATE)
+        assert found is not None
+        assert found["summaryState"] == DISABLED
+    async with OcpsRemote(broker, registry, index + 2) as nobodys:
+        assert await nobodys.last(SUMMARY_STATE) is None
+        assert await nobodys.last("lsst.sal.never.made") is None

@@ -1,14 +1,20 @@
 """A release called again: which run it goes on with; and what it refuses."""
 
-from dataclasses import replace
+import json
+import os
+import socket
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from cluster.batch.joining import Joined
 from cluster.batch.run_folder import DONE, FAILED, Progress, RunFolder
 from cluster.cli import app
-from cluster.release import Campaign, request_of, unfinished
+from cluster.release import Campaign, beside, request_of, unfinished
+from cluster.settings import Settings
 
 REFUSED = 2
 PLACE = "tract IN (7)"
@@ -41,6 +47,29 @@ def test_runs_of_other_parts_nights_and_releases_are_let_be(campaign: Campaign) 
     kept(replace(campaign, last=20260705), "drp_week_2", FAILED)
     kept(replace(campaign, output="drp/other"), "drp_other_1", FAILED)
     assert unfinished(campaign.runs, request_of(campaign, "drp.yaml#step1", PLACE)) is None
+
+
+def test_steps_after_the_end_of_the_night_are_done_on_a_ray_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert beside(None, Console()) is None
+    settings = Settings(output=tmp_path)
+    settings.plan_file.touch()
+    assert beside(tmp_path, Console(soft_wrap=True)) is None
+    assert f"{tmp_path}: no night runs there" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as ray:  # stands for the GCS of a night that is played
+        joined = Joined(f"127.0.0.1:{ray.getsockname()[1]}", os.getpid())
+        settings.join_file.write_text(json.dumps(asdict(joined)))
+        assert beside(tmp_path, Console()) == tmp_path
+
+
+def test_a_folder_in_which_no_night_was_played_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["templates", "--output", str(tmp_path / "n"), "--night", str(tmp_path / "misspelt")]
+    )
+    assert result.exit_code == REFUSED
+    assert "misspelt" in result.stderr
+    assert not (tmp_path / "n").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A release in a Data Butler, read back and reported."""
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from lsst.daf.butler import Butler, CollectionType, DatasetType
 from access.release.model import Missing
 from backbone.butler import ButlerArchive
 from cluster.release_report import catalogue_of, truth_of, write_report
+from payloads.drp.relative import Excluded, RelativeCalibration, relative_calibration
 from payloads.drp.relative import Frame as Seen
-from payloads.drp.relative import RelativeCalibration, relative_calibration
 from payloads.drp.single_frame import SINGLE_VISIT_STAR_DTYPE, FrameSummary
 from schemas import drp_tables, skymap
 from schemas.errors import BadData
@@ -145,6 +146,44 @@ def test_collections_without_a_release_are_refused_by_name(folder: Path, tmp_pat
     with pytest.raises(BadData, match="drp/none"):
         write_report(folder, ["drp/none"], tmp_path, name="", reference=None)
     assert list(tmp_path.iterdir()) == []
+
+
+def without_the_first(calibration: RelativeCalibration) -> RelativeCalibration:
+    first = Excluded(int(calibration.visit[0]), int(calibration.detector[0]), "elsewhere")
+    values = {each.name: getattr(calibration, each.name) for each in fields(calibration)}
+    others = {name: value[1:] for name, value in values.items() if isinstance(value, np.ndarray)}
+    return replace(calibration, **others, excluded=(first,))
+
+
+def test_a_frame_that_one_tract_left_out_is_another_tracts(folder: Path, small: SmallRelease, tmp_path: Path) -> None:
+    run, kept = "drp/edge", calibrated(small, refcat_of(small.sources[:400]))
+    on_sky: dict[str, int | str] = {"skymap": skymap.NAME, "tract": small.tract}
+    ButlerArchive.open(folder).register_tracts([skymap.tract(small.tract + 1)])
+    with Butler.from_config(str(folder), writeable=True) as butler:
+        butler.collections.register(run, CollectionType.RUN)
+        for name, table in (("object", small.objects), ("object_forced_source", small.forced)):
+            butler.put(AstropyTable(table), name, on_sky | {"patch": PATCH}, run=run)
+        for frame in small.frames:
+            where = {"instrument": "LSSTCam", "visit": frame.visit, "detector": frame.detector}
+            butler.put(summary_of(frame), "visit_detector_summary", where, run=run)
+        for tract, calibration in ((small.tract, without_the_first(kept)), (small.tract + 1, kept)):
+            where = on_sky | {"tract": tract, "instrument": "LSSTCam", "band": "r"}
+            butler.put(calibration, "relative_calibration", where, run=run)
+    told = write_report(folder, [run], tmp_path, name="edge", reference=small.reference)
+    assert (told.contents.visits, told.bands[0].visits) == (3, 2)
+    assert [(each.data_id, each.why) for each in told.missing] == [
+        (f"tract {small.tract} visit {small.frames[0].visit} detector 94", "elsewhere")
+    ]
+
+
+def test_a_table_that_cannot_be_read_is_named(folder: Path, small: SmallRelease, tmp_path: Path) -> None:
+    run, where = "drp/torn", {"skymap": skymap.NAME, "tract": small.tract, "patch": PATCH}
+    with Butler.from_config(str(folder), writeable=True) as butler:
+        butler.collections.register(run, CollectionType.RUN)
+        ref = butler.put(AstropyTable(small.objects), "object", where, run=run)
+        Path(butler.getURI(ref).ospath).write_bytes(b"no Parquet")
+    with pytest.raises(BadData, match=r"object@.*drp/torn"):
+        write_report(folder, [run], tmp_path, name="", reference=None)
 
 
 def test_the_simulators_truth_is_the_sky_without_what_moves() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,13 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
+from cluster import prepare
+from cluster.settings import Settings
+from schemas.instrument import camera
+from simulators.ocs.schedule import plan_own
+
 DETECTOR, VISITS, SEED = "R22_S11", 2, 3
-DEADLINE_S = 560.0
+DEADLINE_S = 280.0
 
 Fact = dict[str, Any]
 
@@ -45,8 +51,28 @@ def command(output: Path, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def inline_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
-    output = tmp_path_factory.mktemp("inline") / "night"
+def earlier(session_folder: Path) -> Path:
+    """A folder in which there is what the night needs from earlier ones, and no more."""
+    detectors = tuple(detector.id for detector in camera("LSSTCam").select(DETECTOR))
+    settings = Settings(output=session_folder / "earlier", detectors=detectors)
+    lacking, _ = prepare.missing(settings, plan_own(SEED, VISITS))
+    prepare.make_and_put(lacking, SEED, settings)
+    return settings.output
+
+
+def begun(earlier: Path, output: Path) -> Path:
+    """The folder of a night to be played, in which this is there already."""
+    shutil.copytree(earlier, output, copy_function=_linked)
+    return output
+
+
+def _linked(source: str, place: str) -> None:
+    (shutil.copy2 if source.endswith(".sqlite3") else os.link)(source, place)
+
+
+@pytest.fixture(scope="session")
+def inline_night(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> Night:
+    output = begun(earlier, tmp_path_factory.mktemp("inline") / "night")
     done = subprocess.run(
         command(output, "--inline"), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
         cwd=Path(__file__).parents[2],
@@ -74,9 +100,9 @@ FAULTS = "kill-worker-during", "kill-postgres", "kill-associator-before-commit",
 
 
 @pytest.fixture(scope="session")
-def live_night(session_folder: Path) -> Night:
+def live_night(earlier: Path, session_folder: Path) -> Night:
     """The same night with real parts, a consumer of its own beside it, and `FAULTS`."""
-    output, faults = session_folder / "night", session_folder / "faults.json"
+    output, faults = begun(earlier, session_folder / "night"), session_folder / "faults.json"
     faults.write_text(json.dumps(FAULTS), "utf-8")
     night, stop = Night(output, -1, ""), threading.Event()
     options = ("--workers", "1", "--metrics-port", "0", "--linger", "12", "--fault", str(faults))

@@ -3,13 +3,14 @@
 import asyncio
 import io
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from cluster import inline_night
-from cluster.options import NightOptions, make_output
+from cluster.options import NightOptions
 from cluster.settings import Settings
 from schemas.events import (
     AlertsReady,
@@ -24,6 +25,7 @@ from schemas.events import (
 )
 from simulators.ocs.schedule import PlannedVisit, load_schedule
 from simulators.ocs.timeline import EXPOSE, Moment, canceled, timeline
+from tests.night.conftest import DETECTOR, SEED, VISITS, begun
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(600)]
 
@@ -45,12 +47,11 @@ def disordered(number: int, visit: PlannedVisit, moments: list[Moment]) -> list[
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
+def facts(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
     """By group, of two visits."""
-    output = tmp_path_factory.mktemp("disordered") / "night"
-    options = NightOptions(visits=2, detectors="R22_S11", seed=3, output=output, inline=True)
-    plan = load_schedule("own", n=2, cadence=None, n_snaps=None, seed=3, instrument="LSSTCam")
-    make_output(options, 2, 2)
+    output = begun(earlier, tmp_path_factory.mktemp("disordered") / "night")
+    options = NightOptions(visits=VISITS, detectors=DETECTOR, seed=SEED, output=output, inline=True)
+    plan = load_schedule("own", n=VISITS, cadence=None, n_snaps=None, seed=SEED, instrument="LSSTCam")
     settings = Settings(output=output, detectors=options.chosen_detectors())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inline_night, "timeline", partial(timeline, change=disordered))

@@ -18,7 +18,7 @@ from backbone.alert_spool import read_spool
 from backbone.visit_stream import read_visit_spool
 from tests.night.conftest import FAULTS
 
-pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.night, pytest.mark.timeout(600)]
 
 WHEN = {"at", "announced", "stages", "last_acknowledged", "summary"}
 """Of a fact: what says when, or how long it took."""

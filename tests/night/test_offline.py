@@ -18,17 +18,16 @@ from cluster import inline_night
 from cluster.options import NightOptions
 from cluster.settings import Settings
 from simulators.ocs.schedule import load_schedule
-from tests.night.conftest import DETECTOR, SEED, VISITS
+from tests.night.conftest import DETECTOR, SEED, VISITS, begun
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def handed_over(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Collected]:
-    output = tmp_path_factory.mktemp("handed_over") / "night"
+def handed_over(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Collected]:
+    output = begun(earlier, tmp_path_factory.mktemp("handed_over") / "night")
     options = NightOptions(visits=VISITS, detectors=DETECTOR, seed=SEED, output=output, inline=True)
     plan = load_schedule("own", n=VISITS, cadence=None, n_snaps=None, seed=SEED, instrument="LSSTCam")
-    output.mkdir()
     settings = Settings(output=output, detectors=options.chosen_detectors(), workers=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CcdWorker, "_too_late", lambda _self, _seen: True)

@@ -1,17 +1,23 @@
 """The graphs of a release's steps: what each quantum takes; nothing is computed."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from lsst.daf.butler import Butler, CollectionType, DatasetType
-from lsst.pipe.base import Pipeline
+from lsst.pipe.base import NoWorkFound, Pipeline
 from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
 from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
+from rich.console import Console
 
 from backbone.butler import ButlerArchive
-from cluster.release import Campaign, first_part, patches, ranked
+from cluster.release import Campaign, first_part, patches, ranked, release
+from pipelines import steps
 from pipelines.steps import OF_CCD
 from pipelines.visits import SingleFrameConfig, SingleFrameStep
 from schemas import skymap
@@ -126,6 +132,44 @@ def test_a_part_of_the_sky_is_its_best_covered_patches(folder: Path) -> None:
             first_part(seen, part)
 
 
+def test_a_disk_without_room_for_a_release_is_told_before_anything_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(free=100 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(BadData, match=r"100 MB free; drp/test needs about \d+ MB more"):
+        release(campaign(folder), 100, Console())
+    assert not (folder / "batch").exists()
+
+
 def test_nights_that_nothing_is_known_of_are_refused_by_name(folder: Path) -> None:
     with pytest.raises(BadData, match="day_obs >= 20250101"):
         patches(replace(campaign(folder), first=20250101, last=20250102))
+
+
+class Handle:
+    """Of an image, whose reads are counted."""
+
+    def __init__(self, visit: int, detector: int) -> None:
+        self.dataId, self.ref, self.reads = {"visit": visit, "detector": detector}, SimpleNamespace(id=uuid4()), 0
+
+    def get(self) -> str:
+        self.reads += 1
+        return f"image {self.dataId}"
+
+
+def test_a_visits_images_are_read_once_for_all_its_patches_and_excluded_ones_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "apply", lambda _, image, visit, detector: (image, visit, detector))
+    first, other, out = Handle(1, 94), Handle(1, 93), Handle(1, 90)
+    relative: Any = SimpleNamespace(excluded=[SimpleNamespace(visit=1, detector=90)])
+    for images in ([first, other, out], [other, out], [first]):
+        seen: Any = list(steps.calibrated(images, relative))  # type: ignore[arg-type]
+        wanted = sorted((each for each in images if each is not out), key=lambda each: each.dataId["detector"])
+        assert seen == [
+            (each.dataId["detector"], (f"image {each.dataId}", 1, each.dataId["detector"])) for each in wanted
+        ]
+    assert [first.reads, other.reads, out.reads] == [1, 1, 0]
+    with pytest.raises(NoWorkFound, match=r"excludes \[\(1, 90\)\]"):
+        list(steps.calibrated([out], relative))  # type: ignore[list-item]

@@ -197,7 +197,6 @@ def test_a_job_is_repeated_and_given_up_as_it_asked_to_be(jobs: Jobs, tmp_path: 
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # Ray is started three times, niced, beside whatever else is tested
 def test_a_run_is_canceled_or_loses_its_coordinator_and_goes_on(
     jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

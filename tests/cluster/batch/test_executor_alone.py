@@ -24,6 +24,7 @@ class Works:
 
     def __init__(self, labels: dict[str, str], cpus: int = 1) -> None:
         self._labels, self._cpus = labels, cpus
+        self.asked_to_keep = 0
 
     @property
     def stages(self) -> "list[nx.DiGraph[str]]":
@@ -47,6 +48,9 @@ class Works:
 
     def priority(self, _key: str) -> int:
         return 0
+
+    def keep_due(self) -> None:
+        self.asked_to_keep += 1
 
 
 @pytest.fixture
@@ -128,3 +132,15 @@ def test_what_is_not_due_yet_keeps_its_place(folder: RunFolder, monkeypatch: pyt
     run._start()
     assert handed.ids == ["b"]
     assert [waiting.id for waiting in run._queue] == ["a"]
+
+
+def test_what_has_ended_is_written_down_once_a_second_though_nothing_ends(folder: RunFolder) -> None:
+    works, clock = Works({"a": "step"}), ManualClock(100.0)
+    run: Any = Executor(folder, works, lambda: 1, clock)  # type: ignore[arg-type]
+    for _ in range(3):
+        run._tell()
+    assert works.asked_to_keep == 1
+    clock.set_to(102.0)
+    run._tell()
+    assert works.asked_to_keep == 2
+    assert folder.progress().updated == clock.now()

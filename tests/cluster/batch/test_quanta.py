@@ -8,19 +8,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from errno import EIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import networkx as nx
 import pytest
-from lsst.daf.butler import Butler, QuantumProvenanceData
+from lsst.daf.butler import Butler, DataCoordinate, DimensionUniverse, QuantumProvenanceData
 from lsst.pipe.base import InvalidQuantumError
 from sqlalchemy.exc import OperationalError
 
 from backbone.butler import ButlerArchive
 from cluster.batch import commands, ledger, quanta
 from cluster.batch.quanta_work import QuantaWork
-from cluster.batch.request import BatchRequest
+from cluster.batch.request import BatchRequest, Needs
 from cluster.batch.run_folder import RunFolder, run_folders
 from cluster.batch.work import Made
 from schemas.errors import BadData, Transient
@@ -28,6 +29,8 @@ from schemas.instrument import camera
 
 FOREIGN = Path(__file__).parent / "foreign"
 DETECTORS = (6, 7)
+ROOM_MB = 100_000
+"""Quanta are executed in the tests' own process, which holds what other tests have left."""
 
 
 class Run:
@@ -38,6 +41,7 @@ class Run:
         request = BatchRequest(
             butler=self.butler, pipeline=str(FOREIGN / "numbers.yaml"), inputs=("LSSTCam/defaults",), output="u/tester",
             where=f"instrument='LSSTCam' AND detector IN {DETECTORS}", settings=settings, python_path=(str(FOREIGN),),
+            needs=dict.fromkeys(("number", "sum"), Needs(memory_mb=ROOM_MB)),
         )  # fmt: skip
         self.folder, _ = commands.prepare(folder / "run", request, self.name)
 
@@ -107,6 +111,22 @@ def test_a_quantum_whose_metadata_is_gone_is_done_again_and_nothing_else(reposit
     assert list(run.execute()) == ["number {instrument: 'LSSTCam', detector: 7}"]
     assert len(run.kept("number_metadata")) == 2
     assert run.execute() == {}
+
+
+def test_what_is_made_is_kept_soon_also_if_nothing_more_is(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(repository, tmp_path)
+    monkeypatch.setattr(ledger, "EVERY_S", 1000.0)
+    with Butler.from_config(str(run.butler), run=run.name, writeable=True) as butler:
+        work = QuantaWork(run.folder, butler, run.name)
+        first = next(nx.topological_sort(work.stages[0]))
+        work.end(first, quanta.execute(work.begin(first, 1, work.needs(first))))
+        work.keep_due()
+        assert run.kept("number_metadata") == []
+        monkeypatch.setattr(ledger, "EVERY_S", 0.0)
+        work.keep_due()
+    assert len(run.kept("number_metadata")) == 1
 
 
 @pytest.fixture
@@ -238,3 +258,15 @@ def test_a_run_that_was_not_submitted_to_its_end_is_none(tmp_path: Path) -> None
 def test_words_of_jobs_with_slashes_in_their_names_lie_in_the_runs_folder(tmp_path: Path) -> None:
     run = folder(tmp_path)
     assert run.last_words("group/a b", 2).parent == run.path
+
+
+def test_quanta_of_a_visit_come_one_after_another_and_what_has_none_first() -> None:
+    universe, work = DimensionUniverse(), QuantaWork.__new__(QuantaWork)
+    warp = {"instrument": "LSSTCam", "skymap": "s", "tract": 1}
+    names = [warp | {"patch": patch, "visit": visit} for patch in (1, 2) for visit in (7, 3)]
+    names += [{"skymap": "s", "tract": 1, "patch": 1, "band": "r"}]
+    work._quanta = {
+        uuid4(): SimpleNamespace(dataId=DataCoordinate.standardize(name, universe=universe)) for name in names
+    }  # type: ignore[assignment]
+    first = sorted(work._quanta, key=work.priority, reverse=True)
+    assert [work._quanta[key].dataId.mapping.get("visit") for key in first] == [None, 3, 3, 7, 7]

@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, label, maximum_filter
 from scipy.signal import correlate2d
 from scipy.stats import norm
 
 from payloads.drp.detect import find_peaks, joint_ratio, signal_to_noise, sky_variance
+from payloads.imaging.psf_field import fit_psf
 from schemas.image import Image, Mask, MaskedImage, Psf
 from tests.payloads.drp.object_sky import kernel
 
@@ -38,12 +41,22 @@ def test_the_ratio_is_a_weighted_fit_of_the_psf_at_every_pixel() -> None:
     variance = given.variance * rng.uniform(0.5, 2.0, (NY, NX)).astype(np.float32)
     mask = np.where(rng.random((NY, NX)) < 0.02, np.uint16(Mask.BAD), np.uint16(0))
     ratio, scale = signal_to_noise(MaskedImage(given.image, mask, variance), psf())
-    core = kernel(4.0)[12:29, 12:29]  # what the filter uses: 4 sigma of the PSF's core, and one
+    core = kernel(4.0)[10:31, 10:31]  # what the filter uses: 4 sigma, and a pixel
     half = (core.shape[0] - 1) // 2
     weight = np.where(mask == 0, 1.0 / variance, 0.0)
     wanted = correlate2d(given.image * weight, core, "same") / np.sqrt(correlate2d(weight, core**2, "same")) / scale
     inner = np.s_[half + 4 : -half - 4, half + 4 : -half - 4]
-    assert np.corrcoef(ratio[inner].ravel(), wanted[inner].ravel())[0, 1] > 0.999
+    np.testing.assert_allclose(ratio[inner], wanted[inner], atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [3.6, 3.8, 4.0, 4.2, 4.4])
+def test_a_psf_that_varies_has_a_ratio_everywhere(width: float) -> None:
+    y = np.repeat([0.0, NY - 1.0], 2)
+    kernels = np.stack([kernel(width * (1.0 + at / NY)) for at in y]).astype(np.float32)
+    varying = fit_psf(kernels, np.tile([0.0, NX - 1.0], 2), y, 1, (NY, NX))
+    ratio, scale = signal_to_noise(noise(2), varying)
+    assert (ratio[20:-20, 20:-20] != 0.0).all()
+    assert abs(scale - 1.0) < 0.15
 
 
 def test_noise_that_neighbouring_pixels_share_is_measured() -> None:
@@ -52,8 +65,8 @@ def test_noise_that_neighbouring_pixels_share_is_measured() -> None:
     assert abs(scale - 1.0) < 0.06
     assert abs(plain.std() - 1.0) < 0.06
     soft = noise(3, shape=shape)
-    image = sum(np.roll(soft.image, step, axis) for step in (0, 1) for axis in (0, 1)) / 2.0
-    smooth, scale = signal_to_noise(MaskedImage(image.astype(np.float32), soft.mask, soft.variance), psf(shape=shape))
+    image: Image = np.sum([np.roll(soft.image, step, axis) for step in (0, 1) for axis in (0, 1)], axis=0) / 2.0
+    smooth, scale = signal_to_noise(MaskedImage(image, soft.mask, soft.variance), psf(shape=shape))
     assert scale > 1.4
     assert abs(smooth.std() - 1.0) < 0.08
 
@@ -81,6 +94,35 @@ def test_a_peak_is_told_from_another_by_how_far_it_rises_over_the_saddle() -> No
         assert abs(int(found.x[0]) - 100) <= 1
     bump = hills((100, 100, 50.0, 8.0)) + hills((110, 100, 1.5, 1.0))
     assert len(find_peaks(bump, [bump], NO_MASK, QUIET).x) == 1
+
+
+def flooded(ratio: Image) -> set[int]:
+    """Flat pixels of peaks, by flooding from each down to where it joins a higher one: its saddle."""
+    levels = np.sort(np.append(ratio[ratio > 5.0], 5.0))
+    kept = set()
+    for pixel in np.flatnonzero((ratio == maximum_filter(ratio, 3)) & (ratio > 5.0)):
+        top, low, high = ratio.flat[pixel], 0, levels.size - 1
+        while low < high:  # the highest level at which something higher is in the flood
+            middle = (low + high + 1) // 2
+            flood = label(ratio >= levels[middle], np.ones((3, 3)))[0]
+            joined = flood.flat[pixel] > 0 and (ratio[flood == flood.flat[pixel]] > top).any()
+            low, high = (middle, high) if joined else (low, middle - 1)
+        if low == 0 or top - levels[low] >= 3.5 + 0.015 * levels[low]:
+            kept.add(int(pixel))
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_peaks_and_footprints_are_those_of_a_flood(seed: int) -> None:
+    shape = 60, 70
+    rough: Image = gaussian_filter(np.random.default_rng(seed).normal(size=shape).astype(np.float32), 1.5)
+    ratio = rough * np.float32(8.0 / np.std(rough))
+    found = find_peaks(ratio, [ratio], np.zeros(shape, np.uint16), np.ones(shape, np.float32))
+    assert len(found.x) > 20
+    assert set((found.y * shape[1] + found.x).tolist()) == flooded(ratio)
+    groups = label(ratio > 5.0, np.ones((3, 3)))[0][found.y, found.x]
+    assert len(set(zip(groups.tolist(), found.footprint.tolist(), strict=True))) == len(set(groups.tolist()))
+    assert len(set(groups.tolist())) == len(set(found.footprint.tolist())) < len(found.x)
 
 
 def test_noise_of_light_makes_no_peaks() -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from payloads.drp.blends import Field, share
 from payloads.drp.galaxies import Light, fit_discs, fit_points
@@ -34,21 +35,38 @@ def lit(field: Field, shapes: Shapes) -> Light:
     return Light(field, shares.residual, models, shares.flux, optics)
 
 
-def test_a_profile_is_the_sum_of_its_gaussians() -> None:
-    root, x, y = np.array([2.1, -0.8, 1.3]), 21.3, 18.6
-    parts, moments = disc_profile(), psf_mixture(kernel(FWHM).astype(np.float32))
-    out = np.zeros((41, 45))
-    add_profile(out, x, y, root, parts, moments, 7.0)
-    v, u = np.mgrid[:41, :45]
-    offset = np.stack([u - x, v - y], axis=-1)
-    lower = np.array([[root[0], 0.0], [root[1], root[2]]])
-    wanted = np.zeros_like(out)
-    for part, size in parts:
+def gaussians(shape: tuple[int, int], x: float, y: float, lower: Floats, moments: Floats) -> Floats:
+    """A disc of flux 1 whose ellipse has the root `lower` (2, 2), through a PSF's Gaussians (n, 4)."""
+    v, u = np.indices(shape)
+    offset, light = np.stack([u - x, v - y], axis=-1), np.zeros(shape)
+    for part, size in disc_profile():
         for weight, xx, xy, yy in moments:
             covariance = np.array([[xx, xy], [xy, yy]]) + size * lower @ lower.T
             exponent = np.einsum("...i,ij,...j->...", offset, np.linalg.inv(covariance), offset)
-            wanted += 7.0 * part * weight * np.exp(-0.5 * exponent) / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
+            light += part * weight * np.exp(-0.5 * exponent) / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    return light
+
+
+LOWER = np.array([[2.1, 0.0], [-0.8, 1.3]])
+ROOT = np.array([2.1, -0.8, 1.3])
+
+
+def test_a_profile_is_the_sum_of_its_gaussians() -> None:
+    parts, moments = disc_profile(), psf_mixture(kernel(FWHM).astype(np.float32))
+    out = np.zeros((41, 45))
+    add_profile(out, 21.3, 18.6, ROOT, parts, moments, 7.0)
+    wanted = 7.0 * gaussians(out.shape, 21.3, 18.6, LOWER, moments)
     np.testing.assert_allclose(out, wanted, atol=3e-7 * wanted.max() * len(parts) * len(moments))
+
+
+def test_a_disc_has_what_the_psf_has_over_its_gaussians_smeared_out_as_it_is_wide() -> None:
+    at = np.array([60.0])
+    optics = Optics.at(psf(), at, at)
+    model = draw(Shapes(at, at, ROOT[None]), optics, np.array([20])).box(0)
+    core, square = 0.4**2 * LOWER @ LOWER.T, optics.sigma[0] ** 2
+    part = square / np.sqrt(np.linalg.det(square * np.eye(2) + core))
+    smooth = gaussians((41, 41), 20.0, 20.0, LOWER, optics.mixtures[optics.place[0]])
+    np.testing.assert_allclose(model, smooth + part * optics.excess[0], atol=1e-5 * model.max())
 
 
 def test_a_point_is_drawn_as_the_psf_is() -> None:
@@ -98,6 +116,57 @@ def test_a_discs_ellipse_and_flux_are_found() -> None:
     assert fit.flux[0] == pytest.approx(60_000.0, rel=0.015)
     points = fit_points(lit(observed(thing, 5.0, 1), shapes), shapes, np.array([0]), np.array([25]))
     assert points.chi2[0] - fit.chi2[0] > 1000.0
+
+
+def test_a_fit_is_the_least_squares_of_its_model_and_what_is_known_beforehand() -> None:
+    half, rng = 18, np.random.default_rng(4)
+    seen = observed(Thing(60.3, 59.8, {"r": 8000.0}, 2.5, 0.4, 0.5), 5.0, 3)
+    variance = (seen.variance * rng.uniform(0.5, 2.0, seen.variance.shape)).astype(np.float32)
+    field = Field(seen.image, variance, rng.random(variance.shape) > 0.03)
+    shapes, which = Shapes.points(np.array([60.0]), np.array([60.0])), np.array([0])
+    light = lit(field, shapes)
+    fit = fit_discs(light, shapes, np.array([[1.0, 0.0, 1.0]]), which, np.array([half]))
+    window = np.s_[60 - half : 61 + half, 60 - half : 61 + half]
+    used = field.usable[window]
+    data, noise = field.image[window][used].astype(np.float64), variance[window][used].astype(np.float64)
+
+    def model(p: Floats) -> Floats:
+        drawn = draw(Shapes(p[:1], p[1:2], p[None, 2:5]), light.optics, np.array([half + 4]))
+        out = np.zeros((SIZE, SIZE))
+        out[drawn.y0[0] : drawn.y0[0] + 45, drawn.x0[0] : drawn.x0[0] + 45] = drawn.box(0)
+        return out[window][used]
+
+    def misfit(p: Floats) -> Floats:
+        one, scatter = model(p), 0.2 * (abs(p[2]) + abs(p[4])) + 0.2
+        left = (data - (one @ data) / (one @ one) * one) / np.sqrt(noise.mean())
+        return np.append(left, [(p[2] - p[4]) / scatter, p[3] / scatter])
+
+    found = np.array([fit.x[0], fit.y[0], *fit.root[0]])
+    wanted = least_squares(misfit, [60.0, 60.0, 1.0, 0.0, 1.0], diff_step=1e-3)
+    np.testing.assert_allclose(found, wanted.x, atol=0.02)
+    assert np.sum(misfit(found) ** 2) < 2.0 * wanted.cost + 0.05
+    one = model(found)
+    assert fit.flux[0] == pytest.approx((one @ data) / (one @ one), rel=1e-4)
+    assert fit.chi2[0] == pytest.approx(np.sum((data - fit.flux[0] * one) ** 2 / noise), rel=1e-4)
+    steps = 0.01 * np.eye(5)
+    slopes = [fit.flux[0] * (model(found + step) - model(found - step)) / 0.02 for step in steps]
+    design = np.stack([*slopes, one], axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    covariance = inverse @ (design.T * noise) @ design @ inverse
+    np.testing.assert_allclose(fit.covariance[0], covariance[:2, :2], rtol=0.05, atol=0.02 * covariance[0, 0])
+
+
+def test_a_window_of_which_the_model_has_no_usable_pixel_fails() -> None:
+    field = observed(Thing(60.0, 60.0, {"r": 1e4}), 5.0, 1)
+    v, u = np.indices(field.usable.shape) - 60
+    far = Field(field.image, field.variance, np.hypot(u, v) > 35.0)
+    narrow = kernel(FWHM) * (np.hypot(*np.indices((41, 41)) - 20) < 6)
+    optics = Optics.at(Psf(narrow[None].astype(np.float32), 0, (SIZE, SIZE)), np.array([60.0]), np.array([60.0]))
+    optics.mixtures[:, 1:, 0] = 0.0  # a PSF that ends
+    shapes = Shapes.points(np.array([60.0]), np.array([60.0]))
+    models = draw(shapes, optics, np.array([20]))
+    light = Light(far, share(far, models).residual, models, np.zeros(1), optics)
+    assert fit_points(light, shapes, np.array([0]), np.array([40])).failed[0]
 
 
 def test_what_has_no_pixels_or_only_nan_fails_and_stays_where_it_was() -> None:

@@ -200,12 +200,16 @@ def test_a_saturated_star_is_one_object_and_spoils_none_beside_it() -> None:
     burnt = image > 40_000.0
     assert 20 < burnt.sum() < 200
     image[burnt], mask[burnt] = 40_000.0, Mask.SAT
+    mask[612, 635] = Mask.CR
     given = replace(one, pixels=MaskedImage(image, mask, one.pixels.variance))
     objects = measure_objects({"r": given}, TRACT, PATCH)
     rows, found = rows_of(objects, sky)
     assert found.all()
     assert len(objects) == 3
     assert rows["r_pixelFlags_saturatedCenter"].tolist() == [True, False, False]
+    assert rows["r_pixelFlags_saturated"].tolist() == [True, False, False]
+    assert rows["r_pixelFlags_cr"].tolist() == [False, True, False]
+    assert not rows["r_pixelFlags_crCenter"].any()
     assert np.abs(pulls(rows, sky, "r"))[1:].max() < 4.0
 
 

@@ -161,6 +161,15 @@ def test_frames_of_few_stars_are_kept_as_they_are(plain: Week, made: RelativeCal
     assert out.scale[0] == pytest.approx(made.scale[0], rel=0.001)
 
 
+def test_where_no_frame_has_a_star_all_are_kept_as_they_are(plain: Week) -> None:
+    frames = [Frame(frame.summary, frame.stars[:0]) for frame in plain.frames]
+    for refcat in (plain.refcat, plain.refcat[:0]):
+        out = relative_calibration(frames, refcat)
+        assert out.kept.all()
+        assert (out.scale == 1.0).all()
+        assert np.isnan(out.after.internal_mas)
+
+
 @pytest.mark.parametrize(("stars", "order"), [(12, 1), (25, 2), (60, 3)])
 def test_few_stars_bend_a_map_less(plain: Week, stars: int, order: int) -> None:
     bright = np.argsort(-plain.frames[0].stars["flux"])[:stars]

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from payloads.drp.warps import CELL, MARGIN, make_warp
 from payloads.imaging.photometry import fit_point_sources
+from payloads.imaging.psf_field import with_corners
 from schemas.errors import BadData
-from schemas.image import Mask, MaskedImage, VisitImage
+from schemas.image import Mask, MaskedImage, Psf, VisitImage
+from tests.payloads.drp.object_sky import kernel
 from tests.payloads.drp.small_sky import PATCH, TRACT, an_image
 
 Floats = NDArray[np.float64]
@@ -50,6 +52,41 @@ def test_a_star_keeps_its_flux_and_its_place_however_the_camera_is_turned(angle:
     np.testing.assert_allclose(measured.flux, flux, rtol=2e-3)
     np.testing.assert_allclose(measured.x + warp.x0, x, atol=0.01)
     np.testing.assert_allclose(measured.y + warp.y0, y, atol=0.01)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 4])
+def test_a_star_keeps_its_flux_though_its_light_reaches_beyond_the_psf_that_is_turned(angle: float) -> None:
+    fwhm, half, far, none = 4.2, 12, 60, np.empty(0)
+    inner = kernel(fwhm, half=half)
+    image = an_image(none, none, none, place_of(*MIDDLE), angle=angle)
+    places = [(ix, iy) for ix in (150, 350, 550) for iy in (150, 350, 550)]
+    offsets = np.random.default_rng(2).uniform(-0.5, 0.5, (9, 2))
+    for (ix, iy), (dx, dy) in zip(places, offsets, strict=True):
+        light = kernel(fwhm, dx, dy, half=far) / inner.sum()
+        image.pixels.image[iy - far : iy + far + 1, ix - far : ix + far + 1] += 1e4 * light
+    psf = Psf((inner / inner.sum())[None].astype(np.float32), 0, image.pixels.shape)
+    warp = make_warp([(4, replace(image, psf=psf))], TRACT, PATCH, 12)
+    found = warp.kernels[int(MIDDLE[1]) // CELL, int(MIDDLE[0]) // CELL]
+    x, y = GRID.sky_to_pixel(*image.wcs.pixel_to_sky(*(np.array(places) + offsets).T))
+    measured = fit_point_sources(
+        warp.pixels, np.broadcast_to(found, (9, *found.shape)), x - warp.x0, y - warp.y0, move=True
+    )
+    assert np.mean(measured.flux) == pytest.approx(1e4, rel=8e-4)  # turned, 2e-3 to 3.5e-3 too faint without corners
+    assert found.shape == inner.shape
+    assert found.sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_psf_with_corners_is_the_same_within_and_round_beyond() -> None:
+    part = kernel(4.2, half=12)
+    psf = Psf(np.stack([part, 0.1 * part[::-1, ::-1], 0.0 * part]).astype(np.float32), 1, (100, 200))
+    wide = with_corners(psf)
+    edge = (wide.components.shape[1] - 25) // 2
+    np.testing.assert_array_equal(wide.components[:, edge:-edge, edge:-edge], psf.components)
+    assert (wide.components.shape[1] // 2) >= 12 * np.sqrt(2.0)
+    wanted = kernel(4.2, half=wide.components.shape[1] // 2)
+    v, u = np.indices(wanted.shape) - wanted.shape[0] // 2
+    seen = np.hypot(u, v) <= 12 * np.sqrt(2.0)
+    np.testing.assert_allclose(wide.components[0][seen], wanted[seen], rtol=0.05)
 
 
 def test_the_grid_is_the_patchs_with_its_margin() -> None:
@@ -121,6 +158,13 @@ def test_the_variance_is_that_of_a_sum_over_a_psf() -> None:
         pulls.append(measured.flux / measured.flux_err)
     assert np.std(np.concatenate(pulls)) == pytest.approx(1.0, abs=0.15)
     assert warp.sky_variance == pytest.approx(900.0, rel=0.01)
+
+
+def test_pixels_without_a_variance_do_not_count_for_the_skys() -> None:
+    image, _ = image_at(MIDDLE)
+    image.pixels.variance[300:400, 300:400] = np.nan
+    image.pixels.variance[400:420, 300:400] = 0.0
+    assert make_warp([(4, image)], TRACT, PATCH, 12).sky_variance == pytest.approx(1.0, rel=1e-4)
 
 
 def test_a_nan_spoils_what_interpolation_reaches_and_no_more() -> None:

@@ -1,0 +1,104 @@
+"""What varies, against templates made of visits: they have it as it was in the mean of those, not as in the deep sky.
+
+The camera tells the truth about a visit against the simulator's own templates. Where prompt processing has others, the
+same sky is looked at once more, at the times of their visits.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from lsst.daf.butler import Butler
+from lsst.resources import ResourcePath
+from numpy.typing import NDArray
+
+from access.report.truth_check import Columns, Floats
+from backbone.butler import ButlerArchive
+from backbone.butler_errors import NotKept
+from backbone.masked_fits import visits_of_template
+from cluster.settings import Settings
+from schemas.identity import DatasetId
+from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Tract, tract_at
+from schemas.tables import Table
+from simulators.ocs.schedule import PlannedVisit
+from simulators.sky.sky import Sky
+from simulators.sky.sources import Kind
+
+Ints = NDArray[np.int64]
+
+_GRID_DEG, _RADIUS_DEG = 0.2, 0.35
+"""The sky is asked for about the points of a grid: for what lies within a CCD's reach of them."""
+
+
+class TemplateTruth:
+    """Of the visits of a night's plan, with the templates in its folder. `seed`: of its sky."""
+
+    def __init__(self, settings: Settings, plan: Sequence[PlannedVisit], seed: int) -> None:
+        self._butler, self._instrument = settings.butler, settings.instrument
+        self._archive, self._sky = ButlerArchive.open(settings.butler), Sky(seed)
+        known = settings.camera.filters
+        self._bands = {v.observation(0).visit: known[v.physical_filter] for v in plan if v.physical_filter in known}
+        self._visits_in = lru_cache(maxsize=None)(self._visits_of_patch)
+        self._fluxes_at = lru_cache(maxsize=256)(self._fluxes)
+        self._midpoint = lru_cache(maxsize=None)(self._midpoint_of)
+
+    def __call__(self, truth: Columns, visit: int) -> Columns:
+        """The truth of a visit's detector, with the templates there are: `template_flux`, `difference_flux`, `snr`."""
+        if visit not in self._bands or not len(truth["id"]):
+            return truth
+        place, band = (float(np.median(truth["ra"])), float(np.median(truth["dec"]))), self._bands[visit]
+        tract, template = tract_at(*place), truth["template_flux"].astype(float)
+        for patch, rows in _by_patch(truth, tract):
+            if visits := self._visits_in(tract.id, patch, band):
+                template[rows] = self._mean(truth["id"][rows], place, band, visits)
+        return against(truth, template)
+
+    def _mean(self, ids: Ints, place: tuple[float, float], band: str, visits: Sequence[int]) -> Floats:
+        """nJy: of each source in the visits; 0 in those where it was not there."""
+        ra, dec = (round(angle / _GRID_DEG) * _GRID_DEG for angle in place)
+        seen = (self._fluxes_at(ra, dec, band, self._midpoint(visit)) for visit in visits)
+        mean: Floats = np.mean([_looked_up(each, ids) for each in seen], axis=0)
+        return mean
+
+    def _fluxes(self, ra: float, dec: float, band: str, mjd: float) -> Table:
+        """What stays in its place, by id."""
+        found = self._sky.sources(ra, float(np.clip(dec, -90.0, 90.0)), _RADIUS_DEG, band, mjd)
+        still: Table = found[found["kind"] != Kind.ASTEROID]
+        return still[np.argsort(still["id"])]
+
+    def _visits_of_patch(self, tract: int, patch: int, band: str) -> tuple[int, ...]:
+        try:
+            uri = self._archive.uri(DatasetId(dataset_type="template_patch", tract=tract, patch=patch, band=band))
+        except NotKept:
+            return ()
+        return visits_of_template(Path(ResourcePath(uri).ospath))
+
+    def _midpoint_of(self, visit: int) -> float:
+        """MJD TAI."""
+        where = {"instrument": self._instrument, "visit": visit}
+        with Butler.from_config(str(self._butler)) as butler:
+            (record,) = butler.query_dimension_records("visit", data_id=where, explain=False)
+        return float(record.timespan.begin.tai.mjd + record.timespan.end.tai.mjd) / 2.0
+
+
+def against(truth: Columns, template: Floats) -> Columns:
+    """The truth with other fluxes (nJy) in the template: what differs has the same noise, another S/N."""
+    difference, before = truth["flux"] - template, truth["difference_flux"].astype(float)
+    noise = np.divide(before, truth["snr"], out=np.full(len(before), np.inf), where=truth["snr"] != 0.0)
+    return truth | {"template_flux": template, "difference_flux": difference, "snr": difference / np.abs(noise)}
+
+
+def _by_patch(truth: Columns, tract: Tract) -> Iterator[tuple[int, Ints]]:
+    """Each patch of a tract in which there are sources, and their rows."""
+    x, y = tract.wcs.sky_to_pixel(truth["ra"], truth["dec"])
+    row, column = (np.floor((axis + 0.5) / PATCH_PIXELS).astype(np.int64) for axis in (y, x))
+    patch = row * TRACT_PATCHES + column
+    for number in np.unique(patch):
+        yield int(number), np.flatnonzero(patch == number)
+
+
+def _looked_up(fluxes: Table, ids: Ints) -> Floats:
+    """nJy; 0 of what is not among them."""
+    place = np.minimum(np.searchsorted(fluxes["id"], ids), len(fluxes) - 1)
+    return np.where(fluxes["id"][place] == ids, fluxes["flux"][place], 0.0)

@@ -1,0 +1,112 @@
+"""The truth of a visit against templates that are the mean of other visits, as the simulated sky was in those."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from access.report.truth_check import Columns
+from backbone.butler import ButlerArchive
+from cluster.settings import Settings
+from cluster.template_truth import TemplateTruth, against
+from schemas.clock import mjd_from_tai
+from schemas.identity import DatasetId
+from schemas.image import MaskedImage, Psf, Template
+from schemas.skymap import Tract, tract_at
+from simulators.ocs.schedule import PlannedVisit, plan_own
+from simulators.ocs.week import plan_week
+from simulators.sky.sky import Sky
+from simulators.sky.sources import Kind
+
+SEED, RADIUS_DEG = 1, 0.06
+
+
+@pytest.fixture(scope="module")
+def plan() -> list[PlannedVisit]:
+    return plan_own(SEED, 1)
+
+
+@pytest.fixture(scope="module")
+def week(plan: list[PlannedVisit]) -> list[PlannedVisit]:
+    return plan_week(plan, seed=SEED, nights=2, filters=[plan[0].physical_filter], fields=1)
+
+
+def told(visit: PlannedVisit) -> Columns:
+    """The truth as the camera tells it, with a noise of 50 nJy."""
+    seen = Sky(SEED).sources(visit.ra, visit.dec, RADIUS_DEG, band_of(visit), mjd_of(visit))
+    difference = seen["flux"].astype(float) - seen["template_flux"]
+    assert {Kind.VARIABLE, Kind.ASTEROID} <= set(seen["kind"][difference != 0.0])
+    columns = {name: seen[name] for name in ("id", "kind", "ra", "dec", "flux", "template_flux")}
+    return columns | {"difference_flux": difference, "snr": difference / 50.0}
+
+
+def band_of(visit: PlannedVisit) -> str:
+    return visit.physical_filter[0]
+
+
+def mjd_of(visit: PlannedVisit) -> float:
+    """MJD TAI of its first exposure's middle: its timespan in the Butler."""
+    seen = visit.observation(0)
+    return mjd_from_tai(seen.started + seen.exposure_time / 2.0)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, week: list[PlannedVisit]) -> Settings:
+    """An archive that knows the week's visits."""
+    made = Settings(output=tmp_path, detectors=(94,))
+    archive = ButlerArchive.create(made.butler)
+    archive.register_camera(made.camera)
+    for visit in week:
+        archive.register_exposure(replace(visit.observation(0), band=band_of(visit)))
+    return made
+
+
+def put_templates(settings: Settings, visit: PlannedVisit, visits: tuple[int, ...]) -> None:
+    archive, tract = ButlerArchive.open(settings.butler), tract_at(visit.ra, visit.dec)
+    archive.register_tracts([tract])
+    x, y = (int(axis) for axis in tract.wcs.sky_to_pixel(visit.ra, visit.dec))
+    reach = int(RADIUS_DEG * 3600.0 / 0.2) + 2
+    near = replace(Tract.patch_box(0), x0=x - reach, x1=x + reach, y0=y - reach, y1=y + reach)
+    for patch in tract.patches_in(near):
+        pixels = MaskedImage(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16), np.ones((4, 4), np.float32))
+        psf = Psf(np.ones((1, 5, 5), np.float32) / 25, 0, (4, 4))
+        name = DatasetId(dataset_type="template_patch", tract=tract.id, patch=patch, band=band_of(visit))
+        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), visits))
+
+
+def test_the_simulators_own_templates_are_as_the_camera_tells(settings: Settings, plan: list[PlannedVisit]) -> None:
+    put_templates(settings, plan[0], ())
+    truth = told(plan[0])
+    retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
+    for name in truth:
+        assert np.allclose(retold[name], truth[name], rtol=1e-6)
+
+
+def test_what_varies_is_held_to_its_mean_in_the_templates_visits(
+    settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
+) -> None:
+    put_templates(settings, plan[0], tuple(visit.observation(0).visit for visit in week))
+    truth = told(plan[0])
+    retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
+    wanted = {kind: np.zeros((truth["kind"] == kind).sum()) for kind in Kind}
+    for visit in week:
+        seen = Sky(SEED).sources(plan[0].ra, plan[0].dec, 2.0 * RADIUS_DEG, band_of(visit), mjd_of(visit))
+        flux = dict(zip(seen["id"].tolist(), seen["flux"].tolist(), strict=True))
+        for kind in (Kind.STAR, Kind.GALAXY, Kind.VARIABLE, Kind.TRANSIENT):
+            ids = truth["id"][truth["kind"] == kind]
+            wanted[kind] += np.array([flux.get(int(number), 0.0) for number in ids]) / len(week)
+    for kind, template in wanted.items():
+        rows = truth["kind"] == kind
+        assert np.allclose(retold["template_flux"][rows], template, rtol=1e-6, atol=1e-6), kind
+    variable = truth["kind"] == Kind.VARIABLE
+    assert (np.abs(retold["template_flux"] - truth["template_flux"])[variable] > 1.0).any()
+    assert np.array_equal(retold["difference_flux"], truth["flux"] - retold["template_flux"])
+
+
+def test_the_noise_of_what_differs_stays() -> None:
+    truth = {"flux": [100.0, 50.0, 7.0], "template_flux": [0.0, 60.0, 7.0], "difference_flux": [100.0, -10.0, 0.0],
+             "snr": [10.0, -2.0, 0.0]}  # fmt: skip
+    retold = against({name: np.array(values) for name, values in truth.items()}, np.array([40.0, 40.0, 7.0]))
+    assert retold["difference_flux"].tolist() == [60.0, 10.0, 0.0]
+    assert retold["snr"].tolist() == [6.0, 2.0, 0.0]
