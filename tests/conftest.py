@@ -1,5 +1,6 @@
 """What tests of several folders need."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,17 +14,26 @@ from xdist.scheduler import LoadFileScheduling
 from cluster.services import EmbeddedKafka, EmbeddedPostgres
 
 ALONE = "pytest.mark.ray"
-"""What marks a file in which a Ray is started: two of them, or their nights, would compete for two cores."""
+"""What marks a file in which a Ray is started: many at once would compete for two cores."""
 
 ROOT = Path(__file__).parents[1]
 
 
+NIGHTS = Path(__file__).parent / "night"
+
+# They are for the workers of a night: pytest's own processes would each hold 5 GB at the end, and start with these.
+for _variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    os.environ.pop(_variable, None)
+
+
 class Scheduling(LoadFileScheduling):
-    """File by file; one process has all files with a Ray, from the start, the other what else there is."""
+    """File by file; one process has all nights with a Ray, one all else with a Ray, from the start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "ray" if alone(ROOT / file) else file
+        file = ROOT / nodeid.partition("::")[0]
+        if not alone(file):
+            return str(file)
+        return "nights" if NIGHTS in file.parents else "batch"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:

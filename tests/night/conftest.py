@@ -20,7 +20,7 @@ from schemas.instrument import camera
 from simulators.ocs.schedule import plan_own
 
 DETECTOR, VISITS, SEED = "R22_S11", 2, 3
-DEADLINE_S = 280.0
+DEADLINE_S = 400.0
 
 Fact = dict[str, Any]
 
@@ -105,7 +105,7 @@ def live_night(earlier: Path, session_folder: Path) -> Night:
     output, faults = begun(earlier, session_folder / "night"), session_folder / "faults.json"
     faults.write_text(json.dumps(FAULTS), "utf-8")
     night, stop = Night(output, -1, ""), threading.Event()
-    options = ("--workers", "1", "--metrics-port", "0", "--linger", "12", "--fault", str(faults))
+    options = ("--workers", "1", "--metrics-port", "0", "--linger", "8", "--speed", "2", "--fault", str(faults))
     process = subprocess.Popen(
         command(output, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd=Path(__file__).parents[2], env=os.environ | {"COLUMNS": "200"},

@@ -16,7 +16,7 @@ from backbone.butler import ButlerArchive
 from cluster import witness
 from cluster.services import EmbeddedPostgres
 from schemas.identity import DatasetId
-from tests.night.conftest import Night, command
+from tests.night.conftest import Night, begun, command
 
 pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -52,9 +52,9 @@ class Storm:
 
 
 @pytest.fixture(scope="module", params=STORMS)
-def storm(request: pytest.FixtureRequest, module_folder: Path) -> Storm:
+def storm(request: pytest.FixtureRequest, earlier: Path, module_folder: Path) -> Storm:
     seed: int = request.param
-    output = module_folder / str(seed)
+    output = begun(earlier, module_folder / str(seed))
     played = ("--visits", str(VISITS), "--fault", f"storm:{seed}", "--workers", "1", "--speed", "2")
     done = subprocess.run(
         command(output, *played, "--metrics-port", "0"), capture_output=True, text=True, timeout=DEADLINE_S,
