@@ -126,7 +126,7 @@ def test_a_quantum_that_fails_is_named_and_the_rest_goes_on(
     [
         ("dies", Needs()),
         ("hangs", Needs(deadline_s=8.0)),
-        ("swells", Needs(memory_mb=700)),
+        ("swells", Needs(memory_mb=500)),
     ],
 )
 def test_what_kills_a_process_once_is_tried_again(make: Maker, misfortune: str, needs: Needs) -> None:
@@ -136,10 +136,10 @@ def test_what_kills_a_process_once_is_tried_again(make: Maker, misfortune: str, 
 
 
 def test_a_quantum_that_takes_more_memory_than_double_what_it_asked_for_is_named(make: Maker) -> None:
-    progress = make.ran("number:misfortune=swells", needs=Needs(memory_mb=400))
+    progress = make.ran("number:misfortune=swells", needs=Needs(memory_mb=300))
     (failure,) = progress.failures
     assert (failure.error, failure.attempts) == ("memory", 2)
-    assert "asked for 800" in failure.message
+    assert "asked for 600" in failure.message
 
 
 def test_a_canceled_run_goes_on_where_it_was(make: Maker) -> None:
