@@ -90,7 +90,7 @@ def on_ray(asked: OnCluster, run: str) -> Iterator[Callable[[Callable[[], int]],
     """
     joined = _asked_for(asked)
     _start(joined)
-    _take_second_place()  # only now: beside other work, the parts of a niced Ray give one another up before it has begun
+    _take_second_place()  # only now: beside other work a niced Ray gives itself up before it has begun
     try:
         with ending_with(joined or _made_here()):
             yield Share(run, asked.priority, asked.slots).cpus if joined else lambda _wanted: _own(asked)
