@@ -6,13 +6,15 @@ in one is left out by the next. Called again, it goes on where it was cut off, a
 
 import math
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from lsst.daf.butler import Butler, DimensionRecord
+from lsst.sphgeom import Region
+from numpy.typing import NDArray
 from rich.console import Console
 
 from backbone.butler import ButlerArchive
@@ -80,7 +82,7 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
     """
     seen = patches(campaign)
     chosen = first_part(ranked(seen), part)
-    _check_room(campaign, sum(seen[patch] for patch in chosen))
+    _check_room(campaign, sum(len(seen[patch]) for patch in chosen))
     tracts, on_sky = _tracts(chosen), _patches(chosen)
     console.print(f"{len(chosen)} patches of {len({tract for tract, _ in chosen})} tracts, into {campaign.output}")
     return _steps(campaign, "drp.yaml", (tracts, tracts, on_sky, on_sky, on_sky), console)
@@ -89,7 +91,7 @@ def release(campaign: Campaign, part: int, console: Console) -> Outcome:
 def templates(campaign: Campaign, console: Console) -> Outcome:
     """Make templates, and have prompt processing take them. Raises BadData as `release` does."""
     seen = patches(campaign)
-    _check_room(campaign, sum(seen.values()))
+    _check_room(campaign, sum(map(len, seen.values())))
     tracts = _tracts([*seen])
     outcome = _steps(campaign, "templates.yaml", (tracts,) * 4, console)
     archive = ButlerArchive.open(campaign.butler)
@@ -97,18 +99,20 @@ def templates(campaign: Campaign, console: Console) -> Outcome:
     return outcome
 
 
-def patches(campaign: Campaign) -> dict[Patch, int]:
-    """Patches that the visits touch, and how many visit-detectors each."""
+def patches(campaign: Campaign) -> dict[Patch, list[Region]]:
+    """Patches that the visits touch, and the regions of those visit-detectors."""
     archive = ButlerArchive.create(campaign.butler)
     archive.register_camera(camera(campaign.instrument))
     with Butler.from_config(str(campaign.butler)) as butler:
         archive.register_tracts([skymap.tract(number) for number in _tracts_seen(butler, campaign)])
         dimensions = ("instrument", "visit", "detector", "skymap", "tract", "patch")
-        seen = butler.query_data_ids(dimensions, where=campaign.query, limit=None, explain=False)
-    depth = Counter((int(each["tract"]), int(each["patch"])) for each in seen)
-    if not depth:
+        regions = {(each.visit, each.detector): each.region for each in _seen(butler, campaign)}
+        seen: defaultdict[Patch, list[Region]] = defaultdict(list)
+        for each in butler.query_data_ids(dimensions, where=campaign.query, limit=None, explain=False):
+            seen[int(each["tract"]), int(each["patch"])].append(regions[each["visit"], each["detector"]])
+    if not seen:
         raise BadData(f"{campaign.butler}: no visit fits {campaign.query}")
-    return dict(depth)
+    return dict(seen)
 
 
 def _check_room(campaign: Campaign, warps: int) -> None:
@@ -133,17 +137,24 @@ def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
     return {tract for circle in circles for tract in tracts_touched(circle)}
 
 
-def ranked(seen: Mapping[Patch, int]) -> list[Patch]:
-    """Patches of which a part is its tract's own, by how much of the visits' light is there: the most first."""
-    light = {patch: depth * _inner(*patch) for patch, depth in seen.items()}
-    return sorted((patch for patch in light if light[patch] > 0.0), key=lambda patch: (-light[patch], patch))
+def ranked(seen: Mapping[Patch, Sequence[Region]]) -> list[Patch]:
+    """Patches of which a part is its tract's own, by how much of the visits' light falls there: the most first."""
+    own = {patch: places for patch in seen if len(places := _own(*patch))}
+    light = {patch: sum(_places_in(region, own[patch]) for region in seen[patch]) for patch in own}
+    return sorted(own, key=lambda patch: (-light[patch], patch))
 
 
-def _inner(number: int, patch: int) -> float:
-    """The part of a patch that lies in its tract's own area; what lies beyond is the next tract's, too."""
+def _places_in(region: Region, places: NDArray[np.float64]) -> int:
+    return int(np.count_nonzero(region.contains(*np.deg2rad(places).T)))
+
+
+def _own(number: int, patch: int) -> NDArray[np.float64]:
+    """Of a grid of places on a patch those in its tract's own area (ra, dec, degrees): the others are the next's, too."""
     tract, box = skymap.tract(number), skymap.Tract.patch_box(patch)
     x, y = np.meshgrid(np.linspace(box.x0, box.x1, _PROBES), np.linspace(box.y0, box.y1, _PROBES))
-    return float((skymap.tract_ids(*tract.wcs.pixel_to_sky(x, y)) == number).mean())
+    places = np.stack([axis.ravel() for axis in tract.wcs.pixel_to_sky(x, y)], axis=1)
+    own: NDArray[np.float64] = places[skymap.tract_ids(*places.T) == number]
+    return own
 
 
 def first_part(seen: Sequence[Patch], part: int) -> list[Patch]:
