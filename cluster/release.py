@@ -149,7 +149,7 @@ def _places_in(region: Region, places: NDArray[np.float64]) -> int:
 
 
 def _own(number: int, patch: int) -> NDArray[np.float64]:
-    """Of a grid of places on a patch those in its tract's own area (ra, dec, degrees): the others are the next's, too."""
+    """Of places all over a patch those in its tract's own area (ra, dec, degrees): the others are the next's, too."""
     tract, box = skymap.tract(number), skymap.Tract.patch_box(patch)
     x, y = np.meshgrid(np.linspace(box.x0, box.x1, _PROBES), np.linspace(box.y0, box.y1, _PROBES))
     places = np.stack([axis.ravel() for axis in tract.wcs.pixel_to_sky(x, y)], axis=1)
