@@ -104,9 +104,10 @@ def patches(campaign: Campaign) -> dict[Patch, list[Region]]:
     archive = ButlerArchive.create(campaign.butler)
     archive.register_camera(camera(campaign.instrument))
     with Butler.from_config(str(campaign.butler)) as butler:
-        archive.register_tracts([skymap.tract(number) for number in _tracts_seen(butler, campaign)])
-        dimensions = ("instrument", "visit", "detector", "skymap", "tract", "patch")
         regions = {(each.visit, each.detector): each.region for each in _seen(butler, campaign)}
+        tracts = {tract for each in regions.values() for tract in tracts_touched(each.getBoundingCircle())}
+        archive.register_tracts([skymap.tract(number) for number in tracts])
+        dimensions = ("instrument", "visit", "detector", "skymap", "tract", "patch")
         seen: defaultdict[Patch, list[Region]] = defaultdict(list)
         for each in butler.query_data_ids(dimensions, where=campaign.query, limit=None, explain=False):
             seen[int(each["tract"]), int(each["patch"])].append(regions[each["visit"], each["detector"]])
@@ -130,11 +131,6 @@ def _check_room(campaign: Campaign, warps: int) -> None:
 def _seen(butler: Butler, campaign: Campaign) -> list[DimensionRecord]:
     """Regions of the visit-detectors."""
     return butler.query_dimension_records("visit_detector_region", where=campaign.visits, limit=None, explain=False)
-
-
-def _tracts_seen(butler: Butler, campaign: Campaign) -> set[int]:
-    circles = [record.region.getBoundingCircle() for record in _seen(butler, campaign)]
-    return {tract for circle in circles for tract in tracts_touched(circle)}
 
 
 def ranked(seen: Mapping[Patch, Sequence[Region]]) -> list[Patch]:

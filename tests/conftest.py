@@ -17,11 +17,9 @@ ALONE = "pytest.mark.ray"
 """What marks a file in which a Ray is started: many at once would compete for two cores."""
 
 ROOT = Path(__file__).parents[1]
+NIGHTS = ROOT / "tests" / "night"
 
-
-NIGHTS = Path(__file__).parent / "night"
-
-# They are for the workers of a night: pytest's own processes would each hold 5 GB at the end, and start with these.
+# `cluster` sets them for its workers. A process of pytest's that started with them would hold 5 GB at the end.
 for _variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.pop(_variable, None)
 

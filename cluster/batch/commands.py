@@ -39,7 +39,7 @@ from schemas.errors import BadData, Transient
 _LOOK_S, _SILENT_S = 0.5, 60.0
 
 _PATIENCE = {"RAY_raylet_start_wait_time_s": "60"}
-"""What Ray's start may take, niced and beside whatever else there is to do: Ray itself gives up after 30 s."""
+"""What Ray's start may take beside whatever else there is to do: Ray itself gives up after 30 s."""
 
 
 def submit(folder: Path, request: BatchRequest, console: Console) -> RunFolder:

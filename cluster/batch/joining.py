@@ -117,9 +117,10 @@ def _asked_for(asked: OnCluster) -> Joined | None:
 
 
 def _take_second_place() -> None:
-    """Of a coordinator and all that it starts. Linux may compare niceness only within a session: it has its own."""
-    os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    if os.getsid(0) == os.getpid():
+    """Of a coordinator and all that it started. Linux may compare niceness only within a session: it has its own."""
+    own = os.getsid(0) == os.getpid()
+    os.setpriority(os.PRIO_PGRP if own else os.PRIO_PROCESS, 0, _NICENESS)  # with Ray's threads and processes
+    if own:
         with suppress(OSError):  # a kernel without automatic groups
             Path("/proc/self/autogroup").write_text(str(_NICENESS), encoding="ascii")
 

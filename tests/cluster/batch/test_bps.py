@@ -205,7 +205,7 @@ def test_a_run_is_canceled_or_loses_its_coordinator_and_goes_on(
     jobs.add("hangs", hangs, "before")
     run = jobs.submit()
     for end in (kill, cancel):
-        eventually((tmp_path / "pids").exists)
+        eventually(lambda: (tmp_path / "pids").exists() and len((tmp_path / "pids").read_text().split()) == 2)
         assert states(report(run))["hangs"] == WmsStates.RUNNING
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         end(run)
