@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from backbone.fits_errors import opened, refused_by_name, written_or_transient
 from backbone.psf_model import psf_in_box
 from schemas.errors import BadData
-from schemas.image import Calibration, MaskedImage, Psf, Template
+from schemas.image import Calibration, Inputs, MaskedImage, Psf, Template
 from schemas.skymap import Box
 from schemas.wcs import Wcs
 
@@ -29,7 +29,7 @@ Cards = Mapping[str, str | float | int]
 Plane = NDArray[np.float32] | NDArray[np.uint16]
 _CALIBRATION = tuple(field.name for field in fields(Calibration))
 _MASKED = ("image", "mask", "variance")
-_BITS = ("mask", "defects")
+_BITS = ("mask", "defects", "taken")
 _VISITS = "VISITS"
 _KEYWORD_LENGTH = 8
 _MODULUS = (1 << 32) - 1
@@ -52,12 +52,13 @@ def read_calibration(path: Path) -> Calibration:
 def write_template(path: Path, template: Template, cards: Cards) -> None:
     """Write a template; `cards`: for the primary header. Raises BadData for a plane of a wrong kind."""
     planes = {name: getattr(template.pixels, name) for name in _MASKED} | {"psf": template.psf.components}
-    _check(path, planes, of_one_shape=_MASKED)
     psf = {"ORDER": template.psf.order, "NY": template.psf.shape[0], "NX": template.psf.shape[1]}
     wcs = template.wcs.to_header() | {"BUNIT": "nJy"}
     primary: dict[str, str | float | int] = {**cards, "FILTBAND": template.band}
-    if template.visits:
-        primary[_VISITS] = ",".join(map(str, template.visits))
+    if template.inputs:
+        primary[_VISITS] = ",".join(map(str, template.inputs.visits))
+        planes |= {"weight": template.inputs.weight, "taken": template.inputs.taken}
+    _check(path, planes, of_one_shape=_MASKED)
     _write(path, primary, planes, {"image": wcs, "mask": wcs, "variance": wcs | {"BUNIT": "nJy2"}, "psf": psf})
 
 
@@ -71,20 +72,23 @@ def read_template(path: Path, box: Box | None = None) -> Template:
         wcs = Wcs.from_header(dict(hdus["IMAGE"].header))
         cards = hdus["PSF"].header
         psf = Psf(plane(hdus, "psf"), cards["ORDER"], (cards["NY"], cards["NX"]))
-        band, visits = str(hdus[0].header["FILTBAND"]), _visits(hdus)
-    if box is None:
-        return Template(pixels, wcs, psf, band, visits)
-    return Template(pixels, wcs.shifted(box.x0, box.y0), psf_in_box(psf, box), band, visits)
+        band = str(hdus[0].header["FILTBAND"])
+        if box is None:
+            return Template(pixels, wcs, psf, band, _inputs(hdus))
+    return Template(pixels, wcs.shifted(box.x0, box.y0), psf_in_box(psf, box), band)
 
 
-def visits_of_template(path: Path) -> tuple[int, ...]:
-    """`Template.visits` of a file. Raises as `read_template` does."""
+def inputs_of_template(path: Path) -> Inputs | None:
+    """`Template.inputs` of a file. Raises as `read_template` does."""
     with refused_by_name(path), opened(path, do_not_scale_image_data=True) as hdus:
-        return _visits(hdus)
+        return _inputs(hdus)
 
 
-def _visits(hdus: fits.HDUList) -> tuple[int, ...]:
-    return tuple(int(visit) for visit in str(hdus[0].header.get(_VISITS, "")).split(",") if visit)
+def _inputs(hdus: fits.HDUList) -> Inputs | None:
+    told = hdus[0].header.get(_VISITS)
+    if told is None:
+        return None
+    return Inputs(tuple(map(int, str(told).split(","))), plane(hdus, "weight"), plane(hdus, "taken"))
 
 
 def _check(path: Path, planes: Mapping[str, Plane], *, of_one_shape: tuple[str, ...]) -> None:

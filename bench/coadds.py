@@ -289,7 +289,7 @@ def asteroids_left(coadds: Sequence[Coadd], earlier: Sequence[Table]) -> Told:
         clear = inside(coadd, x, y) & (tree.query(np.stack([x, y], 1))[0] > CLEAR_PX / 2.0)
         seen = measured(coadd, x[clear], y[clear])
         left.append(seen.flux)
-        plain.append(movers["flux"][clear] / len(coadd.visits))
+        plain.append(movers["flux"][clear] / len(coadd.inputs.visits))
         pull.append(seen.flux / seen.flux_err)
     flux, expected, sigmas = np.concatenate(left), np.concatenate(plain), np.concatenate(pull)
     return {
@@ -314,14 +314,14 @@ def trails_left(coadd: Coadd, wcs: Wcs, path: hits.Streak, detector: Detector, z
         x, y = coadd.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))
         lines.append(np.where(inside(coadd, x, y), at(coadd.pixels.image, x, y), np.nan))
     on, before, behind = (float(np.nanmedian(line)) for line in lines)
-    return {"left": on - (before + behind) / 2.0, "of a plain mean": path.peak * zero_point / len(coadd.visits)}
+    return {"left": on - (before + behind) / 2.0, "of a plain mean": path.peak * zero_point / len(coadd.inputs.visits)}
 
 
 def inside(coadd: Coadd, x: Floats, y: Floats) -> NDArray[np.bool_]:
     """Places that all visits see, on the patch itself."""
     ny, nx = coadd.pixels.shape
     result: NDArray[np.bool_] = (x > MARGIN) & (y > MARGIN) & (x < nx - MARGIN) & (y < ny - MARGIN)
-    result[result] &= at(coadd.depth, x[result], y[result]) >= len(coadd.visits) - 4
+    result[result] &= at(coadd.depth, x[result], y[result]) >= len(coadd.inputs.visits) - 4
     return result
 
 
@@ -350,7 +350,7 @@ def measure(seed: int, folder: Path) -> None:
     earlier, later = visits[:VISITS], visits[VISITS:]
     truths = [kept(folder / f"{k}.pickle", partial(reduced, plane, v, seed))[1] for k, v in enumerate(earlier)]
     (known, made), coadds = archives(seed, later[0], folder, times)
-    whole = max(coadds, key=lambda coadd: (int(coadd.depth.sum()), coadd.visits))
+    whole = max(coadds, key=lambda coadd: (int(coadd.depth.sum()), coadd.inputs.visits))
     told({"coadd": quality(whole, truths)})
     told({"asteroids": asteroids_left(coadds, truths)})
     for k in CROSSED:
@@ -369,7 +369,7 @@ def measure(seed: int, folder: Path) -> None:
         }
     )
     if times.seconds:
-        parts = sum(len(coadd.visits) for coadd in coadds)
+        parts = sum(len(coadd.inputs.visits) for coadd in coadds)
         spent = {name: seconds / parts for name, seconds in times.seconds.items()}
         print(f"core-seconds: {spent['warp']:.2f} a warp, {spent['coadd']:.2f} a warp coadded, of {parts}")
 

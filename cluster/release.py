@@ -229,7 +229,10 @@ def request_of(campaign: Campaign, pipeline: str, place: str) -> BatchRequest:
     )  # fmt: skip
 
 
-_LABELS = ("single_frame", "relative_calibration", "warp", "coadd", "template", "objects", "forced", "light_curves")
+_LABELS = (
+    "single_frame", "relative_calibration", "template_psf", "warp", "coadd", "template", "objects", "forced",
+    "light_curves",
+)  # fmt: skip
 
 
 def unfinished(folder: Path, request: BatchRequest) -> RunFolder | None:

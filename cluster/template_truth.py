@@ -1,4 +1,4 @@
-"""What varies, against templates made of visits: they have it as it was in the mean of those, not as in the deep sky.
+"""What varies, against templates made of visits: they have it as it was in those that each pixel is the mean of.
 
 The camera tells the truth about a visit against the simulator's own templates. Where prompt processing has others, the
 same sky is looked at once more, at the times of their visits.
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from access.report.truth_check import Columns, Floats
 from backbone.butler import ButlerArchive
 from backbone.butler_errors import NotKept
-from backbone.masked_fits import visits_of_template
+from backbone.masked_fits import inputs_of_template
 from cluster.settings import Settings
 from schemas.identity import DatasetId
+from schemas.image import Image, Inputs
 from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Tract, tract_at
 from schemas.tables import Table
 from simulators.ocs.schedule import PlannedVisit
@@ -27,6 +28,8 @@ from simulators.sky.sources import Kind
 
 Ints = NDArray[np.int64]
 
+KEPT_PATCHES = 64
+"""In memory at once: 2 MB each."""
 _GRID_DEG, _RADIUS_DEG = 0.2, 0.35
 """The sky is asked for about the points of a grid: for what lies within a CCD's reach of them."""
 
@@ -39,7 +42,7 @@ class TemplateTruth:
         self._archive, self._sky = ButlerArchive.open(settings.butler), Sky(seed)
         known = settings.camera.filters
         self._bands = {v.observation(0).visit: known[v.physical_filter] for v in plan if v.physical_filter in known}
-        self._visits_in = lru_cache(maxsize=None)(self._visits_of_patch)
+        self._inputs_of = lru_cache(maxsize=KEPT_PATCHES)(self._inputs_of_patch)
         self._fluxes_at = lru_cache(maxsize=256)(self._fluxes)
         self._midpoint = lru_cache(maxsize=None)(self._midpoint_of)
 
@@ -49,17 +52,17 @@ class TemplateTruth:
             return truth
         place, band = (float(np.median(truth["ra"])), float(np.median(truth["dec"]))), self._bands[visit]
         tract, template = tract_at(*place), truth["template_flux"].astype(float)
-        for patch, rows in _by_patch(truth, tract):
-            if visits := self._visits_in(tract.id, patch, band):
-                template[rows] = self._mean(truth["id"][rows], place, band, visits)
+        for patch, rows, x, y in _by_patch(truth, tract):
+            if inputs := self._inputs_of(tract.id, patch, band):
+                seen = self._seen(truth["id"][rows], place, band, inputs.visits)
+                template[rows] = _mean(seen, inputs.at(x, y))
         return against(truth, template)
 
-    def _mean(self, ids: Ints, place: tuple[float, float], band: str, visits: Sequence[int]) -> Floats:
-        """nJy: of each source in the visits; 0 in those where it was not there."""
+    def _seen(self, ids: Ints, place: tuple[float, float], band: str, visits: Sequence[int]) -> Floats:
+        """(visits, n), nJy: of each source in the visits; 0 in those where it was not there."""
         ra, dec = (round(angle / _GRID_DEG) * _GRID_DEG for angle in place)
         seen = (self._fluxes_at(ra, dec, band, self._midpoint(visit)) for visit in visits)
-        mean: Floats = np.mean([_looked_up(each, ids) for each in seen], axis=0)
-        return mean
+        return np.array([_looked_up(each, ids) for each in seen])
 
     def _fluxes(self, ra: float, dec: float, band: str, mjd: float) -> Table:
         """What stays in its place, by id."""
@@ -67,12 +70,12 @@ class TemplateTruth:
         still: Table = found[found["kind"] != Kind.ASTEROID]
         return still[np.argsort(still["id"])]
 
-    def _visits_of_patch(self, tract: int, patch: int, band: str) -> tuple[int, ...]:
+    def _inputs_of_patch(self, tract: int, patch: int, band: str) -> Inputs | None:
         try:
             uri = self._archive.uri(DatasetId(dataset_type="template_patch", tract=tract, patch=patch, band=band))
         except NotKept:
-            return ()
-        return visits_of_template(Path(ResourcePath(uri).ospath))
+            return None
+        return inputs_of_template(Path(ResourcePath(uri).ospath))
 
     def _midpoint_of(self, visit: int) -> float:
         """MJD TAI."""
@@ -89,13 +92,20 @@ def against(truth: Columns, template: Floats) -> Columns:
     return truth | {"template_flux": template, "difference_flux": difference, "snr": difference / np.abs(noise)}
 
 
-def _by_patch(truth: Columns, tract: Tract) -> Iterator[tuple[int, Ints]]:
-    """Each patch of a tract in which there are sources, and their rows."""
-    x, y = tract.wcs.sky_to_pixel(truth["ra"], truth["dec"])
-    row, column = (np.floor((axis + 0.5) / PATCH_PIXELS).astype(np.int64) for axis in (y, x))
-    patch = row * TRACT_PATCHES + column
+def _mean(seen: Floats, weight: Image) -> Floats:
+    """Of fluxes (visits, n), with the weights that the visits have; all have the same where the template has none."""
+    weight = np.where(weight.any(0), weight, np.float32(1.0))
+    result: Floats = np.average(seen, axis=0, weights=weight)
+    return result
+
+
+def _by_patch(truth: Columns, tract: Tract) -> Iterator[tuple[int, Ints, Ints, Ints]]:
+    """Each patch of a tract in which there are sources, their rows, and their pixels x, y in it."""
+    x, y = (np.rint(axis).astype(np.int64) for axis in tract.wcs.sky_to_pixel(truth["ra"], truth["dec"]))
+    patch = y // PATCH_PIXELS * TRACT_PATCHES + x // PATCH_PIXELS
     for number in np.unique(patch):
-        yield int(number), np.flatnonzero(patch == number)
+        rows = np.flatnonzero(patch == number)
+        yield int(number), rows, x[rows] % PATCH_PIXELS, y[rows] % PATCH_PIXELS
 
 
 def _looked_up(fluxes: Table, ids: Ints) -> Floats:

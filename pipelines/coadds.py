@@ -8,8 +8,9 @@ from lsst.pipe.base import NoWorkFound, PipelineTaskConfig, PipelineTaskConnecti
 
 from payloads.drp.coadd import make_coadd, sharpest, template_of
 from payloads.drp.relative import RelativeCalibration
+from payloads.drp.template_psf import TemplatePsf, template_psf
 from payloads.drp.warps import NothingThere, Warp, make_warp
-from pipelines.steps import OF_CCD, OF_COADD, OF_TRACT, OF_WARP, Handles, Step, calibrated, made, taken
+from pipelines.steps import OF_CCD, OF_COADD, OF_TRACT, OF_WARP, Handles, Step, calibrated, made, taken, used
 from schemas import skymap
 
 
@@ -64,10 +65,35 @@ class CoaddStep(Step):
         return Struct(coadd=make_coadd(_loaders(warps)))
 
 
+class TemplatePsfConnections(PipelineTaskConnections, dimensions=OF_TRACT):
+    """All visit-detectors of a tract in a band, and the PSF that its templates have."""
+
+    summaries = taken("visit_detector_summary", "PachonFrameSummary", OF_CCD, many=True, late=True)
+    relative = taken("relative_calibration", "PachonRelativeCalibration", OF_TRACT)
+    psf = made("template_psf", "PachonTemplatePsf", OF_TRACT)
+
+
+class TemplatePsfConfig(PipelineTaskConfig, pipelineConnections=TemplatePsfConnections):
+    """See `TemplatePsfConnections`."""
+
+
+class TemplatePsfStep(Step):
+    """See `payloads.drp.template_psf`."""
+
+    ConfigClass = TemplatePsfConfig
+    _DefaultName = "template_psf"
+
+    def run(self, data_id: DataCoordinate, summaries: Handles, relative: RelativeCalibration) -> Struct:
+        """The PSF. Raises NoWorkFound if the calibration excludes all."""
+        frames = [handle.get() for handle in used(summaries, relative)]
+        return Struct(psf=template_psf(frames, skymap.tract(int(data_id["tract"])).wcs))
+
+
 class TemplateConnections(PipelineTaskConnections, dimensions=OF_COADD):
     """Warps of a patch in a band, and the template made of the sharpest."""
 
     warps = taken("direct_warp", "PachonWarp", OF_WARP, many=True, late=True)
+    psf = taken("template_psf", "PachonTemplatePsf", OF_TRACT)
     template = made("template_patch", "PachonTemplate", OF_COADD)
 
 
@@ -81,11 +107,11 @@ class TemplateStep(Step):
     ConfigClass = TemplateConfig
     _DefaultName = "template"
 
-    def run(self, data_id: DataCoordinate, warps: Handles) -> Struct:
+    def run(self, data_id: DataCoordinate, warps: Handles, psf: TemplatePsf) -> Struct:
         """The template."""
         chosen = sharpest(_loaders(warps))
         self.log.info("%s: %d of %d warps", data_id, len(chosen), len(warps))
-        return Struct(template=template_of(make_coadd(chosen)))
+        return Struct(template=template_of(make_coadd(chosen, psf.kernel)))
 
 
 def _loaders(warps: Handles) -> list[Callable[[], Warp]]:

@@ -95,16 +95,21 @@ def ccd_of(data_id: DataCoordinate) -> tuple[int, int]:
     return int(data_id["visit"]), int(data_id["detector"])
 
 
+def used(handles: Handles, relative: RelativeCalibration) -> list[DeferredDatasetHandle]:
+    """By visit and detector, what their tract's calibration does not exclude. Raises NoWorkFound if that is nothing."""
+    excluded = {(each.visit, each.detector) for each in relative.excluded}
+    left = [handle for handle in handles if ccd_of(handle.dataId) not in excluded]
+    if not left:
+        raise NoWorkFound(f"the relative calibration excludes {[ccd_of(handle.dataId) for handle in handles]}")
+    return sorted(left, key=lambda handle: ccd_of(handle.dataId))
+
+
 def calibrated(images: Handles, relative: RelativeCalibration) -> Iterator[tuple[int, VisitImage]]:
     """By detector, a visit's images with the scales and WCSs of their tract's calibration, each read when its turn is.
 
-    Those that it excludes are left out. Raises NoWorkFound if that leaves none.
+    Without those that `used` leaves out, and raises as it does.
     """
-    excluded = {(each.visit, each.detector) for each in relative.excluded}
-    used = [handle for handle in images if ccd_of(handle.dataId) not in excluded]
-    if not used:
-        raise NoWorkFound(f"the relative calibration excludes {[ccd_of(handle.dataId) for handle in images]}")
-    for handle in sorted(used, key=lambda handle: ccd_of(handle.dataId)):
+    for handle in used(images, relative):
         visit, detector = ccd_of(handle.dataId)
         yield detector, apply(relative, _image(_Asked(handle.ref.id, handle)), visit, detector)
 

@@ -170,17 +170,40 @@ class VisitImage:
 
 
 @dataclass(frozen=True, eq=False)
+class Inputs:
+    """Of which visits the mean is, that an image is, and where: `weight` (n,), nJy**-2, of each of `visits`.
+
+    `taken`: (n / 16, ny / 2, nx / 2), a bit for each visit, the first the lowest: whether it is in every other pixel.
+    """
+
+    visits: tuple[int, ...]
+    weight: Image
+    taken: MaskPlane
+
+    def at(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> Image:
+        """(n, m): the weights of the visits at pixels x, y (m,) of the image; 0 where a visit was left out."""
+        words = self.taken[:, y // 2, x // 2]
+        bits = [words[k // INPUT_BITS] >> np.uint16(k % INPUT_BITS) & np.uint16(1) for k in range(len(self.visits))]
+        result: Image = np.array(bits, np.float32) * self.weight[:, None]
+        return result
+
+
+INPUT_BITS = 16
+"""Visits that a plane of `Inputs.taken` tells of."""
+
+
+@dataclass(frozen=True, eq=False)
 class Template:
     """Deep sky in nJy, one band, in its own WCS (a tract's pixel grid, cropped), with one PSF.
 
-    `visits`: whose mean it is; none where nobody knows.
+    `inputs`: whose mean it is; None where nobody knows, or of a part.
     """
 
     pixels: MaskedImage
     wcs: Wcs
     psf: Psf
     band: str
-    visits: tuple[int, ...] = ()
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, eq=False)

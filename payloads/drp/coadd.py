@@ -6,21 +6,22 @@ is the mean of the visits', with the same weights.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from payloads.drp.artefacts import find_artefacts, match_skies
-from payloads.drp.coadd_psf import PsfSum, psf_within
+from payloads.drp.coadd_psf import PsfSum, psf_of, psf_within
 from payloads.drp.coadd_sky import on_empty_sky
 from payloads.drp.coadd_sums import Sums
 from payloads.drp.matching import BIN, binned, matched, targets
+from payloads.drp.template_psf import brought, how_many
 from payloads.drp.warps import MARGIN, Warp
 from payloads.imaging import background
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskedImage, Psf, Template
+from schemas.image import Image, Inputs, Mask, MaskedImage, Psf, Template
 from schemas.wcs import Wcs
 
 Floats = NDArray[np.float64]
@@ -30,8 +31,6 @@ Loader = Callable[[], Warp]
 NO_DATA_VARIANCE = np.float32(1e18)
 """nJy**2 in a template where there is none: no weight at all, and its square is still a float32."""
 
-_SHARPEST_PART, _FEWEST = 1.0 / 3.0, 8
-"""Of the visits, how many make a template, and how many at the least."""
 _TEMPLATE_BITS = np.uint16(Mask.SAT | Mask.BAD | Mask.NO_DATA)
 
 
@@ -42,8 +41,8 @@ class Coadd:
     `pixels`: NaN with infinite variance and NO_DATA where no visit has a pixel; SAT where saturated visits would have a
     tenth of the weight or more; BAD where no visit has a good pixel, and SAT if it is that; HALO where most have it.
     The variance is a PSF-sized sum's, of sky and sources. `depth`: (ny, nx), how many visits each pixel is the mean of.
-    `visits`: in their order, with each one's `weight` (nJy**-2), FWHM (`fwhm_px`), and the part of its pixels that was
-    left out as an artefact.
+    `inputs`: the visits in their order, and with each one's FWHM (`fwhm_px`) and the part of its pixels that was left
+    out as an artefact.
     """
 
     pixels: MaskedImage
@@ -51,8 +50,7 @@ class Coadd:
     psf: Psf
     band: str
     depth: NDArray[np.uint16]
-    visits: tuple[int, ...]
-    weight: Floats
+    inputs: Inputs
     fwhm_px: Floats
     artefacts: Floats
 
@@ -68,8 +66,11 @@ class _Compared:
     artefacts: Bools
 
 
-def make_coadd(warps: Sequence[Loader]) -> Coadd:
+def make_coadd(warps: Sequence[Loader], target: Image | None = None) -> Coadd:
     """The coadd of a patch's warps, each loaded twice and let go: half-size planes of all are kept, 10 MB each.
+
+    `target`: (k, k), a PSF to bring it to (see `payloads.drp.template_psf`); else it has the visits', weighted as they
+    are, which jumps a little where one of them ends.
 
     Skies are matched to their mean first, and what is left of them is taken from the coadd. Of three visits or more,
     what is in few is left out (see `payloads.drp.artefacts`); of two, what is brighter in one; of one, nothing but what
@@ -78,20 +79,23 @@ def make_coadd(warps: Sequence[Loader]) -> Coadd:
     if not warps:
         raise BadData("a coadd of no warps")
     compared = _compare(warps)
-    sums, psf, told = Sums(compared.shape), PsfSum(), []
+    sums, psfs, told = Sums(compared.shape), PsfSum(compared.shape), []
     for load, sky, clipped in zip(warps, compared.skies, compared.artefacts, strict=True):
         warp = load()
-        used = sums.add(warp, background.render(sky, compared.shape), clipped)
-        psf.add(warp.kernels, used / warp.sky_variance)
+        psfs.add(warp.kernels, sums.add(warp, background.render(sky, compared.shape), clipped))
         told.append((warp.visit, 1.0 / warp.sky_variance, warp.fwhm, float(clipped.mean())))
     visits, weight, fwhm_px, artefacts = zip(*told, strict=True)
     if not sum(weight) > 0.0:
         raise BadData(f"a {compared.band} coadd of visits {list(visits)}: none has a good pixel")
     pixels, depth = sums.result()
     on_empty_sky(pixels)
+    kernels = psfs.means()
+    if target is not None:
+        pixels, kernels = brought(pixels, kernels, target)
     return Coadd(
-        pixels=pixels, wcs=compared.wcs, psf=psf.psf(compared.shape), band=compared.band, depth=depth, visits=visits,
-        weight=np.array(weight), fwhm_px=np.array(fwhm_px), artefacts=np.array(artefacts),
+        pixels=pixels, wcs=compared.wcs, psf=psf_of(kernels, compared.shape), band=compared.band, depth=depth,
+        inputs=Inputs(visits, np.array(weight, np.float32), sums.taken), fwhm_px=np.array(fwhm_px),
+        artefacts=np.array(artefacts),
     )  # fmt: skip
 
 
@@ -107,7 +111,9 @@ def template_of(coadd: Coadd) -> Template:
     image = np.where(none, np.float32(0.0), coadd.pixels.image[inner])
     variance = np.where(none, NO_DATA_VARIANCE, coadd.pixels.variance[inner])
     wcs = coadd.wcs.shifted(MARGIN, MARGIN)
-    return Template(MaskedImage(image, mask, variance), wcs, psf_within(coadd.psf, MARGIN), coadd.band, coadd.visits)
+    half = tuple(slice(part.start // 2, part.stop // 2) for part in inner)
+    inputs = replace(coadd.inputs, taken=np.ascontiguousarray(coadd.inputs.taken[:, *half]))
+    return Template(MaskedImage(image, mask, variance), wcs, psf_within(coadd.psf, MARGIN), coadd.band, inputs)
 
 
 def sharpest(warps: Sequence[Loader]) -> list[Loader]:
@@ -117,12 +123,12 @@ def sharpest(warps: Sequence[Loader]) -> list[Loader]:
     taken as well. Loads each warp once.
     """
     told = [(warp.fwhm, warp.covered) for warp in (load() for load in warps)]
-    most = max(_FEWEST, round(_SHARPEST_PART * len(told)))
+    most, fewest = how_many(len(told)), how_many(0)
     depth: NDArray[np.int64] = np.zeros(told[0][1].shape, np.int64) if told else np.zeros((0, 0), np.int64)
     chosen = []
     for rank, k in enumerate(sorted(range(len(told)), key=lambda k: told[k][0])):
         covered = told[k][1]
-        if rank < most or (depth[covered] < _FEWEST).any():
+        if rank < most or (depth[covered] < fewest).any():
             chosen.append(k)
             depth += covered
     return [warps[k] for k in sorted(chosen)]

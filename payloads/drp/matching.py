@@ -10,10 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from payloads.drp.psf_fourier import gaussian_transform, inverse, transform
 from payloads.drp.warps import CELL, SPOILT, Warp
 from payloads.imaging.convolve import convolve_blocks
 from payloads.imaging.morphology import grown
-from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.image import Image, Mask, MaskedImage, MaskPlane
 
 Floats = NDArray[np.float64]
@@ -27,7 +27,6 @@ _MUCH_WORSE = 1.3
 """FWHM, in the visits' median, beyond which one does not widen the common PSF."""
 _WIDER = 1.12
 """Common PSF's FWHM in the widest one's: the kernels then fall off smoothly."""
-_FFT = 96
 _HALF = 8
 """Binned pixels that a kernel reaches: 16 of the warp's, where all but a few thousandths of a difference are."""
 _NOISE = 1e-4
@@ -105,34 +104,15 @@ def matched(warp: Binned, target: Target) -> Image:
 def _target(warp: Binned) -> Target:
     mean = warp.kernels.mean((0, 1))
     added = warp.fwhm * np.sqrt(_WIDER**2 - 1.0)
-    return Target(np.abs(_transform(mean)) * _gaussian_transform(added), warp.fwhm * _WIDER)
-
-
-def _gaussian_transform(fwhm: float) -> Floats:
-    """Of a round Gaussian (pixels), of sum 1."""
-    sigma = fwhm / FWHM_OF_SIGMA
-    across, along = np.fft.fftfreq(_FFT)[:, None], np.fft.rfftfreq(_FFT)
-    result: Floats = np.exp(-2.0 * (np.pi * sigma) ** 2 * (across**2 + along**2))
-    return result
+    return Target(np.abs(transform(mean)) * gaussian_transform(added), warp.fwhm * _WIDER)
 
 
 def _matching(psfs: Image, target: Floats) -> Image:
     """(n, 17, 17): kernels on binned pixels, sum 1, that take PSFs (n, k, k) to the target."""
-    psf = _transform(psfs)
-    full = np.fft.irfft2(target * psf.conj() / (np.abs(psf) ** 2 + _NOISE), (_FFT, _FFT))
-    full = np.fft.fftshift(full, (-2, -1))
-    middle, reach = _FFT // 2, BIN * _HALF
-    taps = full[:, middle - reach : middle + reach + 1 : BIN, middle - reach : middle + reach + 1 : BIN]
+    psf = transform(psfs)
+    taps = inverse(target * psf.conj() / (np.abs(psf) ** 2 + _NOISE), 2 * BIN * _HALF + 1)[:, ::BIN, ::BIN]
     result: Image = (taps / taps.sum((1, 2), keepdims=True)).astype(np.float32)
     return result
-
-
-def _transform(psf: Image) -> NDArray[np.complex128]:
-    """(..., 96, 49): of PSFs (..., k, k) about their middle pixel."""
-    size = psf.shape[-1]
-    padded = np.zeros((*psf.shape[:-2], _FFT, _FFT))
-    padded[..., :size, :size] = psf
-    return np.fft.rfft2(np.roll(padded, (-(size // 2), -(size // 2)), (-2, -1)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -13,7 +13,7 @@ from payloads.imaging.characterize import Characterized, characterize
 from payloads.imaging.isr import remove_signature
 from payloads.imaging.snaps import EXPECTED_FWHM, combine_snaps, exposure_time, midpoint
 from schemas.errors import BadData
-from schemas.image import Calibration, MaskedImage, Observation, Raw, VisitImage
+from schemas.image import Calibration, MaskedImage, Observation, Psf, Raw, VisitImage
 from schemas.instrument import Detector
 from schemas.pointing import nominal_wcs
 from schemas.tables import Table
@@ -33,7 +33,8 @@ SINGLE_VISIT_STAR_DTYPE = np.dtype(
 class FrameSummary:
     """What a visit-detector is, beside its pixels; (ny, nx) its shape, `midpoint` TAI s, `exposure_time` s.
 
-    `zero_point`: nJy per electron within the PSF's stamp; `sky_e`, `depth_mag` as `CalibrationSummary` has them.
+    `zero_point`: nJy per electron within the PSF's stamp; `sky_e`, `depth_mag` as `CalibrationSummary` has them; `psf`:
+    the image's.
     """
 
     visit: int
@@ -51,6 +52,7 @@ class FrameSummary:
     depth_mag: float
     wcs_rms_mas: float
     n_stars: int
+    psf: Psf
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,5 +117,5 @@ def _summary(
         visit=seen.visit, detector=detector, band=seen.band, physical_filter=seen.physical_filter, ny=ny, nx=nx,
         wcs=image.wcs, midpoint=image.midpoint, exposure_time=image.exposure_time, zero_point=image.zero_point,
         fwhm_px=characterized.fwhm_px, sky_e=told.sky_e, depth_mag=told.depth_mag, wcs_rms_mas=told.wcs_rms_mas,
-        n_stars=len(characterized.stars),
+        n_stars=len(characterized.stars), psf=image.psf,
     )  # fmt: skip

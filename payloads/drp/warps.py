@@ -15,7 +15,7 @@ from payloads.imaging.psf_field import turned_kernels, with_corners
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from payloads.imaging.warp import warp
 from schemas.errors import BadData
-from schemas.image import Image, Mask, MaskedImage, VisitImage
+from schemas.image import Image, Mask, MaskedImage, Psf, VisitImage
 from schemas.skymap import Box, Tract
 from schemas.wcs import Wcs
 
@@ -113,6 +113,18 @@ def make_warp(images: Sequence[tuple[int, VisitImage]], tract: Tract, patch: int
     return _joined(visit, parts, wcs, shape)
 
 
+def turned(psf: Psf, source: Wcs, grid: Wcs, x: Floats, y: Floats) -> Image:
+    """(n, k, k): an image's PSF at pixels x, y (n,) of a grid, of sum 1 in a stamp of the size that it has there.
+
+    Fluxes are those within that stamp, and a turned square holds as much: so it must have its corners.
+    """
+    kernels = turned_kernels(with_corners(psf), source, grid, x, y)
+    edge = (kernels.shape[1] - psf.components.shape[1]) // 2
+    stamps = kernels[:, edge:-edge, edge:-edge]
+    result: Image = stamps / stamps.sum((1, 2), keepdims=True)
+    return result
+
+
 def cells_of(shape: tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of the cells that cover a grid."""
     return -(-shape[0] // CELL), -(-shape[1] // CELL)
@@ -191,21 +203,9 @@ def _put_kernels(kernels: Image, most: NDArray[np.int64], part: _Part, wcs: Wcs,
     chosen = count > most
     most[chosen] = count[chosen]
     if chosen.any():
-        turned = _turned(part.image, wcs, x[chosen], y[chosen])
-        edge = (kernels.shape[2] - turned.shape[1]) // 2
-        kernels[chosen] = np.pad(turned, ((0, 0), (edge, edge), (edge, edge)))
-
-
-def _turned(image: VisitImage, wcs: Wcs, x: Floats, y: Floats) -> Image:
-    """(n, k, k): the image's PSF at pixels x, y (n,) of the grid, of sum 1 in a stamp of the size that it has there.
-
-    Fluxes are those within that stamp, and a turned square holds as much: so it must have its corners.
-    """
-    turned = turned_kernels(with_corners(image.psf), image.wcs, wcs, x, y)
-    edge = (turned.shape[1] - image.psf.components.shape[1]) // 2
-    stamps = turned[:, edge:-edge, edge:-edge]
-    result: Image = stamps / stamps.sum((1, 2), keepdims=True)
-    return result
+        here = turned(part.image.psf, part.image.wcs, wcs, x[chosen], y[chosen])
+        edge = (kernels.shape[2] - here.shape[1]) // 2
+        kernels[chosen] = np.pad(here, ((0, 0), (edge, edge), (edge, edge)))
 
 
 def _centroids(part: _Part, shape: tuple[int, int]) -> tuple[NDArray[np.int64], Floats, Floats]:

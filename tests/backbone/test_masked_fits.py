@@ -9,14 +9,14 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from backbone.masked_fits import (
+    inputs_of_template,
     read_calibration,
     read_template,
-    visits_of_template,
     write_calibration,
     write_template,
 )
 from schemas.errors import BadData
-from schemas.image import Calibration, MaskedImage, Psf, Template
+from schemas.image import Calibration, Inputs, MaskedImage, Psf, Template
 from schemas.skymap import Box, tract_at
 from schemas.wcs import Wcs
 from tests.backbone.kept_objects import calibration, gaussian, template_patch
@@ -75,11 +75,18 @@ def test_cards_with_long_names_come_through(tmp_path: Path) -> None:
 
 
 def test_a_template_tells_of_which_visits_it_is_the_mean(patch: Template, patch_file: Path, tmp_path: Path) -> None:
-    assert visits_of_template(patch_file) == read_template(patch_file).visits == ()
-    made = replace(patch, visits=tuple(2026070500001 + number for number in range(40)))
-    write_template(tmp_path / "made.fits", made, {})
-    assert visits_of_template(tmp_path / "made.fits") == read_template(tmp_path / "made.fits").visits == made.visits
-    assert read_template(tmp_path / "made.fits", Box(0, 0, 5, 5)).visits == made.visits
+    assert inputs_of_template(patch_file) is None
+    assert read_template(patch_file).inputs is None
+    visits, rng = tuple(2026070500001 + number for number in range(40)), np.random.default_rng(1)
+    taken = rng.integers(0, 65536, (3, 1024, 1024)).astype(np.uint16)
+    made = Inputs(visits, rng.uniform(1e-4, 1.0, 40).astype(np.float32), taken)
+    write_template(tmp_path / "made.fits", replace(patch, inputs=made), {})
+    for told in (inputs_of_template(tmp_path / "made.fits"), read_template(tmp_path / "made.fits").inputs):
+        assert told is not None
+        assert told.visits == visits
+        assert np.array_equal(told.weight, made.weight)
+        assert np.array_equal(told.taken, made.taken)
+    assert read_template(tmp_path / "made.fits", Box(0, 0, 5, 5)).inputs is None
 
 
 def test_a_template_is_read_back(patch: Template, patch_file: Path) -> None:

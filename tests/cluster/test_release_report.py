@@ -18,7 +18,7 @@ from payloads.drp.single_frame import SINGLE_VISIT_STAR_DTYPE, FrameSummary
 from schemas import drp_tables, skymap
 from schemas.errors import BadData
 from schemas.identity import DatasetId, image_name, parse_exposure_id
-from schemas.image import Observation
+from schemas.image import Observation, Psf
 from schemas.instrument import camera
 from schemas.tables import REFCAT_DTYPE, Table, nulls
 from simulators.sky.sky import Sky
@@ -42,7 +42,7 @@ def summary_of(frame: SmallFrame) -> FrameSummary:
     return FrameSummary(
         visit=frame.visit, detector=frame.detector, band=frame.band, physical_filter="r_57", ny=frame.ny, nx=frame.nx,
         wcs=frame.wcs, midpoint=frame.midpoint, exposure_time=30.0, zero_point=1.0, fwhm_px=4.0, sky_e=1000.0,
-        depth_mag=24.5, wcs_rms_mas=5.0, n_stars=100,
+        depth_mag=24.5, wcs_rms_mas=5.0, n_stars=100, psf=Psf(np.ones((1, 1, 1), np.float32), 0, (frame.ny, frame.nx)),
     )  # fmt: skip
 
 

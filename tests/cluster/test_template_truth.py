@@ -1,10 +1,12 @@
 """The truth of a visit against templates that are the mean of other visits, as the simulated sky was in those."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from access.report.truth_check import Columns
 from backbone.butler import ButlerArchive
@@ -12,7 +14,7 @@ from cluster.settings import Settings
 from cluster.template_truth import TemplateTruth, against
 from schemas.clock import mjd_from_tai
 from schemas.identity import DatasetId
-from schemas.image import MaskedImage, Psf, Template
+from schemas.image import Inputs, MaskedImage, Psf, Template
 from schemas.skymap import Tract, tract_at
 from simulators.ocs.schedule import PlannedVisit, plan_own
 from simulators.ocs.week import plan_week
@@ -62,7 +64,14 @@ def settings(tmp_path: Path, week: list[PlannedVisit]) -> Settings:
     return made
 
 
-def put_templates(settings: Settings, visit: PlannedVisit, visits: tuple[int, ...]) -> None:
+def inputs_of(*visits: PlannedVisit, weight: Sequence[float] = ()) -> Inputs:
+    """Templates that are the mean of visits, all of them everywhere."""
+    taken = np.full((1, 1024, 1024), 2 ** len(visits) - 1, np.uint16)
+    numbers = tuple(visit.observation(0).visit for visit in visits)
+    return Inputs(numbers, np.array(weight or np.ones(len(visits)), np.float32), taken)
+
+
+def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None) -> None:
     archive, tract = ButlerArchive.open(settings.butler), tract_at(visit.ra, visit.dec)
     archive.register_tracts([tract])
     x, y = (int(axis) for axis in tract.wcs.sky_to_pixel(visit.ra, visit.dec))
@@ -72,11 +81,11 @@ def put_templates(settings: Settings, visit: PlannedVisit, visits: tuple[int, ..
         pixels = MaskedImage(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16), np.ones((4, 4), np.float32))
         psf = Psf(np.ones((1, 5, 5), np.float32) / 25, 0, (4, 4))
         name = DatasetId(dataset_type="template_patch", tract=tract.id, patch=patch, band=band_of(visit))
-        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), visits))
+        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), inputs))
 
 
 def test_the_simulators_own_templates_are_as_the_camera_tells(settings: Settings, plan: list[PlannedVisit]) -> None:
-    put_templates(settings, plan[0], ())
+    put_templates(settings, plan[0], None)
     truth = told(plan[0])
     retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
     for name in truth:
@@ -86,7 +95,7 @@ def test_the_simulators_own_templates_are_as_the_camera_tells(settings: Settings
 def test_what_varies_is_held_to_its_mean_in_the_templates_visits(
     settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
 ) -> None:
-    put_templates(settings, plan[0], tuple(visit.observation(0).visit for visit in week))
+    put_templates(settings, plan[0], inputs_of(*week))
     truth = told(plan[0])
     retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
     wanted = {kind: np.zeros((truth["kind"] == kind).sum()) for kind in Kind}
@@ -102,6 +111,32 @@ def test_what_varies_is_held_to_its_mean_in_the_templates_visits(
     variable = truth["kind"] == Kind.VARIABLE
     assert (np.abs(retold["template_flux"] - truth["template_flux"])[variable] > 1.0).any()
     assert np.array_equal(retold["difference_flux"], truth["flux"] - retold["template_flux"])
+
+
+def fluxes(truth: Columns, plan: list[PlannedVisit], visit: PlannedVisit) -> NDArray[np.float64]:
+    """nJy, of the truth's sources when a visit looked; 0 of what was not there."""
+    seen = Sky(SEED).sources(plan[0].ra, plan[0].dec, 2.0 * RADIUS_DEG, band_of(visit), mjd_of(visit))
+    seen = seen[seen["kind"] != Kind.ASTEROID]
+    flux = dict(zip(seen["id"].tolist(), seen["flux"].tolist(), strict=True))
+    return np.array([flux.get(int(number), 0.0) for number in truth["id"]])
+
+
+def test_visits_count_by_their_weights_and_not_where_they_were_left_out(
+    settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
+) -> None:
+    inputs = inputs_of(*week[:2], weight=(3.0, 1.0))
+    inputs.taken[:, :, 512:] = 2  # there the first visit was left out
+    inputs.taken[:, 512:] = 0  # and there nothing is said
+    put_templates(settings, plan[0], inputs)
+    truth = told(plan[0])
+    retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
+    first, second = (fluxes(truth, plan, visit) for visit in week[:2])
+    tract = tract_at(plan[0].ra, plan[0].dec)
+    x, y = (np.rint(axis).astype(int) % 2048 for axis in tract.wcs.sky_to_pixel(truth["ra"], truth["dec"]))
+    expected = np.where(x < 1024, (3.0 * first + second) / 4.0, second)
+    expected = np.where(y < 1024, expected, (first + second) / 2.0)
+    assert len({(a, b) for a, b in zip(x < 1024, y < 1024, strict=True)}) > 1
+    np.testing.assert_allclose(retold["template_flux"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_noise_of_what_differs_stays() -> None:

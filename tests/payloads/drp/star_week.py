@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from payloads.drp.relative import Frame
 from payloads.drp.single_frame import SINGLE_VISIT_STAR_DTYPE, FrameSummary
 from schemas.clock import tai_from_mjd
+from schemas.image import Psf
 from schemas.instrument import Detector, camera
 from schemas.pointing import nominal_wcs
 from schemas.tables import REFCAT_DTYPE, Table
@@ -138,6 +139,7 @@ def _frame(
         visit=visit, detector=detector.id, band="r", physical_filter="r_57", ny=ny, nx=nx, wcs=guess,
         midpoint=tai_from_mjd(MJD + 0.1 * visit), exposure_time=30.0, zero_point=1.0, fwhm_px=4.0, sky_e=1000.0,
         depth_mag=24.0, wcs_rms_mas=5.0, n_stars=int(seen.sum()),
+        psf=Psf(np.ones((1, 1, 1), np.float32), 0, (ny, nx)),
     )  # fmt: skip
     return Frame(summary, stars[seen]), rows[seen]
 

@@ -11,8 +11,8 @@ from payloads.drp.warps import MARGIN, Warp
 from payloads.imaging.photometry import PointSources, fit_point_sources
 from payloads.imaging.psf_field import kernels_at
 from schemas.errors import BadData
-from schemas.image import Mask, MaskedImage
-from tests.payloads.drp.small_sky import SIDE, Stars, a_warp, add_star, loaders, some_stars, with_bits
+from schemas.image import Image, Mask, MaskedImage
+from tests.payloads.drp.small_sky import HALF, SIDE, Stars, a_warp, add_star, loaders, some_stars, with_bits
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def test_the_weights_are_the_inverse_variances_and_the_psf_is_made_with_them() -
     stars = some_stars()
     quiet, loud = a_warp(1, stars, fwhm=4.0, noise=10.0), a_warp(2, stars, fwhm=6.0, noise=30.0)
     coadd = make_coadd(loaders([quiet, loud]))
-    np.testing.assert_allclose(coadd.weight, [1.0 / 100.0, 1.0 / 900.0])
+    np.testing.assert_allclose(coadd.inputs.weight, [1.0 / 100.0, 1.0 / 900.0])
     expected = (9.0 * quiet.kernels[0, 0] + loud.kernels[0, 0]) / 10.0
     np.testing.assert_allclose(coadd.psf.at(200.0, 300.0), expected, atol=2e-4)
     assert coadd.pixels.variance[100, 100] == pytest.approx(90.0, rel=1e-4)
@@ -84,6 +84,9 @@ def test_what_is_in_one_visit_is_left_out(number: int) -> None:
     left = forced(coadd, *at).flux - forced(clean, *at).flux
     assert abs(left[0]) < 0.1 * 3e4 / number
     assert coadd.depth[260, 211] == number - 1
+    weight = coadd.inputs.at(np.array([211, 400]), np.array([260, 400]))
+    np.testing.assert_array_equal(weight[:, 0] > 0.0, np.arange(number) != 1)
+    np.testing.assert_allclose(weight[:, 1], 1.0 / NOISE**2)
     assert coadd.artefacts[1] > 0.0
     assert coadd.artefacts[0] == 0.0
 
@@ -219,9 +222,39 @@ def test_a_patch_seen_in_part_has_its_psf_wherever_it_is_seen() -> None:
     coadd = make_coadd(loaders([lower, replace(lower, visit=3)]))
     assert (coadd.depth[272:] == 0).all()
     np.testing.assert_allclose(coadd.psf.at(200.0, 500.0), wide.kernels[0, 0], atol=1e-5)
-    both = make_coadd(loaders([lower, sharp]))
-    np.testing.assert_allclose(both.psf.at(135.0, 407.5), sharp.kernels[0, 0], atol=2e-4)
-    np.testing.assert_allclose(both.psf.at(135.0, 135.5), (wide.kernels[0, 0] + sharp.kernels[0, 0]) / 2, atol=2e-4)
+    both = make_coadd(loaders([lower, sharp]))  # a jump, of which a smooth PSF has the most
+    np.testing.assert_allclose(both.psf.at(135.0, 450.5), sharp.kernels[0, 0], atol=1e-3)
+    np.testing.assert_allclose(both.psf.at(135.0, 100.5), (wide.kernels[0, 0] + sharp.kernels[0, 0]) / 2, atol=1e-3)
+
+
+def peaks_of(image: Image, stars: Stars) -> Floats:
+    """Of the light within a kernel's stamp of each star, the part within 3 pixels."""
+    offset = np.arange(-HALF, HALF + 1)
+    y, x = (np.rint(place).astype(int)[:, None, None] for place in (stars.y, stars.x))
+    stamps = image[y + offset[:, None], x + offset]
+    radius = np.hypot(offset[:, None], offset)
+    result: Floats = stamps[:, radius < 3.0].sum(1) / stamps.sum((1, 2))
+    return result
+
+
+def test_a_coadd_brought_to_one_psf_has_it_where_visits_end_too() -> None:
+    spread = some_stars(90)
+    stars = replace(spread, x=np.rint(spread.x), y=np.rint(spread.y), flux=np.full(90, 3e5))
+    warps = [a_warp(k, stars, fwhm=w, noise=5.0) for k, w in enumerate(WIDTHS)]
+    kernels = warps[0].kernels.copy()
+    kernels[1] = np.nan
+    warps[0] = replace(warps[0], pixels=_part(warps[0].pixels, slice(0, 300)), kernels=kernels)
+    target = a_warp(9, Stars(), fwhm=4.4).kernels[0, 0]
+    as_it_is, one = make_coadd(loaders(warps)), make_coadd(loaders(warps), target)
+    expected = peaks_of(np.pad(target, 12), Stars(np.array([24.0]), np.array([24.0]), np.ones(1)))[0]
+    told, brought_to = peaks_of(as_it_is.pixels.image, stars), peaks_of(one.pixels.image, stars)
+    assert np.ptp(told) > 0.015
+    assert np.median(np.abs(brought_to - expected)) < 5e-4
+    np.testing.assert_allclose(brought_to, expected, atol=0.004)
+    np.testing.assert_allclose(one.psf.at(200.0, 500.0), target, atol=2e-4)
+    np.testing.assert_array_equal(one.pixels.mask, as_it_is.pixels.mask)
+    measured = forced(one, stars.x, stars.y)
+    np.testing.assert_allclose(measured.flux, stars.flux, rtol=0.006)
 
 
 @pytest.mark.parametrize("columns", [24, 46])
@@ -262,7 +295,7 @@ def test_warps_are_loaded_and_let_go() -> None:
 
     coadd = make_coadd([lambda k=k: load(k) for k in range(3)])  # type: ignore[misc]
     assert sorted(loads) == [0, 0, 1, 1, 2, 2]
-    assert coadd.visits == (0, 1, 2)
+    assert coadd.inputs.visits == (0, 1, 2)
 
 
 def test_the_same_whatever_the_order_of_visits() -> None:
@@ -287,6 +320,9 @@ def test_a_template_is_the_patch_without_its_margin_and_nothing_is_a_number() ->
     assert (template.pixels.image[hole] == 0.0).all()
     assert (template.pixels.variance[hole] == NO_DATA_VARIANCE).all()
     assert set(np.unique(template.pixels.mask).tolist()) == {0, Mask.NO_DATA, Mask.SAT | Mask.BAD}
+    assert template.inputs is not None
+    places = np.array([7, 180, 300]), np.array([9, 100, 300])
+    np.testing.assert_array_equal(template.inputs.at(*places), coadd.inputs.at(*(place + MARGIN for place in places)))
     ra, dec = coadd.wcs.pixel_to_sky(MARGIN + 7.0, MARGIN + 9.0)
     np.testing.assert_allclose(template.wcs.sky_to_pixel(ra, dec), (7.0, 9.0), atol=1e-6)
     np.testing.assert_allclose(template.psf.at(7.0, 9.0), coadd.psf.at(MARGIN + 7.0, MARGIN + 9.0), atol=1e-5)

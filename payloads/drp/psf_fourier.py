@@ -1,0 +1,37 @@
+"""Kernels and their transforms, on 96 x 96 pixels: enough for a PSF and for what takes it to another."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.imaging.stars import FWHM_OF_SIGMA
+from schemas.image import Image
+
+Floats = NDArray[np.float64]
+Transform = NDArray[np.complex128]
+
+_SIDE = 96
+
+
+def transform(kernels: Image | Floats) -> Transform:
+    """(..., 96, 49): of kernels (..., k, k), k odd, about their middle pixel."""
+    size = kernels.shape[-1]
+    padded = np.zeros((*kernels.shape[:-2], _SIDE, _SIDE))
+    padded[..., :size, :size] = kernels
+    result: Transform = np.fft.rfft2(np.roll(padded, (-(size // 2), -(size // 2)), (-2, -1)))
+    return result
+
+
+def inverse(transforms: Transform, size: int) -> Floats:
+    """(..., size, size), size odd: the kernels about their middle pixel, and what lies beyond is cut off."""
+    full = np.fft.fftshift(np.fft.irfft2(transforms, (_SIDE, _SIDE)), (-2, -1))
+    own = slice(_SIDE // 2 - size // 2, _SIDE // 2 + size // 2 + 1)
+    result: Floats = full[..., own, own]
+    return result
+
+
+def gaussian_transform(fwhm: float) -> Floats:
+    """(96, 49): of a round Gaussian (pixels), of sum 1."""
+    sigma = fwhm / FWHM_OF_SIGMA
+    across, along = np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE)
+    result: Floats = np.exp(-2.0 * (np.pi * sigma) ** 2 * (across**2 + along**2))
+    return result

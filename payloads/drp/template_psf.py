@@ -1,0 +1,159 @@
+"""One PSF for all templates of a tract in a band, and coadds brought to it.
+
+Which visits make a patch's template, and where each of them ends, differs from place to place; so would its PSF, in
+jumps that a kernel which varies smoothly over a detector (`payloads.alert_production.kernel`) cannot follow. Visits
+can be brought to one PSF before they are added; here their mean is, once: it lacks little, and nothing has to be
+restored that only a sharper visit had.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from payloads.drp.coadd_psf import BLOCK, padded
+from payloads.drp.psf_fourier import Transform, gaussian_transform, inverse, transform
+from payloads.drp.single_frame import FrameSummary
+from payloads.drp.warps import turned
+from payloads.imaging.convolve import convolve_blocks
+from payloads.imaging.psf_field import kernel_sigma
+from payloads.imaging.stars import FWHM_OF_SIGMA
+from schemas.errors import BadData
+from schemas.image import Image, MaskedImage
+from schemas.wcs import Wcs
+
+Floats = NDArray[np.float64]
+
+_SHARPEST_PART, _FEWEST = 1.0 / 3.0, 8
+"""Of the visits, how many make a template, and how many at the least."""
+_WIDER = 1.03
+"""The common PSF's FWHM in the visits' mean: where the sharper visits are missing little has to be restored."""
+_WIDER_BY = 4
+"""Pixels a side by which its stamp is larger."""
+_REACH, _SIGMAS = 12, (1.0, 2.0, 4.0)
+"""Pixels that a kernel to another PSF reaches, and of the Gaussians that it is made of."""
+_NOISE = 1e-6
+"""Power of a PSF, that of its sum being 1, below which a frequency is not restored."""
+_HIGHEST = 30
+"""Of 96ths of a wave a pixel: those from it on are not looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class TemplatePsf:
+    """What templates of a tract in a band are brought to: `kernel` (k, k), sum 1, on the tract's pixels.
+
+    It is somewhat wider than the mean of those of `visits`.
+    """
+
+    kernel: Image
+    visits: tuple[int, ...]
+
+
+def how_many(visits: int) -> int:
+    """Of so many visits, how many of the sharpest make a template."""
+    return max(_FEWEST, round(_SHARPEST_PART * visits))
+
+
+def template_psf(frames: Sequence[FrameSummary], wcs: Wcs) -> TemplatePsf:
+    """Of the sharpest visits among some visit-detectors, on the pixels of a tract's `wcs`. Raises BadData for none."""
+    if not frames:
+        raise BadData("a PSF for templates of no visits")
+    of_visit = {visit: [f for f in frames if f.visit == visit] for visit in sorted({f.visit for f in frames})}
+    width = {visit: float(np.mean([f.fwhm_px for f in each])) for visit, each in of_visit.items()}
+    chosen = sorted(sorted(width, key=lambda visit: width[visit])[: how_many(len(width))])
+    used = [frame for visit in chosen for frame in of_visit[visit]]
+    kernels, weights = [_at_middle(frame, wcs) for frame in used], [_weight(frame) for frame in used]
+    size = max(len(kernel) for kernel in kernels)
+    mean = np.average([padded(kernel, size) for kernel in kernels], axis=0, weights=weights)
+    return TemplatePsf(_widened(mean.astype(np.float32)), tuple(chosen))
+
+
+def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImage, Image]:
+    """A coadd (ny, nx) with the PSF `target` (k, k), as far as it can have it; the PSFs of its blocks then.
+
+    `psfs`: (rows, columns, k, k), those of its blocks of 32 pixels. Fine structure that they lack is not restored.
+    The variance stays that of a PSF-sized sum. What is not finite stays, and is no light; so does the border of 12
+    pixels, and the mask.
+    """
+    kernels, made, noise = _toward(psfs, target)
+    image, seen = pixels.image, np.isfinite(pixels.image)
+    result = convolve_blocks(np.where(seen, image, np.float32(0.0)), kernels, BLOCK)
+    result[~seen] = image[~seen]
+    for border in (np.s_[:_REACH], np.s_[-_REACH:], np.s_[:, :_REACH], np.s_[:, -_REACH:]):
+        result[border] = image[border]
+    ny, nx = image.shape
+    variance = pixels.variance * noise.repeat(BLOCK, 0).repeat(BLOCK, 1)[:ny, :nx]
+    return MaskedImage(result, pixels.mask, variance), made
+
+
+def _at_middle(frame: FrameSummary, wcs: Wcs) -> Image:
+    x, y = (np.array([(n - 1) / 2.0]) for n in (frame.nx, frame.ny))
+    kernel: Image = turned(frame.psf, frame.wcs, wcs, *wcs.sky_to_pixel(*frame.wcs.pixel_to_sky(x, y)))[0]
+    return kernel
+
+
+def _weight(frame: FrameSummary) -> float:
+    """That of a visit in a coadd: the inverse of its sky's variance, nJy**-2."""
+    return 1.0 / (frame.sky_e * frame.zero_point**2)
+
+
+def _widened(kernel: Image) -> Image:
+    added = kernel_sigma(kernel) * FWHM_OF_SIGMA * np.sqrt(_WIDER**2 - 1.0)
+    wide = inverse(transform(kernel) * gaussian_transform(added), len(kernel) + 2 * _WIDER_BY)
+    result: Image = (wide / wide.sum()).astype(np.float32)
+    return result
+
+
+def _toward(psfs: Image, target: Image) -> tuple[Image, Image, Image]:
+    """Kernels (rows, columns, 25, 25), sum 1, that take PSFs (rows, columns, k, k) to another; what they make of it.
+
+    And how many times the variance (rows, columns) that they make of white noise in a sum over the PSF.
+    """
+    size = max(psfs.shape[-1], target.shape[-1])
+    basis = _basis()
+    shapes, aim = _seen(transform(basis)), _seen(transform(padded(target, size)))
+    kernels = np.zeros((*psfs.shape[:2], *basis.shape[1:]), np.float32)
+    kernels[:, :, _REACH, _REACH] = 1.0
+    made, noise = np.empty((*psfs.shape[:2], size, size), np.float32), np.empty(psfs.shape[:2], np.float32)
+    for row, each in enumerate(padded(psfs, size)):
+        psf = transform(each)
+        kernels[row] += np.tensordot(_added(_seen(psf), aim, shapes), basis, 1)
+        taken = transform(kernels[row])
+        made[row] = inverse(taken * psf, size)
+        noise[row] = (np.abs(_seen(taken) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
+    return kernels, made, noise
+
+
+def _added(psf: Transform, aim: Transform, shapes: Transform) -> Floats:
+    """(n, shapes): of each shape, what a kernel has beside one pixel of 1 to take PSFs nearest to the aim.
+
+    Least squares, with what white noise of power `_NOISE` has in those shapes beside what they leave: where a PSF has
+    less power than that, nothing is restored. All are given at the same frequencies, psf (n, frequencies).
+    """
+    first, second = np.triu_indices(len(shapes))
+    products = (shapes[first].conj() * shapes[second]).real
+    matrix = np.empty((len(psf), len(shapes), len(shapes)))
+    matrix[:, first, second] = (np.abs(psf) ** 2 + _NOISE) @ products.T
+    matrix[:, second, first] = matrix[:, first, second]
+    right = ((psf.conj() * (aim - psf)) @ shapes.conj().T).real
+    result: Floats = np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0], np.float64)
+    return result
+
+
+def _basis() -> Floats:
+    """(17, 25, 25): Gaussians times polynomials of order 2, as Alard & Lupton's (1998, ApJ 503, 325), each of sum 0."""
+    t = np.arange(-_REACH, _REACH + 1.0)
+    lines = [[np.exp(-t * t / (2.0 * s * s)) * (t / s) ** n for n in range(3)] for s in _SIGMAS]
+    shapes = [np.outer(of[j], of[i]) for of in lines for i in range(3) for j in range(3 - i)]
+    wide = shapes.pop((len(_SIGMAS) - 1) * len(shapes) // len(_SIGMAS))  # the widest Gaussian: it takes their sums away
+    of_size_one = [shape / np.abs(shape).sum() for shape in shapes]
+    result: Floats = np.array([shape - shape.sum() * wide / wide.sum() for shape in of_size_one])
+    return result
+
+
+def _seen(transforms: Transform) -> Transform:
+    """(..., n): their low frequencies, which are all that a PSF shows of the sky."""
+    rows = np.r_[0:_HIGHEST, -_HIGHEST + 1 : 0]
+    result: Transform = transforms[..., rows, :_HIGHEST].reshape(*transforms.shape[:-2], -1)
+    return result
