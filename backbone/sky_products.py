@@ -1,6 +1,6 @@
 """What a detector needs of the sky, put together from what is kept by tract: template and reference stars."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from lsst.sphgeom import Circle
@@ -17,6 +17,8 @@ from schemas.wcs import Wcs, from_tangent, separation_arcsec
 NO_DATA_VARIANCE = np.float32(1e18)
 """nJy**2 where there is no template: no weight at all, and its square is still a float32."""
 
+_ALIKE = 1.2
+"""Ratio of the areas of PSFs, 1 / sum p**2, up to which they are one: 10 % in width."""
 _PROBE_DEG = 0.2
 """How finely a circle is searched for tracts, which are 1.6 deg high and about as wide but at the poles."""
 
@@ -25,8 +27,8 @@ def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band:
     """The template under a detector of `shape` (ny, nx); a guess of its WCS will do, to 32 pixels of margin.
 
     It is put together from patches of the tract in which the detector's centre lies, on that tract's pixels.
-    Where there is none, the image is 0, the mask NO_DATA and the variance `NO_DATA_VARIANCE`. Raises NotKept
-    if there is no patch at all, BadData naming a patch that is damaged.
+    Where there is none, or one of quite another PSF than most have, the image is 0, the mask NO_DATA and the variance
+    `NO_DATA_VARIANCE`. Raises NotKept if there is no patch at all, BadData naming a patch that is damaged.
     """
     ny, nx = shape
     tract = tract_at(*(float(angle) for angle in wcs.pixel_to_sky((nx - 1) / 2.0, (ny - 1) / 2.0)))
@@ -43,7 +45,12 @@ def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band:
         pieces.append((place, patch.psf))
     if not pieces:
         raise NotKept(f"no {band} template patch of tract {tract.id} in {box}")
-    return Template(mosaic, tract.wcs.shifted(box.x0, box.y0), psf_of_mosaic(pieces, box.shape), band)
+    alike = _of_one_psf(pieces)
+    kept = {place for place, _ in alike}
+    for place, _ in pieces:
+        if place not in kept:
+            _paste(mosaic, _blank(place.shape), place)
+    return Template(mosaic, tract.wcs.shifted(box.x0, box.y0), psf_of_mosaic(alike, box.shape), band)
 
 
 def refcat_for(archive: ButlerArchive, ra: float, dec: float, radius: float) -> Table:
@@ -80,6 +87,18 @@ def _corner(patch_id: DatasetId) -> tuple[int, int]:
         raise ValueError(f"{patch_id} names no patch")
     whole = Tract.patch_box(patch_id.patch)
     return whole.x0, whole.y0
+
+
+def _of_one_psf(pieces: Sequence[tuple[Box, Psf]]) -> list[tuple[Box, Psf]]:
+    """Those of the PSF that covers most: no kernel that varies smoothly takes two to that of an image.
+
+    So it is where visits end of which templates were made, and others were there before.
+    """
+    area = np.array([box.shape[0] * box.shape[1] for box, _ in pieces])
+    spread = np.array([1.0 / (psf.at(psf.shape[1] / 2.0, psf.shape[0] / 2.0) ** 2).sum() for _, psf in pieces])
+    alike = np.abs(np.log(spread[:, None] / spread)) < np.log(_ALIKE)
+    chosen = alike[int(np.argmax(alike @ area))]
+    return [piece for piece, one in zip(pieces, chosen, strict=True) if one]
 
 
 def _relative(box: Box, x0: int, y0: int) -> Box:

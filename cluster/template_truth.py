@@ -47,16 +47,24 @@ class TemplateTruth:
         self._midpoint = lru_cache(maxsize=None)(self._midpoint_of)
 
     def __call__(self, truth: Columns, visit: int) -> Columns:
-        """The truth of a visit's detector, with the templates there are: `template_flux`, `difference_flux`, `snr`."""
+        """The truth of a visit's detector, with the templates there are: `template_flux`, `difference_flux`, `snr`.
+
+        Not `usable` is what no visit of a template saw, and what lies on patches that are left out: where some are made
+        of visits and others are not, which differ in PSF, `backbone.sky_products.template_for` takes those that most
+        of the detector is on.
+        """
         if visit not in self._bands or not len(truth["id"]):
             return truth
         place, band = (float(np.median(truth["ra"])), float(np.median(truth["dec"]))), self._bands[visit]
         tract, template = tract_at(*place), truth["template_flux"].astype(float)
+        made, told = np.zeros(len(template), bool), np.ones(len(template), bool)
         for patch, rows, x, y in _by_patch(truth, tract):
             if inputs := self._inputs_of(tract.id, patch, band):
-                seen = self._seen(truth["id"][rows], place, band, inputs.visits)
-                template[rows] = _mean(seen, inputs.at(x, y))
-        return against(truth, template)
+                weight = inputs.at(x, y)
+                template[rows] = _mean(self._seen(truth["id"][rows], place, band, inputs.visits), weight)
+                made[rows], told[rows] = True, weight.any(0)
+        usable = truth["usable"].astype(bool) & told & (made == (2 * made.sum() > len(made)))
+        return against(truth | {"usable": usable}, template)
 
     def _seen(self, ids: Ints, place: tuple[float, float], band: str, visits: Sequence[int]) -> Floats:
         """(visits, n), nJy: of each source in the visits; 0 in those where it was not there."""

@@ -1,5 +1,6 @@
 """Templates put together from patches, and reference stars from tracts, in a real archive."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,34 @@ def test_where_there_is_no_patch_the_template_says_so_and_has_no_nan(archive: Bu
     assert np.array_equal(pixels.mask, np.where(there, here, Mask.NO_DATA))
     assert np.array_equal(pixels.variance, np.where(there, x, NO_DATA_VARIANCE).astype(np.float32))
     assert np.isfinite(np.square(NO_DATA_VARIANCE))
+
+
+@pytest.mark.parametrize("wide_patches", [1, 3])
+def test_of_patches_that_differ_in_psf_those_that_cover_most_are_taken(tmp_path: Path, wide_patches: int) -> None:
+    archive = ButlerArchive.create(tmp_path)
+    archive.register_camera(camera("LSSTCam"))
+    by_area = sorted(PATCHES, key=lambda patch: overlap(patch).sum())
+    wide = by_area[-wide_patches:] if wide_patches > 1 else by_area[:1]
+    for patch in PATCHES:
+        made = kept.template_patch(TRACT, patch)
+        flat = np.zeros((1, 25, 25), np.float32)
+        flat[0, 9:16, 9:16] = 1.0 / 49.0 if patch in wide else 0.0
+        flat[0, 10:15, 10:15] += 0.0 if patch in wide else 1.0 / 25.0
+        archive.put(kept.patch_id(TRACT, patch), replace(made, psf=Psf(flat, 0, made.psf.shape)))
+    template = template_for(archive, WCS, SHAPE, "r")
+    left_out = wide if wide_patches == 1 else by_area[:1]
+    blank = np.any([overlap(patch) for patch in left_out], axis=0)
+    assert np.array_equal(template.pixels.mask == Mask.NO_DATA, blank)
+    assert (template.pixels.variance[blank] == NO_DATA_VARIANCE).all()
+    assert (template.pixels.image[blank] == 0.0).all()
+    width = 7 if wide_patches == 3 else 5
+    assert template.psf.at(200.0, 200.0).max() == pytest.approx(1.0 / width**2, rel=1e-3)
+
+
+def overlap(patch: int) -> np.ndarray:
+    """(ny, nx): where the template's box lies on a patch."""
+    y, x = np.mgrid[BOX.y0 : BOX.y1, BOX.x0 : BOX.x1]
+    return np.asarray(y // 2048 * 20 + x // 2048 == patch)
 
 
 def test_no_patch_at_all_is_said_by_band_and_tract(archive: ButlerArchive) -> None:

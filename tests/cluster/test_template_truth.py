@@ -40,7 +40,7 @@ def told(visit: PlannedVisit) -> Columns:
     difference = seen["flux"].astype(float) - seen["template_flux"]
     assert {Kind.VARIABLE, Kind.ASTEROID} <= set(seen["kind"][difference != 0.0])
     columns = {name: seen[name] for name in ("id", "kind", "ra", "dec", "flux", "template_flux")}
-    return columns | {"difference_flux": difference, "snr": difference / 50.0}
+    return columns | {"difference_flux": difference, "snr": difference / 50.0, "usable": np.ones(len(seen), bool)}
 
 
 def band_of(visit: PlannedVisit) -> str:
@@ -71,7 +71,7 @@ def inputs_of(*visits: PlannedVisit, weight: Sequence[float] = ()) -> Inputs:
     return Inputs(numbers, np.array(weight or np.ones(len(visits)), np.float32), taken)
 
 
-def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None) -> None:
+def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None, without: int = -1) -> None:
     archive, tract = ButlerArchive.open(settings.butler), tract_at(visit.ra, visit.dec)
     archive.register_tracts([tract])
     x, y = (int(axis) for axis in tract.wcs.sky_to_pixel(visit.ra, visit.dec))
@@ -81,7 +81,7 @@ def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None
         pixels = MaskedImage(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16), np.ones((4, 4), np.float32))
         psf = Psf(np.ones((1, 5, 5), np.float32) / 25, 0, (4, 4))
         name = DatasetId(dataset_type="template_patch", tract=tract.id, patch=patch, band=band_of(visit))
-        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), inputs))
+        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), None if patch == without else inputs))
 
 
 def test_the_simulators_own_templates_are_as_the_camera_tells(settings: Settings, plan: list[PlannedVisit]) -> None:
@@ -137,6 +137,22 @@ def test_visits_count_by_their_weights_and_not_where_they_were_left_out(
     expected = np.where(y < 1024, expected, (first + second) / 2.0)
     assert len({(a, b) for a, b in zip(x < 1024, y < 1024, strict=True)}) > 1
     np.testing.assert_allclose(retold["template_flux"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(retold["usable"], y < 1024)
+
+
+def test_what_lies_on_the_few_patches_of_another_kind_is_not_counted(
+    settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
+) -> None:
+    truth, tract = told(plan[0]), tract_at(plan[0].ra, plan[0].dec)
+    x, y = (np.rint(axis).astype(int) // 2048 for axis in tract.wcs.sky_to_pixel(truth["ra"], truth["dec"]))
+    patch = y * 20 + x
+    numbers, counts = np.unique(patch, return_counts=True)
+    assert len(numbers) > 1
+    fewest, most = int(numbers[np.argmin(counts)]), int(numbers[np.argmax(counts)])
+    truth["usable"][patch == most] &= np.arange((patch == most).sum()) > 3
+    put_templates(settings, plan[0], inputs_of(*week), without=fewest)
+    retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
+    np.testing.assert_array_equal(retold["usable"], truth["usable"] & (patch != fewest))
 
 
 def test_the_noise_of_what_differs_stays() -> None:
