@@ -35,6 +35,7 @@ from payloads.alert_production import pipeline
 from payloads.alert_production.score import MIN_RELIABILITY
 from payloads.drp.coadd import Coadd, make_coadd, template_of
 from payloads.drp.single_frame import single_frame
+from payloads.drp.template_psf import TemplatePsf, template_psf
 from payloads.drp.warps import MARGIN, make_warp
 from payloads.imaging.photometry import PointSources, fit_point_sources
 from payloads.imaging.psf_field import kernels_at
@@ -147,7 +148,7 @@ def observed(plane: FocalPlane, visit: PlannedVisit) -> tuple[list[Raw], Table]:
     return raws, sources_truth(plane.field(recipe, DETECTOR), recipe, plane.charge(recipe, DETECTOR))
 
 
-def coadd_of(folder: Path, name: DatasetId, times: Cost) -> Coadd | None:
+def coadd_of(folder: Path, name: DatasetId, psf: TemplatePsf, times: Cost) -> Coadd | None:
     """The coadd of the patch that a template's name has, if a visit reaches it; warps lie in a folder for so long."""
     assert name.tract is not None
     assert name.patch is not None
@@ -163,7 +164,7 @@ def coadd_of(folder: Path, name: DatasetId, times: Cost) -> Coadd | None:
             paths.append(Path(warps) / str(k))
             paths[-1].write_bytes(pickle.dumps(warp, protocol=5))
         with times("coadd"):
-            return make_coadd([partial(loaded, path) for path in paths]) if paths else None
+            return make_coadd([partial(loaded, path) for path in paths], psf.kernel) if paths else None
 
 
 def archives(seed: int, visit: PlannedVisit, folder: Path, times: Cost) -> tuple[list[Settings], list[Coadd]]:
@@ -172,9 +173,12 @@ def archives(seed: int, visit: PlannedVisit, folder: Path, times: Cost) -> tuple
     prepare.make_and_put(prepare.missing(known, [visit])[0], seed, known)
     coadds = []
     names = prepare.wanted([visit], made.camera, made.detectors)
+    summaries = [loaded(folder / f"{k}.pickle")[0].summary for k in range(VISITS)]
+    psfs = {t: template_psf(summaries, tract(t).wcs) for t in {name.tract for name in names} if t is not None}
     prepare.make_and_put([n for n in prepare.missing(made, [visit])[0] if n.dataset_type != KIND], seed, made)
     for name in (n for n in names if n.dataset_type == KIND):
-        coadd = kept(folder / f"coadd-{name.patch}.pickle", partial(coadd_of, folder, name, times))
+        assert name.tract is not None
+        coadd = kept(folder / f"coadd-{name.patch}.pickle", partial(coadd_of, folder, name, psfs[name.tract], times))
         if coadd is not None:
             ButlerArchive.open(made.butler).put(name, template_of(coadd))
             coadds.append(coadd)

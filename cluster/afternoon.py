@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from lsst.daf.butler import Butler, MissingCollectionError, MissingDatasetTypeError
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
@@ -36,7 +37,7 @@ from cluster.settings import Settings
 from cluster.site import ServerSite
 from cluster.topology import POOLS
 from schemas.clock import Clock, NightClock
-from schemas.errors import Broken, Transient
+from schemas.errors import BadData, Broken, Transient
 from schemas.identity import DatasetId
 from simulators.faults import dump
 from simulators.ocs.afternoon import plan_afternoon
@@ -80,11 +81,25 @@ def run(settings: Settings, options: AfternoonOptions, console: Console) -> int:
     plan = plan_afternoon(options.physical_filter, options.day_obs, settings.instrument)
     archive = ButlerArchive.create(settings.butler)
     archive.register_camera(settings.camera)
+    check_standing(settings, options.standing)
     day = settings.output / "afternoon"
     day.mkdir(exist_ok=True)
     with EmbeddedKafka(day / "kafka.log") as broker, ExitStack() as stack:
         told = settings.model_copy(update={"kafka": broker.bootstrap, "daq": f"grpc://127.0.0.1:{free_port()}"})
         return asyncio.run(_play(told, day, plan, options, stack, console))
+
+
+def check_standing(settings: Settings, collection: str) -> None:
+    """Raises BadData, naming the collection, if the electronics of a detector are not in it."""
+    with Butler.from_config(str(settings.butler)) as butler:
+        for kind in ("crosstalk", "photon_transfer"):
+            try:
+                refs = butler.query_datasets(kind, collections=collection, explain=False, limit=None)
+            except (MissingCollectionError, MissingDatasetTypeError) as error:
+                raise BadData(f"--standing {collection}: no {kind} in {settings.butler}: {error}") from error
+            lacking = set(settings.detectors) - {int(ref.dataId["detector"]) for ref in refs}
+            if lacking:
+                raise BadData(f"--standing {collection}: no {kind} of detectors {sorted(lacking)}")
 
 
 async def _play(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DatasetType
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -77,3 +77,21 @@ def test_an_afternoon_that_cannot_be_is_refused_by_name_before_it_begins(
     assert result.exit_code == 2
     assert value in result.output
     assert not (tmp_path / "n" / "butler").exists()
+
+
+def test_electronics_that_do_not_stand_are_refused_by_name_before_anything_is_exposed(tmp_path: Path) -> None:
+    given = ["afternoon", "--output", str(tmp_path), "--standing", "LSSTCam/calib/20260701", "--detectors", "94,95"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "--standing LSSTCam/calib/20260701: no crosstalk" in result.output
+    butler = Settings(output=tmp_path).butler
+    with Butler.from_config(str(butler), writeable=True, run="LSSTCam/calib/20260701") as repository:
+        for kind in ("crosstalk", "photon_transfer"):
+            types = DatasetType(kind, ("instrument", "detector"), "StructuredDataDict", universe=repository.dimensions)
+            repository.registry.registerDatasetType(types)
+            for detector in (94, 95)[: 2 if kind == "crosstalk" else 1]:
+                repository.put({}, kind, instrument="LSSTCam", detector=detector)
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "--standing LSSTCam/calib/20260701: no photon_transfer of detectors [95]" in result.output
+    assert not (tmp_path / "afternoon").exists()
