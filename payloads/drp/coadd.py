@@ -89,11 +89,13 @@ def make_coadd(warps: Sequence[Loader], target: Image | None = None) -> Coadd:
         raise BadData(f"a {compared.band} coadd of visits {list(visits)}: none has a good pixel")
     pixels, depth = sums.result()
     on_empty_sky(pixels)
-    kernels = psfs.means()
-    if target is not None:
-        pixels, kernels = brought(pixels, kernels, target)
+    means = psfs.means()
+    if target is None:
+        psf = psf_of(means, compared.shape)
+    else:
+        pixels, psf = brought(pixels, means, target)
     return Coadd(
-        pixels=pixels, wcs=compared.wcs, psf=psf_of(kernels, compared.shape), band=compared.band, depth=depth,
+        pixels=pixels, wcs=compared.wcs, psf=psf, band=compared.band, depth=depth,
         inputs=Inputs(visits, np.array(weight, np.float32), sums.taken), fwhm_px=np.array(fwhm_px),
         artefacts=np.array(artefacts),
     )  # fmt: skip

@@ -47,9 +47,9 @@ class PsfSum:
         return result
 
 
-def psf_of(means: Image, shape: tuple[int, int]) -> Psf:
-    """The smooth PSF over a grid nearest to those of its blocks."""
-    x, y = blocks_of(shape, BLOCK)
+def psf_of(means: Image, shape: tuple[int, int], every: int = 1) -> Psf:
+    """The smooth PSF over a grid nearest to those of its blocks, or of one row and column of `every` so many."""
+    x, y = (middles[::every, ::every] for middles in blocks_of(shape, BLOCK))
     order = min(_ORDER, min(x.shape) - 1)
     return fit_psf(means.reshape(-1, *means.shape[2:]), x.ravel(), y.ravel(), order, shape)
 

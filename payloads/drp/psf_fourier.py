@@ -1,4 +1,7 @@
-"""Kernels and their transforms, on 96 x 96 pixels: enough for a PSF and for what takes it to another."""
+"""Kernels and their transforms, on 96 x 96 pixels: enough for a PSF and for what takes it to another.
+
+A transform is as precise as what it is of.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +17,17 @@ _SIDE = 96
 
 def transform(kernels: Image | Floats) -> Transform:
     """(..., 96, 49): of kernels (..., k, k), k odd, about their middle pixel."""
-    size = kernels.shape[-1]
-    padded = np.zeros((*kernels.shape[:-2], _SIDE, _SIDE))
-    padded[..., :size, :size] = kernels
-    result: Transform = np.fft.rfft2(np.roll(padded, (-(size // 2), -(size // 2)), (-2, -1)))
+    place = np.arange(kernels.shape[-1]) - kernels.shape[-1] // 2
+    padded = np.zeros((*kernels.shape[:-2], _SIDE, _SIDE), kernels.dtype)
+    padded[..., place[:, None], place] = kernels
+    result: Transform = np.fft.rfft2(padded)
     return result
 
 
 def inverse(transforms: Transform, size: int) -> Floats:
     """(..., size, size), size odd: the kernels about their middle pixel, and what lies beyond is cut off."""
-    full = np.fft.fftshift(np.fft.irfft2(transforms, (_SIDE, _SIDE)), (-2, -1))
-    own = slice(_SIDE // 2 - size // 2, _SIDE // 2 + size // 2 + 1)
-    result: Floats = full[..., own, own]
+    place = np.arange(size) - size // 2
+    result: Floats = np.fft.irfft2(transforms, (_SIDE, _SIDE))[..., place[:, None], place]
     return result
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.drp.coadd_psf import BLOCK, padded
+from payloads.drp.coadd_psf import BLOCK, padded, psf_of
 from payloads.drp.psf_fourier import Transform, gaussian_transform, inverse, transform
 from payloads.drp.single_frame import FrameSummary
 from payloads.drp.warps import turned
@@ -20,7 +20,7 @@ from payloads.imaging.convolve import convolve_blocks
 from payloads.imaging.psf_field import kernel_sigma
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.errors import BadData
-from schemas.image import Image, MaskedImage
+from schemas.image import Image, MaskedImage, Psf
 from schemas.wcs import Wcs
 
 Floats = NDArray[np.float64]
@@ -35,6 +35,8 @@ _REACH, _SIGMAS = 12, (1.0, 2.0, 4.0)
 """Pixels that a kernel to another PSF reaches, and of the Gaussians that it is made of."""
 _NOISE = 1e-6
 """Power of a PSF, that of its sum being 1, below which a frequency is not restored."""
+_SEEN_OF = 4
+"""One row and column of so many blocks is enough to fit a smooth PSF to."""
 _HIGHEST = 30
 """Of 96ths of a wave a pixel: those from it on are not looked at."""
 
@@ -69,14 +71,14 @@ def template_psf(frames: Sequence[FrameSummary], wcs: Wcs) -> TemplatePsf:
     return TemplatePsf(_widened(mean.astype(np.float32)), tuple(chosen))
 
 
-def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImage, Image]:
-    """A coadd (ny, nx) with the PSF `target` (k, k), as far as it can have it; the PSFs of its blocks then.
+def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImage, Psf]:
+    """A coadd (ny, nx) with the PSF `target` (k, k), as far as it can have it; and the PSF that it has then.
 
     `psfs`: (rows, columns, k, k), those of its blocks of 32 pixels. Fine structure that they lack is not restored.
     The variance stays that of a PSF-sized sum. What is not finite stays, and is no light; so does the border of 12
     pixels, and the mask.
     """
-    kernels, made, noise = _toward(psfs, target)
+    kernels, noise = _toward(psfs, target)
     image, seen = pixels.image, np.isfinite(pixels.image)
     result = convolve_blocks(np.where(seen, image, np.float32(0.0)), kernels, BLOCK)
     result[~seen] = image[~seen]
@@ -84,7 +86,7 @@ def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImag
         result[border] = image[border]
     ny, nx = image.shape
     variance = pixels.variance * noise.repeat(BLOCK, 0).repeat(BLOCK, 1)[:ny, :nx]
-    return MaskedImage(result, pixels.mask, variance), made
+    return MaskedImage(result, pixels.mask, variance), _made(psfs, kernels, (ny, nx))
 
 
 def _at_middle(frame: FrameSummary, wcs: Wcs) -> Image:
@@ -105,24 +107,27 @@ def _widened(kernel: Image) -> Image:
     return result
 
 
-def _toward(psfs: Image, target: Image) -> tuple[Image, Image, Image]:
-    """Kernels (rows, columns, 25, 25), sum 1, that take PSFs (rows, columns, k, k) to another; what they make of it.
+def _toward(psfs: Image, target: Image) -> tuple[Image, Image]:
+    """Kernels (rows, columns, 25, 25), sum 1, that take PSFs (rows, columns, k, k) to another.
 
-    And how many times the variance (rows, columns) that they make of white noise in a sum over the PSF.
+    And how many times the variance (rows, columns) that they make of white noise in a sum over it.
     """
-    size = max(psfs.shape[-1], target.shape[-1])
     basis = _basis()
-    shapes, aim = _seen(transform(basis)), _seen(transform(padded(target, size)))
-    kernels = np.zeros((*psfs.shape[:2], *basis.shape[1:]), np.float32)
-    kernels[:, :, _REACH, _REACH] = 1.0
-    made, noise = np.empty((*psfs.shape[:2], size, size), np.float32), np.empty(psfs.shape[:2], np.float32)
-    for row, each in enumerate(padded(psfs, size)):
-        psf = transform(each)
-        kernels[row] += np.tensordot(_added(_seen(psf), aim, shapes), basis, 1)
-        taken = transform(kernels[row])
-        made[row] = inverse(taken * psf, size)
-        noise[row] = (np.abs(_seen(taken) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
-    return kernels, made, noise
+    shapes, aim = _seen(transform(basis)), _seen(transform(target))
+    kernels, noise = np.empty((*psfs.shape[:2], *basis.shape[1:]), np.float32), np.empty(psfs.shape[:2], np.float32)
+    for row, each in enumerate(psfs):
+        added = _added(_seen(transform(each)), aim, shapes)
+        kernels[row] = np.tensordot(added, basis, 1)
+        noise[row] = (np.abs((1.0 + added @ shapes) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
+    kernels[:, :, _REACH, _REACH] += 1.0
+    return kernels, noise
+
+
+def _made(psfs: Image, kernels: Image, shape: tuple[int, int]) -> Psf:
+    """What kernels make of the PSFs of a grid's blocks, seen in some of them."""
+    some = (slice(None, None, _SEEN_OF), slice(None, None, _SEEN_OF))
+    made = inverse(transform(kernels[some]) * transform(psfs[some]), psfs.shape[-1])
+    return psf_of(made.astype(np.float32), shape, _SEEN_OF)
 
 
 def _added(psf: Transform, aim: Transform, shapes: Transform) -> Floats:
