@@ -85,10 +85,10 @@ def inputs_of_template(path: Path) -> Inputs | None:
 
 
 def _inputs(hdus: fits.HDUList) -> Inputs | None:
-    told = hdus[0].header.get(_VISITS)
-    if told is None:
+    if "WEIGHT" not in hdus:  # nor had those that told their visits' numbers alone
         return None
-    return Inputs(tuple(map(int, str(told).split(","))), plane(hdus, "weight"), plane(hdus, "taken"))
+    visits = tuple(map(int, str(hdus[0].header[_VISITS]).split(",")))
+    return Inputs(visits, plane(hdus, "weight"), plane(hdus, "taken"))
 
 
 def _check(path: Path, planes: Mapping[str, Plane], *, of_one_shape: tuple[str, ...]) -> None:

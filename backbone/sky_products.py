@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from lsst.sphgeom import Circle
+from numpy.typing import NDArray
 
 from backbone.butler import ButlerArchive
 from backbone.butler_errors import NotKept
@@ -35,6 +36,7 @@ def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band:
     box = tract.box_of(wcs, shape)
     mosaic = _blank(box.shape)
     pieces: list[tuple[Box, Psf]] = []
+    areas: list[int] = []
     for patch_id, part in _parts(tract, box, band):
         place = _relative(part, box.x0, box.y0)
         try:
@@ -43,14 +45,28 @@ def template_for(archive: ButlerArchive, wcs: Wcs, shape: tuple[int, int], band:
             continue
         _paste(mosaic, patch.pixels, place)
         pieces.append((place, patch.psf))
+        areas.append(patch.pixels.mask.size - int(np.count_nonzero(patch.pixels.mask & np.uint16(Mask.NO_DATA))))
     if not pieces:
         raise NotKept(f"no {band} template patch of tract {tract.id} in {box}")
-    alike = _of_one_psf(pieces)
-    kept = {place for place, _ in alike}
-    for place, _ in pieces:
-        if place not in kept:
+    chosen = of_one_psf([psf for _, psf in pieces], areas)
+    for (place, _), one in zip(pieces, chosen, strict=True):
+        if not one:
             _paste(mosaic, _blank(place.shape), place)
-    return Template(mosaic, tract.wcs.shifted(box.x0, box.y0), psf_of_mosaic(alike, box.shape), band)
+    psf = psf_of_mosaic([piece for piece, one in zip(pieces, chosen, strict=True) if one], box.shape)
+    return Template(mosaic, tract.wcs.shifted(box.x0, box.y0), psf, band)
+
+
+def of_one_psf(psfs: Sequence[Psf], areas: Sequence[int]) -> NDArray[np.bool_]:
+    """Which of a mosaic's pieces are taken: those of the PSF that has most of the area, for no kernel matches two.
+
+    So it is where visits end of which templates were made, and others were there before. `areas`: pixels that there
+    are; what has none is not taken beside what has.
+    """
+    spread = np.array([1.0 / (psf.at(psf.shape[1] / 2.0, psf.shape[0] / 2.0) ** 2).sum() for psf in psfs])
+    alike = np.abs(np.log(spread[:, None] / spread)) < np.log(_ALIKE)
+    seen = np.array(areas)
+    result: NDArray[np.bool_] = alike[int(np.argmax(alike @ seen))] & ((seen > 0) | ~seen.any())
+    return result
 
 
 def refcat_for(archive: ButlerArchive, ra: float, dec: float, radius: float) -> Table:
@@ -87,18 +103,6 @@ def _corner(patch_id: DatasetId) -> tuple[int, int]:
         raise ValueError(f"{patch_id} names no patch")
     whole = Tract.patch_box(patch_id.patch)
     return whole.x0, whole.y0
-
-
-def _of_one_psf(pieces: Sequence[tuple[Box, Psf]]) -> list[tuple[Box, Psf]]:
-    """Those of the PSF that covers most: no kernel that varies smoothly takes two to that of an image.
-
-    So it is where visits end of which templates were made, and others were there before.
-    """
-    area = np.array([box.shape[0] * box.shape[1] for box, _ in pieces])
-    spread = np.array([1.0 / (psf.at(psf.shape[1] / 2.0, psf.shape[0] / 2.0) ** 2).sum() for _, psf in pieces])
-    alike = np.abs(np.log(spread[:, None] / spread)) < np.log(_ALIKE)
-    chosen = alike[int(np.argmax(alike @ area))]
-    return [piece for piece, one in zip(pieces, chosen, strict=True) if one]
 
 
 def _relative(box: Box, x0: int, y0: int) -> Box:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lsst.daf.butler import Butler, MissingCollectionError, MissingDatasetTypeError
+from lsst.daf.butler import Butler, ButlerUserError
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
@@ -89,17 +89,19 @@ def run(settings: Settings, options: AfternoonOptions, console: Console) -> int:
         return asyncio.run(_play(told, day, plan, options, stack, console))
 
 
-def check_standing(settings: Settings, collection: str) -> None:
-    """Raises BadData, naming the collection, if the electronics of a detector are not in it."""
+def check_standing(settings: Settings, collections: str) -> None:
+    """Raises BadData, naming the collections (a comma between them), if they lack the electronics of a detector."""
     with Butler.from_config(str(settings.butler)) as butler:
         for kind in ("crosstalk", "photon_transfer"):
             try:
-                refs = butler.query_datasets(kind, collections=collection, explain=False, limit=None)
-            except (MissingCollectionError, MissingDatasetTypeError) as error:
-                raise BadData(f"--standing {collection}: no {kind} in {settings.butler}: {error}") from error
+                refs = butler.query_datasets(
+                    kind, collections=collections.split(","), instrument=settings.instrument, explain=False, limit=None
+                )
+            except ButlerUserError as error:
+                raise BadData(f"--standing {collections}: no {kind} in {settings.butler}: {error}") from error
             lacking = set(settings.detectors) - {int(ref.dataId["detector"]) for ref in refs}
             if lacking:
-                raise BadData(f"--standing {collection}: no {kind} of detectors {sorted(lacking)}")
+                raise BadData(f"--standing {collections}: no {kind} of detectors {sorted(lacking)}")
 
 
 async def _play(

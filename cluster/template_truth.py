@@ -17,10 +17,11 @@ from access.report.truth_check import Columns, Floats
 from backbone.butler import ButlerArchive
 from backbone.butler_errors import NotKept
 from backbone.masked_fits import inputs_of_template
+from backbone.sky_products import of_one_psf
 from cluster.settings import Settings
 from schemas.identity import DatasetId
-from schemas.image import Image, Inputs
-from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Tract, tract_at
+from schemas.image import Image, Inputs, Psf
+from schemas.skymap import PATCH_PIXELS, TRACT_PATCHES, Box, Tract, tract_at
 from schemas.tables import Table
 from simulators.ocs.schedule import PlannedVisit
 from simulators.sky.sky import Sky
@@ -29,7 +30,9 @@ from simulators.sky.sources import Kind
 Ints = NDArray[np.int64]
 
 KEPT_PATCHES = 64
-"""In memory at once: 2 MB each."""
+"""In memory at once: 2 MB each for every 16 visits."""
+_CORNER = Box(0, 0, 2, 2)
+"""Pixels enough to be told a patch's PSF."""
 _GRID_DEG, _RADIUS_DEG = 0.2, 0.35
 """The sky is asked for about the points of a grid: for what lies within a CCD's reach of them."""
 
@@ -42,29 +45,31 @@ class TemplateTruth:
         self._archive, self._sky = ButlerArchive.open(settings.butler), Sky(seed)
         known = settings.camera.filters
         self._bands = {v.observation(0).visit: known[v.physical_filter] for v in plan if v.physical_filter in known}
-        self._inputs_of = lru_cache(maxsize=KEPT_PATCHES)(self._inputs_of_patch)
+        self._kept = lru_cache(maxsize=KEPT_PATCHES)(self._kept_of)
         self._fluxes_at = lru_cache(maxsize=256)(self._fluxes)
         self._midpoint = lru_cache(maxsize=None)(self._midpoint_of)
 
     def __call__(self, truth: Columns, visit: int) -> Columns:
         """The truth of a visit's detector, with the templates there are: `template_flux`, `difference_flux`, `snr`.
 
-        Not `usable` is what no visit of a template saw, and what lies on patches that are left out: where some are made
-        of visits and others are not, which differ in PSF, `backbone.sky_products.template_for` takes those that most
-        of the detector is on.
+        Not `usable` is what no visit of a template saw, and what lies on patches that are not there or, by their PSF,
+        not taken (`backbone.sky_products.of_one_psf`; a detector's pixels on each are counted by its sources).
         """
         if visit not in self._bands or not len(truth["id"]):
             return truth
         place, band = (float(np.median(truth["ra"])), float(np.median(truth["dec"]))), self._bands[visit]
         tract, template = tract_at(*place), truth["template_flux"].astype(float)
-        made, told = np.zeros(len(template), bool), np.ones(len(template), bool)
+        seen: list[tuple[Psf, Ints]] = []
         for patch, rows, x, y in _by_patch(truth, tract):
-            if inputs := self._inputs_of(tract.id, patch, band):
+            psf, inputs = self._kept(tract.id, patch, band)
+            told = np.ones(len(rows), bool)
+            if inputs:
                 weight = inputs.at(x, y)
                 template[rows] = _mean(self._seen(truth["id"][rows], place, band, inputs.visits), weight)
-                made[rows], told[rows] = True, weight.any(0)
-        usable = truth["usable"].astype(bool) & told & (made == (2 * made.sum() > len(made)))
-        return against(truth | {"usable": usable}, template)
+                told[:] = weight.any(0)
+            if psf:
+                seen.append((psf, rows[told]))
+        return against(truth | {"usable": truth["usable"].astype(bool) & _shown(seen, len(template))}, template)
 
     def _seen(self, ids: Ints, place: tuple[float, float], band: str, visits: Sequence[int]) -> Floats:
         """(visits, n), nJy: of each source in the visits; 0 in those where it was not there."""
@@ -78,12 +83,13 @@ class TemplateTruth:
         still: Table = found[found["kind"] != Kind.ASTEROID]
         return still[np.argsort(still["id"])]
 
-    def _inputs_of_patch(self, tract: int, patch: int, band: str) -> Inputs | None:
+    def _kept_of(self, tract: int, patch: int, band: str) -> tuple[Psf | None, Inputs | None]:
+        name = DatasetId(dataset_type="template_patch", tract=tract, patch=patch, band=band)
         try:
-            uri = self._archive.uri(DatasetId(dataset_type="template_patch", tract=tract, patch=patch, band=band))
+            uri = self._archive.uri(name)
         except NotKept:
-            return None
-        return inputs_of_template(Path(ResourcePath(uri).ospath))
+            return None, None
+        return self._archive.get(name, _CORNER).psf, inputs_of_template(Path(ResourcePath(uri).ospath))
 
     def _midpoint_of(self, visit: int) -> float:
         """MJD TAI."""
@@ -105,6 +111,16 @@ def _mean(seen: Floats, weight: Image) -> Floats:
     weight = np.where(weight.any(0), weight, np.float32(1.0))
     result: Floats = np.average(seen, axis=0, weights=weight)
     return result
+
+
+def _shown(seen: Sequence[tuple[Psf, Ints]], n: int) -> NDArray[np.bool_]:
+    """(n,): which rows lie on patches whose PSF is that of most; `seen`: each patch's, and rows."""
+    shown = np.zeros(n, bool)
+    if seen:
+        chosen = of_one_psf([psf for psf, _ in seen], [len(rows) for _, rows in seen])
+        for (_, rows), one in zip(seen, chosen, strict=True):
+            shown[rows] = one
+    return shown
 
 
 def _by_patch(truth: Columns, tract: Tract) -> Iterator[tuple[int, Ints, Ints, Ints]]:

@@ -85,7 +85,7 @@ class TemplatePsfStep(Step):
 
     def run(self, data_id: DataCoordinate, summaries: Handles, relative: RelativeCalibration) -> Struct:
         """The PSF. Raises NoWorkFound if the calibration excludes all."""
-        frames = [handle.get() for handle in used(summaries, relative)]
+        frames = (handle.get() for handle in used(summaries, relative))
         return Struct(psf=template_psf(frames, skymap.tract(int(data_id["tract"])).wcs))
 
 

@@ -169,11 +169,17 @@ class VisitImage:
     background: Image = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
+INPUT_BLOCK, INPUT_BITS = 32, 16
+"""Pixels a side of the blocks of `Inputs.weight`; visits that a plane of `Inputs.taken` tells of."""
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Of which visits the mean is, that an image is, and where: `weight` (n,), nJy**-2, of each of `visits`.
+    """Of which visits the mean is, that an image is, and where.
 
-    `taken`: (n / 16, ny / 2, nx / 2), a bit for each visit, the first the lowest: whether it is in every other pixel.
+    `weight`: (n, rows, columns), nJy**-2, of each of `visits` in blocks of 32 pixels; it falls towards a visit's edges.
+    `taken`: (n / 16 rounded up, ny / 2, nx / 2), a bit for each visit, the first the lowest: whether it is in every
+    other pixel.
     """
 
     visits: tuple[int, ...]
@@ -184,12 +190,8 @@ class Inputs:
         """(n, m): the weights of the visits at pixels x, y (m,) of the image; 0 where a visit was left out."""
         words = self.taken[:, y // 2, x // 2]
         bits = [words[k // INPUT_BITS] >> np.uint16(k % INPUT_BITS) & np.uint16(1) for k in range(len(self.visits))]
-        result: Image = np.array(bits, np.float32) * self.weight[:, None]
+        result: Image = np.array(bits, np.float32) * self.weight[:, y // INPUT_BLOCK, x // INPUT_BLOCK]
         return result
-
-
-INPUT_BITS = 16
-"""Visits that a plane of `Inputs.taken` tells of."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from payloads.drp.warps import MARGIN, Warp
 from payloads.imaging import background
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.errors import BadData
-from schemas.image import Image, Inputs, Mask, MaskedImage, Psf, Template
+from schemas.image import INPUT_BLOCK, Image, Inputs, Mask, MaskedImage, Psf, Template
 from schemas.wcs import Wcs
 
 Floats = NDArray[np.float64]
@@ -82,10 +82,11 @@ def make_coadd(warps: Sequence[Loader], target: Image | None = None) -> Coadd:
     sums, psfs, told = Sums(compared.shape), PsfSum(compared.shape), []
     for load, sky, clipped in zip(warps, compared.skies, compared.artefacts, strict=True):
         warp = load()
-        psfs.add(warp.kernels, sums.add(warp, background.render(sky, compared.shape), clipped))
-        told.append((warp.visit, 1.0 / warp.sky_variance, warp.fwhm, float(clipped.mean())))
-    visits, weight, fwhm_px, artefacts = zip(*told, strict=True)
-    if not sum(weight) > 0.0:
+        weight = sums.add(warp, background.render(sky, compared.shape), clipped)
+        psfs.add(warp.kernels, weight)
+        told.append((warp.visit, weight, warp.fwhm, float(clipped.mean())))
+    visits, weights, fwhm_px, artefacts = zip(*told, strict=True)
+    if not any(weight.any() for weight in weights):
         raise BadData(f"a {compared.band} coadd of visits {list(visits)}: none has a good pixel")
     pixels, depth = sums.result()
     on_empty_sky(pixels)
@@ -96,7 +97,7 @@ def make_coadd(warps: Sequence[Loader], target: Image | None = None) -> Coadd:
         pixels, psf = brought(pixels, means, target)
     return Coadd(
         pixels=pixels, wcs=compared.wcs, psf=psf, band=compared.band, depth=depth,
-        inputs=Inputs(visits, np.array(weight, np.float32), sums.taken), fwhm_px=np.array(fwhm_px),
+        inputs=Inputs(visits, np.array(weights, np.float32), sums.taken), fwhm_px=np.array(fwhm_px),
         artefacts=np.array(artefacts),
     )  # fmt: skip
 
@@ -113,8 +114,9 @@ def template_of(coadd: Coadd) -> Template:
     image = np.where(none, np.float32(0.0), coadd.pixels.image[inner])
     variance = np.where(none, NO_DATA_VARIANCE, coadd.pixels.variance[inner])
     wcs = coadd.wcs.shifted(MARGIN, MARGIN)
-    half = tuple(slice(part.start // 2, part.stop // 2) for part in inner)
-    inputs = replace(coadd.inputs, taken=np.ascontiguousarray(coadd.inputs.taken[:, *half]))
+    blocks, pairs = (tuple(slice(part.start // n, part.stop // n) for part in inner) for n in (INPUT_BLOCK, 2))
+    weight, taken = coadd.inputs.weight[:, *blocks], coadd.inputs.taken[:, *pairs]
+    inputs = replace(coadd.inputs, weight=np.ascontiguousarray(weight), taken=np.ascontiguousarray(taken))
     return Template(MaskedImage(image, mask, variance), wcs, psf_within(coadd.psf, MARGIN), coadd.band, inputs)
 
 

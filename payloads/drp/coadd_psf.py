@@ -7,11 +7,12 @@ from scipy.ndimage import distance_transform_edt
 from payloads.drp.warps import CELL
 from payloads.imaging.convolve import blocks_of
 from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points
-from schemas.image import Image, Psf
+from schemas.errors import BadData
+from schemas.image import INPUT_BLOCK, Image, Psf
 
 Floats = NDArray[np.float64]
 
-BLOCK = 32
+BLOCK = INPUT_BLOCK
 """Pixels a side of the squares in which the PSF is told: less than visits' weights take to fall to their edges."""
 
 _ORDER = 2
@@ -41,7 +42,12 @@ class PsfSum:
             self._weight += weight
 
     def means(self) -> Image:
-        """(rows, columns, k, k). A block without weight has its nearest neighbour's: nothing is extrapolated."""
+        """(rows, columns, k, k). A block without weight has its nearest neighbour's: nothing is extrapolated.
+
+        Raises BadData if none has weight.
+        """
+        if not (self._weight > 0.0).any():
+            raise BadData("no good pixel in any visit")
         nearest = tuple(distance_transform_edt(self._weight == 0.0, return_distances=False, return_indices=True))
         result: Image = self._kernels[nearest] / self._weight[nearest][:, :, None, None].astype(np.float32)
         return result

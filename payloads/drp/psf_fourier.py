@@ -7,17 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.imaging.stars import FWHM_OF_SIGMA
+from schemas.errors import BadData
 from schemas.image import Image
 
 Floats = NDArray[np.float64]
-Transform = NDArray[np.complex128]
+Transform = NDArray[np.complexfloating]
 
 _SIDE = 96
 
 
 def transform(kernels: Image | Floats) -> Transform:
-    """(..., 96, 49): of kernels (..., k, k), k odd, about their middle pixel."""
-    place = np.arange(kernels.shape[-1]) - kernels.shape[-1] // 2
+    """(..., 96, 49): of kernels (..., k, k), k odd, about their middle pixel. Raises BadData for more than 96."""
+    size = kernels.shape[-1]
+    if size > _SIDE:
+        raise BadData(f"a PSF of {size} pixels: more than {_SIDE}")
+    place = np.arange(size) - size // 2
     padded = np.zeros((*kernels.shape[:-2], _SIDE, _SIDE), kernels.dtype)
     padded[..., place[:, None], place] = kernels
     result: Transform = np.fft.rfft2(padded)

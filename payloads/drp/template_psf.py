@@ -6,8 +6,10 @@ can be brought to one PSF before they are added; here their mean is, once: it la
 restored that only a sharper visit had.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,12 @@ from payloads.drp.coadd_psf import BLOCK, padded, psf_of
 from payloads.drp.psf_fourier import Transform, gaussian_transform, inverse, transform
 from payloads.drp.single_frame import FrameSummary
 from payloads.drp.warps import turned
+from payloads.imaging import mask_ops
 from payloads.imaging.convolve import convolve_blocks
 from payloads.imaging.psf_field import kernel_sigma
 from payloads.imaging.stars import FWHM_OF_SIGMA
 from schemas.errors import BadData
-from schemas.image import Image, MaskedImage, Psf
+from schemas.image import Image, Mask, MaskedImage, Psf
 from schemas.wcs import Wcs
 
 Floats = NDArray[np.float64]
@@ -33,8 +36,11 @@ _WIDER_BY = 4
 """Pixels a side by which its stamp is larger."""
 _REACH, _SIGMAS = 12, (1.0, 2.0, 4.0)
 """Pixels that a kernel to another PSF reaches, and of the Gaussians that it is made of."""
-_NOISE = 1e-6
-"""Power of a PSF, that of its sum being 1, below which a frequency is not restored."""
+_NOISES, _MOST_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), 1.5
+"""Powers of a PSF, that of its sum being 1, below which a frequency is not restored: the first that leaves the variance
+of a PSF-sized sum below so many times what it was. Much wider PSFs stay wider."""
+_SPREAD = 2
+"""Pixels about what is saturated or bad that have something of it then."""
 _SEEN_OF = 4
 """One row and column of so many blocks is enough to fit a smooth PSF to."""
 _HIGHEST = 30
@@ -52,31 +58,43 @@ class TemplatePsf:
     visits: tuple[int, ...]
 
 
+class _Seen(NamedTuple):
+    """Of a visit-detector: its width, its weight in a coadd, its PSF (k, k) at its middle."""
+
+    fwhm_px: float
+    weight: float
+    kernel: Image
+
+
 def how_many(visits: int) -> int:
     """Of so many visits, how many of the sharpest make a template."""
     return max(_FEWEST, round(_SHARPEST_PART * visits))
 
 
-def template_psf(frames: Sequence[FrameSummary], wcs: Wcs) -> TemplatePsf:
-    """Of the sharpest visits among some visit-detectors, on the pixels of a tract's `wcs`. Raises BadData for none."""
-    if not frames:
+def template_psf(frames: Iterable[FrameSummary], wcs: Wcs) -> TemplatePsf:
+    """Of the sharpest visits among some visit-detectors, on the pixels of a tract's `wcs`. Raises BadData for none.
+
+    Each is taken once, and of each its PSF at its middle is kept.
+    """
+    seen: defaultdict[int, list[_Seen]] = defaultdict(list)
+    for frame in frames:
+        seen[frame.visit].append(_Seen(frame.fwhm_px, _weight(frame), _at_middle(frame, wcs)))
+    if not seen:
         raise BadData("a PSF for templates of no visits")
-    of_visit = {visit: [f for f in frames if f.visit == visit] for visit in sorted({f.visit for f in frames})}
-    width = {visit: float(np.mean([f.fwhm_px for f in each])) for visit, each in of_visit.items()}
+    width = {visit: float(np.mean([each.fwhm_px for each in seen[visit]])) for visit in sorted(seen)}
     chosen = sorted(sorted(width, key=lambda visit: width[visit])[: how_many(len(width))])
-    used = [frame for visit in chosen for frame in of_visit[visit]]
-    kernels, weights = [_at_middle(frame, wcs) for frame in used], [_weight(frame) for frame in used]
-    size = max(len(kernel) for kernel in kernels)
-    mean = np.average([padded(kernel, size) for kernel in kernels], axis=0, weights=weights)
-    return TemplatePsf(_widened(mean.astype(np.float32)), tuple(chosen))
+    used = [each for visit in chosen for each in seen[visit]]
+    size, total = max(len(each.kernel) for each in used), sum(each.weight for each in used)
+    mean = sum(padded(each.kernel, size) * np.float32(each.weight / total) for each in used)
+    return TemplatePsf(_widened(np.asarray(mean, np.float32)), tuple(chosen))
 
 
 def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImage, Psf]:
     """A coadd (ny, nx) with the PSF `target` (k, k), as far as it can have it; and the PSF that it has then.
 
-    `psfs`: (rows, columns, k, k), those of its blocks of 32 pixels. Fine structure that they lack is not restored.
-    The variance stays that of a PSF-sized sum. What is not finite stays, and is no light; so does the border of 12
-    pixels, and the mask.
+    `psfs`: (rows, columns, k, k), those of its blocks of 32 pixels. Where they are so much wider that noise would grow,
+    they stay wider. The variance stays that of a PSF-sized sum. What is not finite stays, and is no light; the border
+    of 12 pixels stays too. What is saturated or bad grows by 2 pixels.
     """
     kernels, noise = _toward(psfs, target)
     image, seen = pixels.image, np.isfinite(pixels.image)
@@ -86,7 +104,11 @@ def brought(pixels: MaskedImage, psfs: Image, target: Image) -> tuple[MaskedImag
         result[border] = image[border]
     ny, nx = image.shape
     variance = pixels.variance * noise.repeat(BLOCK, 0).repeat(BLOCK, 1)[:ny, :nx]
-    return MaskedImage(result, pixels.mask, variance), _made(psfs, kernels, (ny, nx))
+    mask = pixels.mask.copy()
+    for bit in (Mask.SAT, Mask.BAD):
+        mask_ops.grow(mask, bit, _SPREAD, _SPREAD)
+    mask[~seen] = pixels.mask[~seen]
+    return MaskedImage(result, mask, variance), _made(psfs, kernels, (ny, nx))
 
 
 def _at_middle(frame: FrameSummary, wcs: Wcs) -> Image:
@@ -116,9 +138,14 @@ def _toward(psfs: Image, target: Image) -> tuple[Image, Image]:
     shapes, aim = _seen(transform(basis)), _seen(transform(target))
     kernels, noise = np.empty((*psfs.shape[:2], *basis.shape[1:]), np.float32), np.empty(psfs.shape[:2], np.float32)
     for row, each in enumerate(psfs):
-        added = _added(_seen(transform(each)), aim, shapes)
-        kernels[row] = np.tensordot(added, basis, 1)
-        noise[row] = (np.abs((1.0 + added @ shapes) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
+        seen, left = _seen(transform(each)), np.arange(len(each))
+        for least in _NOISES:
+            added = _added(seen[left], aim, shapes, least)
+            kernels[row, left] = np.tensordot(added, basis, 1)
+            noise[row, left] = (np.abs((1.0 + added @ shapes) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
+            left = left[noise[row, left] > _MOST_NOISE]
+            if not left.size:
+                break
     kernels[:, :, _REACH, _REACH] += 1.0
     return kernels, noise
 
@@ -130,16 +157,16 @@ def _made(psfs: Image, kernels: Image, shape: tuple[int, int]) -> Psf:
     return psf_of(made.astype(np.float32), shape, _SEEN_OF)
 
 
-def _added(psf: Transform, aim: Transform, shapes: Transform) -> Floats:
+def _added(psf: Transform, aim: Transform, shapes: Transform, noise: float) -> Floats:
     """(n, shapes): of each shape, what a kernel has beside one pixel of 1 to take PSFs nearest to the aim.
 
-    Least squares, with what white noise of power `_NOISE` has in those shapes beside what they leave: where a PSF has
+    Least squares, with what white noise of power `noise` has in those shapes beside what they leave: where a PSF has
     less power than that, nothing is restored. All are given at the same frequencies, psf (n, frequencies).
     """
     first, second = np.triu_indices(len(shapes))
     products = (shapes[first].conj() * shapes[second]).real
     matrix = np.empty((len(psf), len(shapes), len(shapes)))
-    matrix[:, first, second] = (np.abs(psf) ** 2 + _NOISE) @ products.T
+    matrix[:, first, second] = (np.abs(psf) ** 2 + noise) @ products.T
     matrix[:, second, first] = matrix[:, first, second]
     right = ((psf.conj() * (aim - psf)) @ shapes.conj().T).real
     result: Floats = np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0], np.float64)

@@ -79,7 +79,7 @@ def test_a_template_tells_of_which_visits_it_is_the_mean(patch: Template, patch_
     assert read_template(patch_file).inputs is None
     visits, rng = tuple(2026070500001 + number for number in range(40)), np.random.default_rng(1)
     taken = rng.integers(0, 65536, (3, 1024, 1024)).astype(np.uint16)
-    made = Inputs(visits, rng.uniform(1e-4, 1.0, 40).astype(np.float32), taken)
+    made = Inputs(visits, rng.uniform(1e-4, 1.0, (40, 64, 64)).astype(np.float32), taken)
     write_template(tmp_path / "made.fits", replace(patch, inputs=made), {})
     for told in (inputs_of_template(tmp_path / "made.fits"), read_template(tmp_path / "made.fits").inputs):
         assert told is not None
@@ -87,6 +87,10 @@ def test_a_template_tells_of_which_visits_it_is_the_mean(patch: Template, patch_
         assert np.array_equal(told.weight, made.weight)
         assert np.array_equal(told.taken, made.taken)
     assert read_template(tmp_path / "made.fits", Box(0, 0, 5, 5)).inputs is None
+    with fits.open(tmp_path / "made.fits") as hdus:  # as they were once written
+        del hdus["WEIGHT"], hdus["TAKEN"]
+        hdus.writeto(tmp_path / "old.fits")
+    assert inputs_of_template(tmp_path / "old.fits") is read_template(tmp_path / "old.fits").inputs is None
 
 
 def test_a_template_is_read_back(patch: Template, patch_file: Path) -> None:

@@ -119,6 +119,23 @@ def test_of_patches_that_differ_in_psf_those_that_cover_most_are_taken(tmp_path:
     assert template.psf.at(200.0, 200.0).max() == pytest.approx(1.0 / width**2, rel=1e-3)
 
 
+def test_patches_count_by_what_they_show(tmp_path: Path) -> None:
+    archive = ButlerArchive.create(tmp_path)
+    archive.register_camera(camera("LSSTCam"))
+    largest = max(PATCHES, key=lambda patch: overlap(patch).sum())
+    for patch in PATCHES:
+        made = kept.template_patch(TRACT, patch)
+        made.pixels.mask[:] = 0
+        if patch == largest:
+            made.pixels.mask[:] = Mask.NO_DATA
+            wide = np.full((1, 25, 25), 1.0 / 625.0, np.float32)
+            made = replace(made, psf=Psf(wide, 0, made.psf.shape))
+        archive.put(kept.patch_id(TRACT, patch), made)
+    template = template_for(archive, WCS, SHAPE, "r")
+    assert np.array_equal(template.pixels.mask == Mask.NO_DATA, overlap(largest))
+    assert template.psf.at(200.0, 200.0).max() > 2.0 / 625.0
+
+
 def overlap(patch: int) -> np.ndarray:
     """(ny, nx): where the template's box lies on a patch."""
     y, x = np.mgrid[BOX.y0 : BOX.y1, BOX.x0 : BOX.x1]

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from backbone.butler import ButlerArchive
 from backbone.schema_registry import SchemaRegistry
-from cluster.afternoon import BEGIN_S, AfternoonOptions, _made, archived, lacking, observatory_of
+from cluster.afternoon import BEGIN_S, AfternoonOptions, _made, archived, check_standing, lacking, observatory_of
 from cluster.cli import app
 from cluster.services import free_port
 from cluster.settings import Settings
 from schemas.clock import NightClock
-from schemas.errors import Broken
+from schemas.errors import BadData, Broken
 from schemas.identity import DatasetId
 from schemas.instrument import camera
 from simulators.camera import calibrations
@@ -95,3 +95,7 @@ def test_electronics_that_do_not_stand_are_refused_by_name_before_anything_is_ex
     assert result.exit_code == 2
     assert "--standing LSSTCam/calib/20260701: no photon_transfer of detectors [95]" in result.output
     assert not (tmp_path / "afternoon").exists()
+    told = Settings(output=tmp_path, detectors=(94,))
+    check_standing(told, "LSSTCam/raw/all,LSSTCam/calib/20260701")
+    with pytest.raises(BadData, match=r"--standing LSSTCam/calib/\*"):
+        check_standing(told, "LSSTCam/calib/*")

@@ -68,10 +68,11 @@ def inputs_of(*visits: PlannedVisit, weight: Sequence[float] = ()) -> Inputs:
     """Templates that are the mean of visits, all of them everywhere."""
     taken = np.full((1, 1024, 1024), 2 ** len(visits) - 1, np.uint16)
     numbers = tuple(visit.observation(0).visit for visit in visits)
-    return Inputs(numbers, np.array(weight or np.ones(len(visits)), np.float32), taken)
+    weights = np.array(weight or np.ones(len(visits)), np.float32)
+    return Inputs(numbers, np.broadcast_to(weights[:, None, None], (len(visits), 64, 64)).copy(), taken)
 
 
-def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None, without: int = -1) -> None:
+def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None, other: int = -1) -> None:
     archive, tract = ButlerArchive.open(settings.butler), tract_at(visit.ra, visit.dec)
     archive.register_tracts([tract])
     x, y = (int(axis) for axis in tract.wcs.sky_to_pixel(visit.ra, visit.dec))
@@ -79,9 +80,10 @@ def put_templates(settings: Settings, visit: PlannedVisit, inputs: Inputs | None
     near = replace(Tract.patch_box(0), x0=x - reach, x1=x + reach, y0=y - reach, y1=y + reach)
     for patch in tract.patches_in(near):
         pixels = MaskedImage(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16), np.ones((4, 4), np.float32))
-        psf = Psf(np.ones((1, 5, 5), np.float32) / 25, 0, (4, 4))
+        width = 7 if patch == other else 5
+        psf = Psf(np.ones((1, width, width), np.float32) / width**2, 0, (4, 4))
         name = DatasetId(dataset_type="template_patch", tract=tract.id, patch=patch, band=band_of(visit))
-        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), None if patch == without else inputs))
+        archive.put(name, Template(pixels, tract.wcs, psf, band_of(visit), None if patch == other else inputs))
 
 
 def test_the_simulators_own_templates_are_as_the_camera_tells(settings: Settings, plan: list[PlannedVisit]) -> None:
@@ -125,7 +127,8 @@ def test_visits_count_by_their_weights_and_not_where_they_were_left_out(
     settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
 ) -> None:
     inputs = inputs_of(*week[:2], weight=(3.0, 1.0))
-    inputs.taken[:, :, 512:] = 2  # there the first visit was left out
+    inputs.weight[0, :, :16] = 1.0  # an edge of the first is near
+    inputs.taken[:, :, 512:] = 2  # there it was left out
     inputs.taken[:, 512:] = 0  # and there nothing is said
     put_templates(settings, plan[0], inputs)
     truth = told(plan[0])
@@ -134,13 +137,14 @@ def test_visits_count_by_their_weights_and_not_where_they_were_left_out(
     tract = tract_at(plan[0].ra, plan[0].dec)
     x, y = (np.rint(axis).astype(int) % 2048 for axis in tract.wcs.sky_to_pixel(truth["ra"], truth["dec"]))
     expected = np.where(x < 1024, (3.0 * first + second) / 4.0, second)
+    expected = np.where(x < 512, (first + second) / 2.0, expected)
     expected = np.where(y < 1024, expected, (first + second) / 2.0)
     assert len({(a, b) for a, b in zip(x < 1024, y < 1024, strict=True)}) > 1
     np.testing.assert_allclose(retold["template_flux"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(retold["usable"], y < 1024)
 
 
-def test_what_lies_on_the_few_patches_of_another_kind_is_not_counted(
+def test_what_lies_on_the_few_patches_of_another_psf_is_not_counted(
     settings: Settings, plan: list[PlannedVisit], week: list[PlannedVisit]
 ) -> None:
     truth, tract = told(plan[0]), tract_at(plan[0].ra, plan[0].dec)
@@ -150,7 +154,7 @@ def test_what_lies_on_the_few_patches_of_another_kind_is_not_counted(
     assert len(numbers) > 1
     fewest, most = int(numbers[np.argmin(counts)]), int(numbers[np.argmax(counts)])
     truth["usable"][patch == most] &= np.arange((patch == most).sum()) > 3
-    put_templates(settings, plan[0], inputs_of(*week), without=fewest)
+    put_templates(settings, plan[0], inputs_of(*week), other=fewest)
     retold = TemplateTruth(settings, plan, SEED)(truth, plan[0].observation(0).visit)
     np.testing.assert_array_equal(retold["usable"], truth["usable"] & (patch != fewest))
 

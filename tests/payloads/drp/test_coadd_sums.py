@@ -101,7 +101,8 @@ def test_the_seventeenth_visit_has_a_plane_of_its_own() -> None:
         warp.pixels.image[: 100 * (k % 2)] = np.nan
         sums.add(warp, nothing.astype(np.float32), nothing[::2, ::2] > 0.0)
     assert sums.taken.shape == (2, SIDE // 2, SIDE // 2)
-    inputs = Inputs(tuple(range(17)), np.arange(1.0, 18.0, dtype=np.float32), sums.taken)
+    each = np.arange(1.0, 18.0, dtype=np.float32)
+    inputs = Inputs(tuple(range(17)), np.broadcast_to(each[:, None, None], (17, 17, 17)), sums.taken)
     weight = inputs.at(np.array([3, 3]), np.array([50, 150]))
-    np.testing.assert_array_equal(weight[:, 1], inputs.weight)
-    np.testing.assert_array_equal(weight[:, 0], np.where(np.arange(17) % 2, 0.0, inputs.weight))
+    np.testing.assert_array_equal(weight[:, 1], each)
+    np.testing.assert_array_equal(weight[:, 0], np.where(np.arange(17) % 2, 0.0, each))
