@@ -154,7 +154,7 @@ def test_what_is_much_wider_is_not_restored_at_any_price() -> None:
         result, made = brought(pixels, psfs_of(fwhm), kernel(4.5))
         assert 4.0 < result.variance[100, 100] <= 6.0
         assert 4.5 < fwhm_of(made.at(272.0, 272.0)) < fwhm
-        assert result.image.min() > -0.01 * result.image.max()
+        assert result.image.min() > -0.03 * result.image.max()
         assert result.image[258:287, 258:287].sum() == pytest.approx(1e6, rel=0.01)
 
 
