@@ -36,7 +36,7 @@ _WIDER_BY = 4
 """Pixels a side by which its stamp is larger."""
 _REACH, _SIGMAS = 12, (1.0, 2.0, 4.0)
 """Pixels that a kernel to another PSF reaches, and of the Gaussians that it is made of."""
-_NOISES, _MOST_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), 1.5
+_NOISES, _MOST_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), 1.5
 """Powers of a PSF, that of its sum being 1, below which a frequency is not restored: the first that leaves the variance
 of a PSF-sized sum below so many times what it was. Much wider PSFs stay wider."""
 _SPREAD = 2
