@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from payloads.drp.artefacts import find_artefacts, match_skies
-from payloads.drp.coadd_psf import PsfSum, psf_of, psf_within
+from payloads.drp.coadd_psf import PsfSum, at_cells, fitted, psf_within
 from payloads.drp.coadd_sky import on_empty_sky
 from payloads.drp.coadd_sums import Sums
 from payloads.drp.matching import BIN, binned, matched, targets
-from payloads.drp.template_psf import brought, how_many
+from payloads.drp.template_psf import FEWEST, brought, how_many
 from payloads.drp.warps import MARGIN, Warp
 from payloads.imaging import background
 from payloads.imaging.stars import FWHM_OF_SIGMA
@@ -92,7 +92,7 @@ def make_coadd(warps: Sequence[Loader], target: Image | None = None) -> Coadd:
     on_empty_sky(pixels)
     means = psfs.means()
     if target is None:
-        psf = psf_of(means, compared.shape)
+        psf = fitted(at_cells(means, compared.shape), compared.shape)
     else:
         pixels, psf = brought(pixels, means, target)
     return Coadd(
@@ -127,12 +127,12 @@ def sharpest(warps: Sequence[Loader]) -> list[Loader]:
     taken as well. Loads each warp once.
     """
     told = [(warp.fwhm, warp.covered) for warp in (load() for load in warps)]
-    most, fewest = how_many(len(told)), how_many(0)
+    most = how_many(len(told))
     depth: NDArray[np.int64] = np.zeros(told[0][1].shape, np.int64) if told else np.zeros((0, 0), np.int64)
     chosen = []
     for rank, k in enumerate(sorted(range(len(told)), key=lambda k: told[k][0])):
         covered = told[k][1]
-        if rank < most or (depth[covered] < fewest).any():
+        if rank < most or (depth[covered] < FEWEST).any():
             chosen.append(k)
             depth += covered
     return [warps[k] for k in sorted(chosen)]

@@ -4,10 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from payloads.drp.warps import CELL
-from payloads.imaging.convolve import blocks_of
+from payloads.drp.warps import CELL, cells_of
 from payloads.imaging.psf_field import fit_psf, kernels_at, sample_points
-from schemas.errors import BadData
 from schemas.image import INPUT_BLOCK, Image, Psf
 
 Floats = NDArray[np.float64]
@@ -42,22 +40,25 @@ class PsfSum:
             self._weight += weight
 
     def means(self) -> Image:
-        """(rows, columns, k, k). A block without weight has its nearest neighbour's: nothing is extrapolated.
-
-        Raises BadData if none has weight.
-        """
-        if not (self._weight > 0.0).any():
-            raise BadData("no good pixel in any visit")
+        """(rows, columns, k, k), if any has weight. One without has its nearest neighbour's: none is extrapolated."""
         nearest = tuple(distance_transform_edt(self._weight == 0.0, return_distances=False, return_indices=True))
         result: Image = self._kernels[nearest] / self._weight[nearest][:, :, None, None].astype(np.float32)
         return result
 
 
-def psf_of(means: Image, shape: tuple[int, int], every: int = 1) -> Psf:
-    """The smooth PSF over a grid nearest to those of its blocks, or of one row and column of `every` so many."""
-    x, y = (middles[::every, ::every] for middles in blocks_of(shape, BLOCK))
-    order = min(_ORDER, min(x.shape) - 1)
-    return fit_psf(means.reshape(-1, *means.shape[2:]), x.ravel(), y.ravel(), order, shape)
+def at_cells(blocks: Image, shape: tuple[int, int]) -> Image:
+    """Kernels of a grid's blocks (rows, columns, k, k) as they are at the middles of its cells, linearly between."""
+    middles = (_middles(n, cells) for n, cells in zip(shape, cells_of(shape), strict=True))
+    along, across = (_between(at, BLOCK, n) for at, n in zip(middles, blocks.shape[:2], strict=True))
+    return _joined(along, across, blocks)
+
+
+def fitted(kernels: Image, shape: tuple[int, int]) -> Psf:
+    """The smooth PSF over a grid nearest to those of its cells (rows, columns, k, k)."""
+    rows, columns = kernels.shape[:2]
+    x, y = np.meshgrid(_middles(shape[1], columns), _middles(shape[0], rows))
+    order = min(_ORDER, min(rows, columns) - 1)
+    return fit_psf(kernels.reshape(-1, *kernels.shape[2:]), x.ravel(), y.ravel(), order, shape)
 
 
 def psf_within(psf: Psf, margin: int) -> Psf:
@@ -77,14 +78,24 @@ def _on_blocks(kernels: Image, shape: tuple[int, int]) -> Image:
     """Those of cells (rows, columns, k, k) at the middles of a grid's blocks, linearly between the cells' middles."""
     unknown = ~np.isfinite(kernels[:, :, 0, 0])
     known = kernels[tuple(distance_transform_edt(unknown, return_distances=False, return_indices=True))]
-    along, across = (_between(n, of) for n, of in zip(shape, kernels.shape[:2], strict=True))
-    result: Image = np.einsum("ia,jb,abkl->ijkl", along, across, known, optimize=True)
+    middles = (np.arange(n, dtype=np.float64) * BLOCK + (BLOCK - 1) / 2.0 for n in blocks_in(shape))
+    along, across = (_between(at, CELL, n) for at, n in zip(middles, kernels.shape[:2], strict=True))
+    return _joined(along, across, known)
+
+
+def _middles(pixels: int, cells: int) -> Floats:
+    edges = np.minimum(np.arange(cells + 1) * CELL, pixels)
+    result: Floats = (edges[1:] + edges[:-1] - 1) / 2.0
     return result
 
 
-def _between(pixels: int, cells: int) -> Image:
-    """(blocks, cells): what each cell along an axis contributes to each block."""
-    place = ((np.arange(-(-pixels // BLOCK)) + 0.5) * BLOCK - 0.5 * CELL) / CELL
-    parts = 1.0 - np.abs(np.clip(place, 0.0, cells - 1.0)[:, None] - np.arange(cells))
-    result: Image = np.maximum(parts, 0.0).astype(np.float32)
+def _between(at: Floats, side: int, n: int) -> Image:
+    """(m, n): what each of n squares of a side contributes at places (pixels) along an axis, linearly."""
+    place = np.clip((at + 0.5) / side - 0.5, 0.0, n - 1.0)
+    result: Image = np.maximum(1.0 - np.abs(place[:, None] - np.arange(n)), 0.0).astype(np.float32)
+    return result
+
+
+def _joined(along: Image, across: Image, kernels: Image) -> Image:
+    result: Image = np.einsum("ia,jb,abkl->ijkl", along, across, kernels, optimize=True)
     return result

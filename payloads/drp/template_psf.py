@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from payloads.drp.coadd_psf import BLOCK, padded, psf_of
+from payloads.drp.coadd_psf import BLOCK, at_cells, fitted, padded
 from payloads.drp.psf_fourier import Transform, gaussian_transform, inverse, transform
 from payloads.drp.single_frame import FrameSummary
 from payloads.drp.warps import turned
@@ -28,7 +28,7 @@ from schemas.wcs import Wcs
 
 Floats = NDArray[np.float64]
 
-_SHARPEST_PART, _FEWEST = 1.0 / 3.0, 8
+_SHARPEST_PART, FEWEST = 1.0 / 3.0, 8
 """Of the visits, how many make a template, and how many at the least."""
 _WIDER = 1.03
 """The common PSF's FWHM in the visits' mean: where the sharper visits are missing little has to be restored."""
@@ -41,8 +41,6 @@ _NOISES, _MOST_NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), 1.5
 of a PSF-sized sum below so many times what it was. Much wider PSFs stay wider."""
 _SPREAD = 2
 """Pixels about what is saturated or bad that have something of it then."""
-_SEEN_OF = 4
-"""One row and column of so many blocks is enough to fit a smooth PSF to."""
 _HIGHEST = 30
 """Of 96ths of a wave a pixel: those from it on are not looked at."""
 
@@ -68,7 +66,7 @@ class _Seen(NamedTuple):
 
 def how_many(visits: int) -> int:
     """Of so many visits, how many of the sharpest make a template."""
-    return max(_FEWEST, round(_SHARPEST_PART * visits))
+    return max(FEWEST, round(_SHARPEST_PART * visits))
 
 
 def template_psf(frames: Iterable[FrameSummary], wcs: Wcs) -> TemplatePsf:
@@ -136,11 +134,12 @@ def _toward(psfs: Image, target: Image) -> tuple[Image, Image]:
     """
     basis = _basis()
     shapes, aim = _seen(transform(basis)), _seen(transform(target))
+    products = (shapes.conj()[:, None] * shapes).real
     kernels, noise = np.empty((*psfs.shape[:2], *basis.shape[1:]), np.float32), np.empty(psfs.shape[:2], np.float32)
     for row, each in enumerate(psfs):
         seen, left = _seen(transform(each)), np.arange(len(each))
         for least in _NOISES:
-            added = _added(seen[left], aim, shapes, least)
+            added = _added(seen[left], aim, shapes, products, least)
             kernels[row, left] = np.tensordot(added, basis, 1)
             noise[row, left] = (np.abs((1.0 + added @ shapes) * aim) ** 2).sum(-1) / (np.abs(aim) ** 2).sum()
             left = left[noise[row, left] > _MOST_NOISE]
@@ -151,23 +150,19 @@ def _toward(psfs: Image, target: Image) -> tuple[Image, Image]:
 
 
 def _made(psfs: Image, kernels: Image, shape: tuple[int, int]) -> Psf:
-    """What kernels make of the PSFs of a grid's blocks, seen in some of them."""
-    some = (slice(None, None, _SEEN_OF), slice(None, None, _SEEN_OF))
-    made = inverse(transform(kernels[some]) * transform(psfs[some]), psfs.shape[-1])
-    return psf_of(made.astype(np.float32), shape, _SEEN_OF)
+    """What kernels make of the PSFs of a grid's blocks."""
+    taken, psf = (transform(at_cells(blocks, shape)) for blocks in (kernels, psfs))
+    return fitted(inverse(taken * psf, psfs.shape[-1]).astype(np.float32), shape)
 
 
-def _added(psf: Transform, aim: Transform, shapes: Transform, noise: float) -> Floats:
+def _added(psf: Transform, aim: Transform, shapes: Transform, products: Floats, noise: float) -> Floats:
     """(n, shapes): of each shape, what a kernel has beside one pixel of 1 to take PSFs nearest to the aim.
 
     Least squares, with what white noise of power `noise` has in those shapes beside what they leave: where a PSF has
-    less power than that, nothing is restored. All are given at the same frequencies, psf (n, frequencies).
+    less power than that, nothing is restored. All are given at the same frequencies, psf (n, frequencies); `products`:
+    of each shape with each.
     """
-    first, second = np.triu_indices(len(shapes))
-    products = (shapes[first].conj() * shapes[second]).real
-    matrix = np.empty((len(psf), len(shapes), len(shapes)))
-    matrix[:, first, second] = (np.abs(psf) ** 2 + noise) @ products.T
-    matrix[:, second, first] = matrix[:, first, second]
+    matrix = np.tensordot(np.abs(psf) ** 2 + noise, products, (1, 2))
     right = ((psf.conj() * (aim - psf)) @ shapes.conj().T).real
     result: Floats = np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0], np.float64)
     return result
@@ -178,7 +173,7 @@ def _basis() -> Floats:
     t = np.arange(-_REACH, _REACH + 1.0)
     lines = [[np.exp(-t * t / (2.0 * s * s)) * (t / s) ** n for n in range(3)] for s in _SIGMAS]
     shapes = [np.outer(of[j], of[i]) for of in lines for i in range(3) for j in range(3 - i)]
-    wide = shapes.pop((len(_SIGMAS) - 1) * len(shapes) // len(_SIGMAS))  # the widest Gaussian: it takes their sums away
+    wide = shapes.pop(-len(shapes) // len(_SIGMAS))  # the widest Gaussian: it takes their sums away
     of_size_one = [shape / np.abs(shape).sum() for shape in shapes]
     result: Floats = np.array([shape - shape.sum() * wide / wide.sum() for shape in of_size_one])
     return result

@@ -244,17 +244,14 @@ def test_time_in_which_a_quantum_stands_still_counts_neither_as_its_own_nor_to_i
     running = threading.Thread(target=lambda: ended.append(make.ran("r", make.asked(2, 1.0, Needs(deadline_s=8.0)))))
     running.start()
     eventually(at_work)
-    began = time.monotonic()
     for _ in range(5):
         prompt(busy=True)
         time.sleep(RENEW_S)
-    stood_s = time.monotonic() - began
     prompt(busy=False)
     running.join(SLACK_S + 20.0)
-    lasted_s = time.monotonic() - began
     (progress,) = ended
     assert (progress.state, progress.retried) == (DONE, 0)
-    assert progress.steps["burn"].seconds / 2 < lasted_s - stood_s / 2  # however slow the machine is
+    assert progress.steps["burn"].seconds / 2 < 8.0
 
 
 @pytest.mark.usefixtures("_open")

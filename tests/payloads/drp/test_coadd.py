@@ -67,7 +67,7 @@ def test_the_weights_are_the_inverse_variances_and_the_psf_is_made_with_them() -
     stars = some_stars()
     quiet, loud = a_warp(1, stars, fwhm=4.0, noise=10.0), a_warp(2, stars, fwhm=6.0, noise=30.0)
     coadd = make_coadd(loaders([quiet, loud]))
-    np.testing.assert_allclose(coadd.inputs.weight[:, 3, 5], [1.0 / 100.0, 1.0 / 900.0], rtol=1e-5)
+    np.testing.assert_array_equal(coadd.inputs.weight[:, 3, 5], np.float32([1.0 / 100.0, 1.0 / 900.0]))
     expected = (9.0 * quiet.kernels[0, 0] + loud.kernels[0, 0]) / 10.0
     np.testing.assert_allclose(coadd.psf.at(200.0, 300.0), expected, atol=2e-4)
     assert coadd.pixels.variance[100, 100] == pytest.approx(90.0, rel=1e-4)
@@ -86,7 +86,7 @@ def test_what_is_in_one_visit_is_left_out(number: int) -> None:
     assert coadd.depth[260, 211] == number - 1
     weight = coadd.inputs.at(np.array([211, 400]), np.array([260, 400]))
     np.testing.assert_array_equal(weight[:, 0] > 0.0, np.arange(number) != 1)
-    np.testing.assert_allclose(weight[:, 1], 1.0 / NOISE**2, rtol=1e-5)
+    np.testing.assert_array_equal(weight[:, 1], np.float32(1.0 / NOISE**2))
     assert coadd.artefacts[1] > 0.0
     assert coadd.artefacts[0] == 0.0
 
@@ -222,9 +222,9 @@ def test_a_patch_seen_in_part_has_its_psf_wherever_it_is_seen() -> None:
     coadd = make_coadd(loaders([lower, replace(lower, visit=3)]))
     assert (coadd.depth[272:] == 0).all()
     np.testing.assert_allclose(coadd.psf.at(200.0, 500.0), wide.kernels[0, 0], atol=1e-5)
-    both = make_coadd(loaders([lower, sharp]))  # a jump, of which a smooth PSF has the most
-    np.testing.assert_allclose(both.psf.at(135.0, 450.5), sharp.kernels[0, 0], atol=1e-3)
-    np.testing.assert_allclose(both.psf.at(135.0, 100.5), (wide.kernels[0, 0] + sharp.kernels[0, 0]) / 2, atol=1e-3)
+    both = make_coadd(loaders([lower, sharp]))
+    np.testing.assert_allclose(both.psf.at(135.0, 407.5), sharp.kernels[0, 0], atol=2e-4)
+    np.testing.assert_allclose(both.psf.at(135.0, 135.5), (wide.kernels[0, 0] + sharp.kernels[0, 0]) / 2, atol=2e-4)
 
 
 def peaks_of(image: Image, stars: Stars) -> Floats:

@@ -58,8 +58,8 @@ def test_sums_are_numpys() -> None:
     bits_of = np.bitwise_or.reduce(good[:, ::2, ::2] << np.arange(3)[:, None, None])
     np.testing.assert_array_equal(sums.taken[0], bits_of)
     for k in range(3):
-        weighed, count = (in_blocks(plane) for plane in ((good * weight)[k], good[k]))
-        np.testing.assert_allclose(used[k], weighed / np.maximum(count, BLOCK * BLOCK // 2), rtol=1e-5)
+        weighed, count = (in_blocks(plane) for plane in ((good * weight.astype(float))[k], good[k]))
+        np.testing.assert_allclose(used[k], weighed / np.maximum(count, BLOCK * BLOCK // 2))
 
     clear, full = (good * weight).sum(0), (finite & (mask & np.uint16(Mask.SAT) != 0)) * weight
     bits = np.where(total > 0, 0, int(Mask.NO_DATA))

@@ -122,7 +122,7 @@ def test_what_a_block_is_brought_to_is_told_and_comes_near_though_it_has_to_be_s
     pixels = flat(0.0)
     pixels.image[260:285, 260:285] = 1e6 * kernel(fwhm)
     result, made = brought(pixels, psfs_of(fwhm), kernel(4.5))
-    np.testing.assert_allclose(result.image[260:285, 260:285] / 1e6, made.at(272.0, 272.0), atol=5e-5)
+    np.testing.assert_allclose(result.image[260:285, 260:285] / 1e6, made.at(272.0, 272.0), atol=3e-5)
     np.testing.assert_allclose(made.at(272.0, 272.0), kernel(4.5), atol=off)  # of 0.012, 0.0020 and 0.0036
     assert result.image.sum() == pytest.approx(1e6, rel=1e-4)
 
@@ -154,7 +154,7 @@ def test_what_is_much_wider_is_not_restored_at_any_price() -> None:
         result, made = brought(pixels, psfs_of(fwhm), kernel(4.5))
         assert 4.0 < result.variance[100, 100] <= 6.0
         assert 4.5 < fwhm_of(made.at(272.0, 272.0)) < fwhm
-        assert result.image.min() > -0.03 * result.image.max()
+        assert result.image.min() > -0.02 * result.image.max()
         assert result.image[258:287, 258:287].sum() == pytest.approx(1e6, rel=0.01)
 
 
